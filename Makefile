@@ -1,0 +1,31 @@
+# `make demo` and `make test` install what they need into .venv by themselves, and are quick when that is done.
+PYTHON ?= python3
+VENV := .venv
+RUN := $(VENV)/bin/python
+READY := $(VENV)/.installed
+
+.PHONY: demo test notebooks lint clean
+
+demo: $(READY)
+	$(RUN) -m pr1kit demo
+
+test: $(READY) lint
+	$(RUN) -m pytest
+
+lint: $(READY)
+	$(RUN) -m ruff check .
+	$(RUN) -m ruff format --check .
+
+# Execute the notebooks in place, with their full (not FAST) settings.
+notebooks: $(READY)
+	$(RUN) -m jupyter nbconvert --to notebook --execute --inplace notebooks/[0-9]*.ipynb
+
+$(READY): pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "pr1kit needs Python 3.11 or newer: make PYTHON=/path/to/python3")'
+	test -x $(RUN) || $(PYTHON) -m venv $(VENV)
+	@echo "Installing pr1kit and its packages into $(VENV): a few minutes, once."
+	$(RUN) -m pip install --quiet --disable-pip-version-check -e '.[dev,chinese]'
+	@touch $@
+
+clean:
+	rm -rf runs .pytest_cache .ruff_cache .hypothesis

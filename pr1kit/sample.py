@@ -1,0 +1,178 @@
+"""The nouns of the kit: what is asked, what is true, what was answered, what that was worth.
+
+Boxes are `(N, 4)` float arrays `x1, y1, x2, y2`; points are `(N, 2)` float arrays `x, y`; both in pixels of the
+original image unless a name says otherwise. `image_size` is `(width, height)` as PIL has it.
+"""
+
+from __future__ import annotations
+
+import html
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+TASKS = ("grounding", "counting", "ocr", "detection")
+
+
+def as_rows(values: Any, width: int, what: str) -> np.ndarray:
+    """`values` as a float array `(N, width)`; an empty or missing value gives `(0, width)`. Raises ValueError."""
+    try:
+        array = np.asarray([] if values is None else values, dtype=float)
+    except (TypeError, ValueError):
+        raise ValueError(f"{what} must be numbers in rows of {width}, got {values!r}.") from None
+    if array.size == 0:
+        return np.zeros((0, width))
+    if array.shape == (width,):
+        array = array[None]
+    if array.ndim != 2 or array.shape[1] != width:
+        raise ValueError(f"{what} must have the shape (N, {width}), got {array.shape}.")
+    return array
+
+
+@dataclass(frozen=True, eq=False)
+class Target:
+    """The truth about one image: what a perfect answer would say.
+
+    Shapes: `boxes` (M, 4) xyxy pixels, `labels` M names or empty, `points` (M, 2), `text` the transcript,
+    `image_size` (width, height). Raises ValueError where a box is inverted, not finite, or outside its image.
+    """
+
+    boxes: np.ndarray = field(default_factory=lambda: np.zeros((0, 4)))
+    labels: tuple[str, ...] = ()
+    points: np.ndarray = field(default_factory=lambda: np.zeros((0, 2)))
+    text: str = ""
+    image_size: tuple[int, int] | None = None
+
+    def __post_init__(self):
+        boxes, points = as_rows(self.boxes, 4, "Target boxes"), as_rows(self.points, 2, "Target points")
+        if isinstance(self.labels, str):
+            raise ValueError(f"Target labels must be a list of names, got the string {self.labels!r}.")
+        labels = tuple(str(label) for label in (() if self.labels is None else self.labels))
+        if labels and len(labels) != len(boxes):
+            raise ValueError(f"Target has {len(boxes)} boxes but {len(labels)} labels.")
+        size = None if self.image_size is None else tuple(int(side) for side in self.image_size)
+        for x1, y1, x2, y2 in boxes.tolist():  # not (a <= b) is also true where a or b is NaN
+            if not (x1 <= x2 and y1 <= y2) or abs(x1) + abs(y1) + abs(x2) + abs(y2) == np.inf:
+                raise ValueError(f"Target box {[x1, y1, x2, y2]} is not x1 <= x2, y1 <= y2 with finite numbers.")
+            if size and (x1 < -1 or y1 < -1 or x2 > size[0] + 1 or y2 > size[1] + 1):
+                raise ValueError(
+                    f"Target box {[x1, y1, x2, y2]} lies outside its image of {size[0]}x{size[1]} pixels: "
+                    "are its coordinates in another frame?"
+                )
+        for name, value in {"boxes": boxes, "labels": labels, "points": points, "image_size": size}.items():
+            object.__setattr__(self, name, value)
+        object.__setattr__(self, "text", "" if self.text is None else str(self.text))
+
+    @classmethod
+    def of(cls, value: Target | Mapping) -> Target:
+        """A `Target` from a `Target` or from a mapping with its keys (others are ignored); never evaluates text."""
+        if isinstance(value, cls):
+            return value
+        if not isinstance(value, Mapping):
+            raise ValueError(f"A target is a Target or a mapping with its keys, got {type(value).__name__}.")
+        return cls(**{key: value[key] for key in cls.__dataclass_fields__ if value.get(key) is not None})
+
+    def to_dict(self) -> dict:
+        """Plain lists under the same keys, fit for JSON and for a `datasets` row."""
+        return {
+            "boxes": self.boxes.tolist(),
+            "labels": list(self.labels),
+            "points": self.points.tolist(),
+            "text": self.text,
+            "image_size": list(self.image_size) if self.image_size else None,
+        }
+
+
+@dataclass(frozen=True, eq=False)
+class Sample:
+    """One question about one image, and its truth. `image` is a PIL image or a path; `question` what is asked for."""
+
+    image: Any
+    task: str
+    question: str
+    target: Target
+    id: str = ""
+
+    def __post_init__(self):
+        if self.task not in TASKS:
+            raise ValueError(f"Unknown task {self.task!r}: choose one of {', '.join(TASKS)}.")
+
+    def load_image(self):
+        """The PIL image in RGB, EXIF rotation applied. Raises FileNotFoundError that names the path."""
+        from PIL import Image, ImageOps
+
+        if isinstance(self.image, str | Path):
+            if not Path(self.image).is_file():
+                raise FileNotFoundError(f"Image {str(self.image)!r} of sample {self.id!r} does not exist.")
+            with Image.open(self.image) as image:
+                return ImageOps.exif_transpose(image).convert("RGB")
+        return self.image.convert("RGB")
+
+    def _repr_html_(self) -> str:
+        import base64
+        import io
+
+        buffer, image = io.BytesIO(), self.load_image()
+        image.save(buffer, "PNG")
+        data = base64.b64encode(buffer.getvalue()).decode()
+        truth = self.target.text or f"{len(self.target.boxes)} boxes"
+        return (
+            f'<img src="data:image/png;base64,{data}" width="{max(192, min(image.width, 480))}" '
+            f'style="image-rendering:pixelated"><br><b>{html.escape(self.task)}</b>: '
+            f"{html.escape(self.question)} <small>(truth: {html.escape(truth)})</small>"
+        )
+
+
+@dataclass(frozen=True, eq=False)
+class Answer:
+    """What a completion says, in its own coordinate frame.
+
+    Shapes: `boxes` (N, 4) valid boxes only, `labels` N names ("" where none was given), `points` (N', 2), `text` the
+    answer region. `format_score` in [0, 1] is the share of well-formed items; `reason` says what was wrong, "" if
+    nothing; `explicit` is False where there was no answer at all (empty text, an unclosed thought). `malformed` counts
+    the items that were written but dropped.
+    """
+
+    boxes: np.ndarray = field(default_factory=lambda: np.zeros((0, 4)))
+    labels: tuple[str, ...] = ()
+    points: np.ndarray = field(default_factory=lambda: np.zeros((0, 2)))
+    text: str = ""
+    reason: str = ""
+    format_score: float = 0.0
+    explicit: bool = True
+    malformed: int = 0
+
+
+@dataclass(frozen=True, eq=False)
+class RewardResult:
+    """What an answer earned: `total`, its named `parts`, the `matches` (prediction, truth, score), and the `reason`."""
+
+    total: float
+    parts: dict[str, float]
+    matches: tuple[tuple[int, int, float], ...] = ()
+    reason: str = ""
+
+    def _repr_html_(self) -> str:
+        rows = "".join(f"<tr><td>{html.escape(k)}</td><td>{v:.3f}</td></tr>" for k, v in self.parts.items())
+        pairs = "".join(
+            f"<tr><td>prediction {p} &rarr; truth {t}</td><td>{s:.3f}</td></tr>" for p, t, s in self.matches
+        )
+        reason = f"<tr><td colspan=2><i>{html.escape(self.reason)}</i></td></tr>" if self.reason else ""
+        return f"<table><tr><th>total</th><th>{self.total:.3f}</th></tr>{rows}{pairs}{reason}</table>"
+
+
+@dataclass(frozen=True, eq=False)
+class Rollout:
+    """One sampled completion of one prompt, its reward and its advantage within its group."""
+
+    completion: str
+    reward: RewardResult
+    advantage: float = 0.0
+    token_ids: tuple[int, ...] = ()
+
+    @property
+    def total(self) -> float:
+        return self.reward.total

@@ -9,6 +9,7 @@ from pathlib import Path
 import torch
 from transformers import AutoConfig, AutoModelForImageTextToText, AutoProcessor
 
+from pr1kit.boxes import smart_resize
 from pr1kit.sample import Sample
 from pr1kit.tasks import get_task
 
@@ -36,17 +37,13 @@ class Policy:
         """
         if self.model.config.model_type == "qwen2_vl":
             return "norm1000"
-        from pr1kit.boxes import smart_resize
-
         image_processor = self.processor.image_processor
-        height, width = smart_resize(
-            image_size[1],
-            image_size[0],
+        return smart_resize(
+            image_size,
             factor=image_processor.patch_size * image_processor.merge_size,
             min_pixels=image_processor.size["shortest_edge"],
             max_pixels=image_processor.size["longest_edge"],
         )
-        return (width, height)
 
 
 def chat(sample: Sample, thinking: bool = False) -> list[dict]:

@@ -19,8 +19,10 @@ TASKS = ("grounding", "counting", "ocr", "detection")
 
 def as_rows(values: Any, width: int, what: str) -> np.ndarray:
     """`values` as a float array `(N, width)`; an empty or missing value gives `(0, width)`. Raises ValueError."""
+    if values is None or (isinstance(values, list) and not values):
+        return np.zeros((0, width))
     try:
-        array = np.asarray([] if values is None else values, dtype=float)
+        array = np.asarray(values, dtype=float)
     except (TypeError, ValueError):
         raise ValueError(f"{what} must be numbers in rows of {width}, got {values!r}.") from None
     if array.size == 0:
@@ -30,6 +32,16 @@ def as_rows(values: Any, width: int, what: str) -> np.ndarray:
     if array.ndim != 2 or array.shape[1] != width:
         raise ValueError(f"{what} must have the shape (N, {width}), got {array.shape}.")
     return array
+
+
+def _as_size(value: Any) -> tuple[int, int]:
+    try:
+        width, height = map(int, value)
+    except (TypeError, ValueError, OverflowError):
+        width = height = 0
+    if width < 1 or height < 1:
+        raise ValueError(f"image_size is (width, height) in whole pixels, got {value!r}.")
+    return width, height
 
 
 @dataclass(frozen=True, eq=False)
@@ -53,7 +65,7 @@ class Target:
         labels = tuple(str(label) for label in (() if self.labels is None else self.labels))
         if labels and len(labels) != len(boxes):
             raise ValueError(f"Target has {len(boxes)} boxes but {len(labels)} labels.")
-        size = None if self.image_size is None else tuple(int(side) for side in self.image_size)
+        size = None if self.image_size is None else _as_size(self.image_size)
         for x1, y1, x2, y2 in boxes.tolist():  # not (a <= b) is also true where a or b is NaN
             if not (x1 <= x2 and y1 <= y2) or abs(x1) + abs(y1) + abs(x2) + abs(y2) == np.inf:
                 raise ValueError(f"Target box {[x1, y1, x2, y2]} is not x1 <= x2, y1 <= y2 with finite numbers.")
@@ -62,9 +74,8 @@ class Target:
                     f"Target box {[x1, y1, x2, y2]} lies outside its image of {size[0]}x{size[1]} pixels: "
                     "are its coordinates in another frame?"
                 )
-        for name, value in {"boxes": boxes, "labels": labels, "points": points, "image_size": size}.items():
-            object.__setattr__(self, name, value)
-        object.__setattr__(self, "text", "" if self.text is None else str(self.text))
+        self.__dict__.update(boxes=boxes, labels=labels, points=points, image_size=size)
+        self.__dict__["text"] = "" if self.text is None else str(self.text)
 
     @classmethod
     def of(cls, value: Target | Mapping) -> Target:

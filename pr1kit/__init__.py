@@ -1,0 +1,50 @@
+"""pr1kit: a notebook-first research kit for perception-policy learning.
+
+    Sample(image, task, question, target) → completions → parse → score → advantages → update
+
+Everything up to the scores needs NumPy only; what needs torch is imported when it is first asked for.
+"""
+
+from importlib import import_module
+
+__version__ = "0.1.0"
+
+_HOME = {
+    "Answer": "sample",
+    "RewardResult": "sample",
+    "Rollout": "sample",
+    "Sample": "sample",
+    "Target": "sample",
+    "make_scenes": "datasets.scenes",
+    "parse": "parsing",
+    "reward_function": "rewards",
+    "score": "rewards",
+    "score_batch": "rewards",
+    "evaluate": "evaluation",
+    "plot_before_after": "plots",
+    "plot_boxes": "plots",
+    "plot_matching": "plots",
+    "plot_metric_intervals": "plots",
+    "plot_pass_at_k": "plots",
+    "plot_reward_curves": "plots",
+    "plot_reward_histogram": "plots",
+    "plot_rollout_group": "plots",
+    "Policy": "policy",
+    "load_policy": "policy",
+    "generate_completions": "rollout",
+    "sample_rollouts": "rollout",
+    "GRPOSettings": "grpo",
+    "PerceptionGRPOTrainer": "grpo",
+    "train_grpo": "grpo",
+}
+__all__ = ["__version__", *sorted(_HOME)]
+
+
+def __getattr__(name: str):
+    if name not in _HOME:
+        raise AttributeError(f"module 'pr1kit' has no attribute {name!r}")
+    return getattr(import_module(f"pr1kit.{_HOME[name]}"), name)
+
+
+def __dir__() -> list[str]:
+    return __all__

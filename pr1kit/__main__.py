@@ -1,0 +1,57 @@
+"""`python -m pr1kit demo | make-tiny-policy`: the kit from the command line."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+
+
+def main(argv: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(prog="python -m pr1kit", description=__doc__)
+    commands = parser.add_subparsers(dest="command", required=True)
+
+    demo = commands.add_parser("demo", help="train the tiny policy with GRPO and measure it before and after")
+    demo.add_argument("--out", type=Path, default=Path("runs/demo"), help="folder of the results (default: %(default)s)")
+    demo.add_argument("--seeds", type=int, nargs="+", default=[0], help="one run each; several give one table")
+    demo.add_argument("--fresh", action="store_true", help="begin anew instead of resuming what --out holds")
+    demo.add_argument("--fast", action="store_true", help="a few steps and scenes, to see that it runs")
+
+    tiny = commands.add_parser("make-tiny-policy", help="train the tiny policy from random weights")
+    tiny.add_argument("--out", type=Path, default=Path("data/tiny-policy"), help="default: %(default)s")
+    tiny.add_argument("--work", type=Path, default=Path("runs/make-tiny-policy"), help="checkpoints (default: %(default)s)")
+    tiny.add_argument("--seed", type=int, default=0)
+    tiny.add_argument("--fast", action="store_true", help="a few steps, to see that it runs: a useless policy")
+
+    arguments = parser.parse_args(argv)
+    try:
+        return COMMANDS[arguments.command](arguments)
+    except (ValueError, FileNotFoundError) as error:
+        print(f"pr1kit: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("\npr1kit: stopped; what is done is saved, the same command goes on from there.", file=sys.stderr)
+        return 130
+
+
+def _demo(arguments) -> int:
+    from pr1kit.demo import run_demo
+
+    run_demo(arguments.out, arguments.seeds, fresh=arguments.fresh, fast=arguments.fast)
+    return 0
+
+
+def _make_tiny_policy(arguments) -> int:
+    from pr1kit.warm_start import Recipe, make_tiny_policy
+
+    short = {"vision_steps": 3, "clean_steps": 3, "faulty_steps": 2, "batch": 8} if arguments.fast else {}
+    recipe = Recipe(seed=arguments.seed, **short)
+    make_tiny_policy(arguments.out, recipe, work=arguments.work, held_out=8 if arguments.fast else 500)
+    print((arguments.out / "README.md").read_text())
+    return 0
+
+
+COMMANDS = {"demo": _demo, "make-tiny-policy": _make_tiny_policy}
+
+if __name__ == "__main__":
+    sys.exit(main())

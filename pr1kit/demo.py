@@ -1,0 +1,223 @@
+"""The kit's main job in one command: measure, train with GRPO, measure again, on counting and on grounding.
+
+Each stage writes what it found to the run's folder and is not done twice: an interrupted demo goes on where it was.
+Held-out scenes are 300 a task, answered greedily once and at temperature 1 four times each; intervals are bootstrap
+over scenes, and a change is judged on the same scenes before and after (paired).
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+import time
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+
+import matplotlib
+
+from pr1kit.evaluation import Metrics, evaluate
+from pr1kit.sample import Sample
+
+HEADLINE = {"counting": ("accuracy", "counting accuracy"), "grounding": ("mean_iou", "grounding mean IoU")}
+MODES = {"sampled": (1.0, 4), "greedy": (0.0, 1)}  # temperature, answers per scene
+EVALUATION_STEPS = 12  # what one evaluation costs, in GRPO steps, for the progress bar
+
+
+@dataclass(frozen=True)
+class DemoSettings:
+    """How much the demo does. `train_scenes` are drawn without end in sight of the test scenes."""
+
+    seed: int = 0
+    steps: int = 120
+    held_out: int = 300
+    prompts_per_step: int = 16
+
+
+FAST = DemoSettings(steps=3, held_out=8, prompts_per_step=2)
+
+
+def run_demo(out: str | Path, seeds: list[int], *, fresh: bool = False, fast: bool = False) -> dict[int, dict]:
+    """Run the demo for each seed; with several, each in `out/seed-k` and one table of all. Returns seed → results."""
+    out = Path(out)
+    if fresh:
+        shutil.rmtree(out, ignore_errors=True)
+    results = {}
+    for seed in seeds:
+        folder = out if len(seeds) == 1 else out / f"seed-{seed}"
+        results[seed] = demo_run(folder, replace(FAST if fast else DemoSettings(), seed=seed))
+    if len(seeds) > 1:
+        table = seeds_table(results)
+        (out / "seeds.md").write_text(table)
+        print(f"\n{table}")
+    return results
+
+
+def demo_run(folder: Path, settings: DemoSettings) -> dict:
+    """One seed of the demo in `folder`. Raises ValueError where the folder holds a run with other settings."""
+    from tqdm.auto import tqdm
+
+    matplotlib.use("Agg")
+    folder.mkdir(parents=True, exist_ok=True)
+    _claim(folder, settings)
+    units = len(HEADLINE) * (settings.steps + 2 * EVALUATION_STEPS)
+    minutes = units * settings.prompts_per_step / 16 * 2.2 / 60
+    print(f"Demo, seed {settings.seed}: GRPO on {' and '.join(HEADLINE)}, about {minutes:.0f} minutes on 2 CPU cores.")
+    started, results = time.time(), {}
+    with tqdm(total=units, unit="step", bar_format="{desc:<28}{percentage:3.0f}%|{bar}| {elapsed}<{remaining}{postfix}") as bar:
+        for task in HEADLINE:
+            results[task] = _run_task(folder / task, task, settings, bar)
+    report = _report(folder, settings, results, time.time() - started)
+    print(f"\n{report}")
+    for name in ("report.md", "intervals.png", "reward_curve.png", "before_after.png"):
+        print(f"  {folder / name}")
+    return results
+
+
+def _claim(folder: Path, settings: DemoSettings) -> None:
+    path, mine = folder / "demo.json", asdict(settings)
+    if path.exists() and json.loads(path.read_text()) != mine:
+        raise ValueError(f"{str(folder)!r} holds a demo with other settings: add --fresh, or name another --out.")
+    path.write_text(json.dumps(mine))
+
+
+def _run_task(folder: Path, task: str, settings: DemoSettings, bar) -> dict:
+    """Before, training, after, for one task. Returns `{"before": {mode: Metrics}, "after": …, "log": rows}`."""
+    from pr1kit.datasets.scenes import make_scenes
+    from pr1kit.grpo import TINY, train_grpo
+    from pr1kit.policy import load_policy
+
+    policy, log_at = load_policy("tiny"), bar.n
+    held_out = make_scenes(task, settings.held_out, settings.seed, split="test")
+    bar.set_description_str(f"{task}: measuring before")
+    before = _measured(folder / "before.json", policy, task, held_out, settings.seed)
+    bar.update(log_at + EVALUATION_STEPS - bar.n)
+    bar.set_description_str(f"{task}: GRPO")
+    scenes = make_scenes(task, settings.steps * settings.prompts_per_step, settings.seed)
+    grpo = replace(
+        TINY,
+        steps=settings.steps,
+        seed=settings.seed,
+        prompts_per_step=settings.prompts_per_step,
+        micro_prompts=settings.prompts_per_step,
+    )
+    log = train_grpo(policy, scenes, folder / "grpo", grpo, bar=_Offset(bar))
+    bar.update(log_at + EVALUATION_STEPS + settings.steps - bar.n)
+    bar.set_description_str(f"{task}: measuring after")
+    after = _measured(folder / "after.json", policy, task, held_out, settings.seed)
+    bar.update(log_at + 2 * EVALUATION_STEPS + settings.steps - bar.n)
+    return {"before": before, "after": after, "log": log, "held_out": held_out}
+
+
+class _Offset:
+    """The part of the demo's progress bar that belongs to one training run, counted from 0."""
+
+    def __init__(self, bar):
+        self.bar, self.start = bar, bar.n
+
+    @property
+    def n(self) -> float:
+        return self.bar.n - self.start
+
+    def update(self, steps: float) -> None:
+        self.bar.update(steps)
+
+    def set_postfix(self, values: dict) -> None:
+        self.bar.set_postfix(values)
+
+
+def _measured(path: Path, policy, task: str, samples: list[Sample], seed: int) -> dict[str, Metrics]:
+    """Metrics in each mode, from the completions kept in `path`, or from `policy` where there are none yet."""
+    from pr1kit.rollout import generate_completions
+
+    if not path.exists():
+        kept = {
+            mode: generate_completions(
+                policy, samples, num_generations=answers, temperature=temperature, seed=seed, max_new_tokens=96
+            )
+            for mode, (temperature, answers) in MODES.items()
+        }
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.with_suffix(".tmp").write_text(json.dumps(kept))
+        path.with_suffix(".tmp").replace(path)
+    targets = [sample.target for sample in samples]
+    return {mode: evaluate(task, answers, targets) for mode, answers in json.loads(path.read_text()).items()}
+
+
+def _rows(results: dict) -> list[dict]:
+    rows = []
+    for task, result in results.items():
+        key, name = HEADLINE[task]
+        for mode in MODES:
+            before, after = result["before"][mode], result["after"][mode]
+            rows.append(
+                {
+                    "metric": f"{name}, {'greedy' if mode == 'greedy' else 'temperature 1'}",
+                    "before": (before[key], *before.interval(key)),
+                    "after": (after[key], *after.interval(key)),
+                    "change": after.difference(before, key),
+                }
+            )
+    return rows
+
+
+def _report(folder: Path, settings: DemoSettings, results: dict, seconds: float) -> str:
+    """Write the tables and pictures; returns the table."""
+    import matplotlib.pyplot as plt
+
+    from pr1kit.plots import plot_before_after, plot_metric_intervals, plot_reward_curves
+
+    rows = _rows(results)
+    lines = [
+        f"Tiny policy, {settings.steps} GRPO steps of {settings.prompts_per_step * 8} completions, "
+        f"{settings.held_out} held-out scenes, seed {settings.seed} ({seconds / 60:.1f} minutes in this call).",
+        "",
+        "| metric | before | after | change, paired |",
+        "|---|---|---|---|",
+    ]
+    for row in rows:
+        cells = (f"{v:.3f} [{low:.3f}, {high:.3f}]" for v, low, high in (row["before"], row["after"]))
+        change, low, high = row["change"]
+        lines.append(f"| {row['metric']} | {' | '.join(cells)} | {change:+.3f} [{low:+.3f}, {high:+.3f}] |")
+    report = "\n".join(lines) + "\n"
+    (folder / "report.md").write_text(report)
+    (folder / "results.json").write_text(json.dumps({"settings": asdict(settings), "rows": rows}, indent=1))
+
+    axis = plot_metric_intervals(rows)
+    axis.figure.savefig(folder / "intervals.png", dpi=150, bbox_inches="tight")
+    figure, axes = plt.subplots(1, len(results), figsize=(5.2 * len(results), 3.4), squeeze=False)
+    for ax, (task, result) in zip(axes[0], results.items(), strict=True):
+        plot_reward_curves(result["log"], ax=ax)
+        ax.set_title(task)
+    figure.savefig(folder / "reward_curve.png", dpi=150, bbox_inches="tight")
+    task = list(results)[-1]
+    samples, before, after = _showcase(results[task], folder / task)
+    axes = plot_before_after(samples, before, after)
+    axes.flat[0].figure.savefig(folder / "before_after.png", dpi=150, bbox_inches="tight")
+    plt.close("all")
+    return report
+
+
+def _showcase(result: dict, folder: Path, columns: int = 6) -> tuple[list[Sample], list[str], list[str]]:
+    """The first held-out scenes and their first sampled answers, before and after: not a selection of the best."""
+    samples = result["held_out"][:columns]
+    kept = {name: json.loads((folder / f"{name}.json").read_text())["sampled"] for name in ("before", "after")}
+    return samples, *([answers[0] for answers in kept[name][:columns]] for name in ("before", "after"))
+
+
+def seeds_table(results: dict[int, dict]) -> str:
+    """Each seed's change with its paired 95 % interval, and the mean over seeds."""
+    names = [row["metric"] for row in _rows(next(iter(results.values())))]
+    lines = ["| seed | " + " | ".join(names) + " |", "|---" * (len(names) + 1) + "|"]
+    changes = []
+    for seed, result in results.items():
+        rows = _rows(result)
+        changes.append([row["change"][0] for row in rows])
+        cells = (
+            f"{row['before'][0]:.3f} → {row['after'][0]:.3f} ({row['change'][0]:+.3f} "
+            f"[{row['change'][1]:+.3f}, {row['change'][2]:+.3f}])"
+            for row in rows
+        )
+        lines.append(f"| {seed} | {' | '.join(cells)} |")
+    means = [sum(column) / len(column) for column in zip(*changes, strict=True)]
+    lines.append(f"| mean change | {' | '.join(f'{mean:+.3f}' for mean in means)} |")
+    return "\n".join(lines) + "\n"

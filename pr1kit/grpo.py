@@ -1,0 +1,299 @@
+"""GRPO for perception, on TRL's `GRPOTrainer`: rule-based rewards, paper defaults, a rollout log that survives.
+
+TRL trains; this module adds what perception needs around it. Overridden of TRL (1.16): `__init__` (checks at the door)
+and `_generate_and_score_completions` (to log each group).
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import signal
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+
+import torch
+from datasets import Dataset
+from datasets import Image as ImageFeature
+from transformers import TrainerCallback
+from transformers.trainer_utils import get_last_checkpoint
+from trl import GRPOConfig, GRPOTrainer
+
+from pr1kit.policy import Policy, chat, check_padding
+from pr1kit.rewards import reward_function
+from pr1kit.sample import Sample
+
+
+@dataclass(frozen=True)
+class GRPOSettings:
+    """One GRPO run. The defaults are Perception-R1's (arXiv 2504.07954, section 4.1 and its released scripts).
+
+    `prompts_per_step` is batch 1 × accumulation 2 there; `micro_prompts` of them go through the model at once.
+    `beta` weighs the KL to the starting policy (k3 estimator); `save_steps` is the distance between checkpoints.
+    """
+
+    steps: int = 1000
+    learning_rate: float = 1e-6
+    num_generations: int = 8
+    prompts_per_step: int = 2
+    micro_prompts: int = 1
+    beta: float = 0.04
+    epsilon: float = 0.2
+    temperature: float = 1.0
+    max_completion_length: int = 768
+    thinking: bool = False
+    recipe: str = "kit"
+    lr_scheduler: str = "cosine"
+    loss_type: str = "grpo"
+    scale_rewards: str = "group"
+    gradient_checkpointing: bool = True
+    save_steps: int = 50
+    seed: int = 0
+
+    def config(self, output_dir: str | Path) -> GRPOConfig:
+        """These settings as TRL's own configuration, for a run in `output_dir`."""
+        if self.prompts_per_step % self.micro_prompts:
+            raise ValueError(
+                f"prompts_per_step ({self.prompts_per_step}) must be a multiple of micro_prompts ({self.micro_prompts})."
+            )
+        on_gpu = torch.cuda.is_available()
+        return GRPOConfig(
+            output_dir=str(output_dir),
+            max_steps=self.steps,
+            learning_rate=self.learning_rate,
+            lr_scheduler_type=self.lr_scheduler,
+            num_generations=self.num_generations,
+            per_device_train_batch_size=self.micro_prompts * self.num_generations,
+            gradient_accumulation_steps=self.prompts_per_step // self.micro_prompts,
+            beta=self.beta,
+            epsilon=self.epsilon,
+            temperature=self.temperature,
+            max_completion_length=self.max_completion_length,
+            loss_type=self.loss_type,
+            scale_rewards=self.scale_rewards,
+            gradient_checkpointing=self.gradient_checkpointing,
+            bf16=on_gpu,
+            use_cpu=not on_gpu,
+            dataloader_pin_memory=on_gpu,
+            logging_steps=1,
+            save_steps=self.save_steps,
+            save_total_limit=2,
+            report_to="none",
+            disable_tqdm=True,
+            seed=self.seed,
+        )
+
+
+PAPER = GRPOSettings()
+# What the tiny policy needs: it is 1,500 times smaller, so a step may be larger and must hold more completions.
+TINY = replace(
+    PAPER,
+    steps=120,
+    learning_rate=1e-4,
+    prompts_per_step=16,
+    micro_prompts=16,
+    beta=0.0,
+    max_completion_length=96,
+    lr_scheduler="constant",
+    gradient_checkpointing=False,
+    save_steps=1,
+)
+
+
+def to_dataset(samples: Sequence[Sample], policy: Policy, *, thinking: bool = False) -> Dataset:
+    """The samples as the rows that `GRPOTrainer` and `reward_function` take: prompt, image, the truth, its frame."""
+    if not samples:
+        raise ValueError("There are no samples to train on.")
+    rows: dict[str, list] = {key: [] for key in ("prompt", "image", "id", "frame", *samples[0].target.to_dict())}
+    for sample in samples:
+        image = sample.load_image()
+        words = chat(sample, thinking)[0]["content"][1]["text"]
+        frame = policy.frame(image.size)
+        target = sample.target.to_dict()
+        row = {
+            **target,
+            "prompt": [{"role": "user", "content": words}],
+            "image": image,
+            "id": sample.id,
+            "frame": frame if isinstance(frame, str) else list(frame),
+            "image_size": target["image_size"] or list(image.size),
+        }
+        for key, value in row.items():
+            rows[key].append(value)
+    return Dataset.from_dict(rows).cast_column("image", ImageFeature())
+
+
+class PerceptionGRPOTrainer(GRPOTrainer):
+    """TRL's `GRPOTrainer` with checks at the door and a log of every group.
+
+    Takes what `GRPOTrainer` takes, and `rollout_log`: a file that gets one JSON line for each group, written before
+    the update: `step`, `id`, `prompt`, `completions`, `rewards`, `advantages`, and `parts` (name to G values).
+    Raises ValueError where the processor pads on the right or the data lack a column that the rewards need.
+    """
+
+    def __init__(self, *args, rollout_log: str | Path | None = None, **kwargs):
+        super_init = super().__init__
+        if (processor := kwargs.get("processing_class")) is not None and hasattr(processor, "tokenizer"):
+            check_padding(processor)
+        if (data := kwargs.get("train_dataset")) is not None:
+            rewards = kwargs.get("reward_funcs") or []
+            needed = {"prompt", "image"}.union(
+                *(getattr(f, "columns", ()) for f in (rewards if isinstance(rewards, list) else [rewards]))
+            )
+            if missing := needed - set(data.column_names):
+                raise ValueError(
+                    f"The training data lack the columns {', '.join(sorted(missing))}: they have "
+                    f"{', '.join(data.column_names)}."
+                )
+        super_init(*args, **kwargs)
+        self.rollout_log = Path(rollout_log) if rollout_log else None
+
+    def _generate_and_score_completions(self, inputs):
+        outputs = super()._generate_and_score_completions(inputs)
+        if self.rollout_log and self.model.training and self.accelerator.is_main_process:
+            self._log_groups(inputs)
+        return outputs
+
+    def _log_groups(self, inputs) -> None:
+        """Append the groups that TRL has just scored (its `_logs` hold the newest batch)."""
+        group, logs = self.num_generations, self._logs
+        count = len(logs["completion"]) - len(logs["completion"]) % group
+        rewards = list(logs["rewards"][self.reward_func_names[0]])
+        lines = []
+        for start in range(0, count, group):
+            part = slice(start, start + group)
+            line = {
+                "step": self.state.global_step,
+                "id": inputs[start]["id"] if start < len(inputs) and "id" in inputs[start] else "",
+                "prompt": _words(list(logs["prompt"])[start]),
+                "completions": [_words(c) for c in list(logs["completion"])[part]],
+                "rewards": [round(value, 5) for value in rewards[part]],
+                "advantages": [round(value, 5) for value in list(logs["advantages"])[part]],
+                "parts": {
+                    name: [round(float(value), 5) for value in list(values)[part]]
+                    for name, values in logs["extra"].items()
+                },
+            }
+            lines.append(json.dumps(line, ensure_ascii=False))
+        with self.rollout_log.open("a", encoding="utf-8") as file:
+            file.write("\n".join(lines) + "\n")
+
+
+def _words(messages) -> str:
+    """The text of a message list, images left out; a plain string is itself."""
+    if isinstance(messages, str):
+        return messages
+    contents = [message["content"] for message in messages]
+    return "".join(
+        content if isinstance(content, str) else "".join(part.get("text", "") for part in content)
+        for content in contents
+    )
+
+
+class RunLog(TrainerCallback):
+    """Writes each step's metrics to `log.jsonl`, drives a progress bar, and stops at the step's end when interrupted."""
+
+    def __init__(self, folder: Path, bar=None):
+        self.path, self.bar, self.stop = folder / "log.jsonl", bar, False
+        self._handlers = {}
+
+    def on_train_begin(self, args, state, control, **kwargs):
+        def interrupt(number, frame):
+            if self.stop:  # asked twice: now
+                raise KeyboardInterrupt
+            self.stop = True
+
+        for number in (signal.SIGINT, signal.SIGTERM):
+            try:
+                self._handlers[number] = signal.signal(number, interrupt)
+            except ValueError:  # not in the main thread: the caller handles signals
+                return
+
+    def on_log(self, args, state, control, logs=None, **kwargs):
+        if logs and "reward" in logs and state.is_world_process_zero:
+            row = {"step": state.global_step}
+            row |= {key: value for key, value in logs.items() if isinstance(value, int | float) and math.isfinite(value)}
+            with self.path.open("a") as file:
+                file.write(json.dumps(row) + "\n")
+            if self.bar is not None:
+                self.bar.set_postfix({"reward": f"{logs['reward']:.3f}"})
+
+    def on_step_end(self, args, state, control, **kwargs):
+        if self.bar is not None:
+            self.bar.update(state.global_step - self.bar.n)
+        if self.stop:
+            control.should_save = control.should_training_stop = True
+
+    def on_train_end(self, args, state, control, **kwargs):
+        for number, handler in self._handlers.items():
+            signal.signal(number, handler)
+
+
+def _cut(path: Path, last_step: int, offset: int = 0) -> None:
+    """Drop the lines of a JSON-lines log past `last_step` (and a half-written last line), so that resuming repeats none."""
+    if not path.exists():
+        return
+    kept = []
+    for line in path.read_text(encoding="utf-8").splitlines():
+        try:
+            if json.loads(line)["step"] + offset <= last_step:
+                kept.append(line)
+        except (json.JSONDecodeError, KeyError):
+            continue
+    path.with_suffix(".tmp").write_text("".join(line + "\n" for line in kept), encoding="utf-8")
+    path.with_suffix(".tmp").replace(path)
+
+
+def train_grpo(
+    policy: Policy,
+    samples: Sequence[Sample],
+    folder: str | Path,
+    settings: GRPOSettings = TINY,
+    *,
+    resume: bool = True,
+    bar=None,
+) -> list[dict]:
+    """Train `policy` in place on samples of one task; returns the log, one dict a step.
+
+    `folder` gets `settings.json`, `log.jsonl`, `rollouts.jsonl` and checkpoints. With `resume`, a run that was cut off
+    goes on from its newest checkpoint; Raises ValueError where the folder holds a run with other settings, and
+    KeyboardInterrupt (after saving) when interrupted.
+    """
+    folder = Path(folder)
+    tasks = {sample.task for sample in samples}
+    if len(tasks) != 1:
+        raise ValueError(f"A GRPO run trains one task, these samples hold {', '.join(sorted(tasks)) or 'none'}.")
+    folder.mkdir(parents=True, exist_ok=True)
+    identity = {"task": tasks.pop(), "policy": policy.name, "samples": len(samples), **asdict(settings)}
+    written = folder / "settings.json"
+    if written.exists() and json.loads(written.read_text()) != identity:
+        raise ValueError(f"{str(folder)!r} holds a run with other settings: choose another folder or remove it.")
+    written.write_text(json.dumps(identity, indent=1))
+    checkpoint = get_last_checkpoint(str(folder)) if resume else None
+    done = int(checkpoint.rsplit("-", 1)[1]) if checkpoint else 0
+    log = RunLog(folder, bar)
+    _cut(folder / "log.jsonl", done)
+    _cut(folder / "rollouts.jsonl", done, offset=1)
+    if done < settings.steps:
+        trainer = PerceptionGRPOTrainer(
+            model=policy.model,
+            reward_funcs=reward_function(identity["task"], settings.recipe),
+            args=settings.config(folder),
+            train_dataset=to_dataset(samples, policy, thinking=settings.thinking),
+            processing_class=policy.processor,
+            callbacks=[log],
+            rollout_log=folder / "rollouts.jsonl",
+        )
+        trainer.train(resume_from_checkpoint=checkpoint)
+    else:
+        policy.model.load_state_dict(type(policy.model).from_pretrained(checkpoint).state_dict())
+    policy.model.eval()
+    if log.stop:
+        raise KeyboardInterrupt(f"Stopped and saved in {folder}.")
+    return read_log(folder / "log.jsonl")
+
+
+def read_log(path: str | Path) -> list[dict]:
+    """The rows of a `log.jsonl` or `rollouts.jsonl`."""
+    return [json.loads(line) for line in Path(path).read_text(encoding="utf-8").splitlines() if line.strip()]

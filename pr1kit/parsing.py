@@ -1,0 +1,305 @@
+"""What does a completion say? One parser for training and for evaluation.
+
+A completion goes through two sieves. `answer_region` finds the text that counts: thoughts are cut away, the last closed
+`<answer>` wins. `read_places` finds boxes and points in it, in the first of four notations that occurs: JSON objects
+(`bbox_2d`, `point_2d`), Qwen box tokens, `(x1,y1),(x2,y2)` pairs, `[x1,y1,x2,y2]` lists. A bad item drops itself and
+lowers the format score; its neighbours count. Every expression below runs in linear time (bounded or possessive
+repeats), and nothing is ever evaluated, so no text can stall, crash or run.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from pr1kit.sample import Answer
+
+THINK_FIRST = "Think first inside <think>…</think>, then answer inside <answer>…</answer>."
+LARGEST = 1e6  # a coordinate beyond any image is no coordinate
+
+_TAG = re.compile(r"<(/?)(think|answer)>", re.IGNORECASE)
+_END = re.compile(r"<\|(?:im_end|endoftext)\|>|<｜end▁of▁sentence｜>")
+_FENCE = re.compile(r"```[a-zA-Z]{0,12}+")
+_NOTHING = re.compile(
+    r"(?:\[\s*+\]|null|(?:none|nothing|no|there (?:is|are|were) (?:no|none|nothing))\b[^0-9]{0,120})", re.I
+)
+_NUMBER = r"[-+]?+(?:[0-9]{1,9}+(?:\.[0-9]{0,20}+)?+|\.[0-9]{1,20}+)(?:[eE][-+]?+[0-9]{1,2}+)?+"
+_COUPLE = rf"({_NUMBER})\s*+,\s*+({_NUMBER})"
+_PAIR = re.compile(rf"\(\s*+{_COUPLE}\s*+\)\s*+,?+\s*+\(\s*+{_COUPLE}\s*+\)")
+_HALF = re.compile(rf"\(\s*+{_NUMBER}\s*+(?:,|$)")
+_LIST = re.compile(r"\[([^\[\]]*+)(\]|$)")
+_INSIDE = re.compile(rf"[\s(\[]*+{_COUPLE}(?:[\s)\]]*+,?+[\s(\[]*+{_COUPLE})?+[\s)\]]*+")
+_OBJECT = re.compile(r"\{([^{}]*+)(\}|$)")
+_FIELDS = re.compile(
+    r"(bbox_2d|bbox|point_2d|point)[\"']?\s*+:\s*+(\[[^\[\]]{0,200}+\])|label[\"']?\s*+:\s*+[\"']([^\"']*+)[\"']"
+)
+
+
+class Place(NamedTuple):
+    """One item as written: its four (box) or two (point) numbers, its label, and what is wrong with it."""
+
+    values: list[float]
+    label: str = ""
+    fault: str = ""
+
+
+def ask(question: str, thinking: bool = False) -> str:
+    """The user's words, with the request to think first where wanted.
+
+    >>> ask("OCR this image.")
+    'OCR this image.'
+    """
+    return f"{question} {THINK_FIRST}" if thinking else question
+
+
+def whole(box: np.ndarray) -> list[int]:
+    """The coordinates of one box rounded to integers.
+
+    >>> whole(np.array([0.6, 1.0, 7.2, 9.9]))
+    [1, 1, 7, 10]
+    """
+    return [round(float(value)) for value in box]
+
+
+def boxed(label: str, box: np.ndarray) -> str:
+    """One object in Qwen2-VL's box tokens.
+
+    >>> boxed("cat", np.array([1, 2, 3, 4.0]))
+    '<|object_ref_start|>cat<|object_ref_end|><|box_start|>(1,2),(3,4)<|box_end|>'
+    """
+    x1, y1, x2, y2 = whole(box)
+    return f"<|object_ref_start|>{label}<|object_ref_end|><|box_start|>({x1},{y1}),({x2},{y2})<|box_end|>"
+
+
+def fold(label: str) -> str:
+    """A label as it is compared: trimmed, single blanks, case folded.
+
+    >>> fold("  Traffic  LIGHT ")
+    'traffic light'
+    """
+    return " ".join(label.split()).casefold()
+
+
+def parse(task: str, completion: Any) -> Answer:
+    """The `Answer` that `completion` gives to `task`, in the completion's own frame. Never raises on any completion.
+
+    >>> parse("detection", '[{"bbox_2d": [1, 2, 3, 4], "label": "cat"}, {"bbox_2d": [5, 6').reason
+    '1 of 2 items dropped: cut short'
+    """
+    from pr1kit.tasks import get_task  # the tasks stand on this module
+
+    return get_task(task).parse(completion)
+
+
+def is_tagged(completion: Any) -> bool:
+    """Whether a completion is one closed thought followed by one closed answer, as the thinking prompt asks.
+
+    >>> is_tagged("<think>hm</think><answer>[]</answer>"), is_tagged("[]")
+    (True, False)
+    """
+    if not isinstance(completion, str):
+        return False
+    text = _END.split(completion, maxsplit=1)[0].strip()
+    tags = [tag.group().lower() for tag in _TAG.finditer(text)]
+    return (
+        tags == ["<think>", "</think>", "<answer>", "</answer>"]
+        and text[:7].lower() == "<think>"
+        and text[-9:].lower() == "</answer>"
+    )
+
+
+def answer_region(completion: Any) -> tuple[str, str]:
+    """The part of a completion that counts, and why there is none ("" where there is one).
+
+    Everything after the end-of-turn token and every thought goes. A thought closed but never opened began in the
+    prompt; one never closed is no answer. The last closed `<answer>` is the answer; one cut short counts if alone.
+
+    >>> answer_region("<think>(1,1),(2,2)</think> <answer>None</answer> done")
+    ('None', '')
+    """
+    if not isinstance(completion, str):
+        return "", "no text"
+    text = _END.split(completion, maxsplit=1)[0]
+    if _TAG.search(text):
+        kept, start, thinking = [], 0, False
+        for tag in _TAG.finditer(text):
+            if tag[2].lower() != "think":
+                continue
+            if tag[1]:
+                if not thinking:
+                    kept.clear()  # its opening tag stood in the prompt, or within the thought before
+                start, thinking = tag.end(), False
+            elif not thinking:
+                kept.append(text[start : tag.start()])
+                thinking = True
+        if thinking:
+            return "", "the thought is not closed"
+        text = _last_answer("".join([*kept, text[start:]]))
+    text = text.strip()
+    return text, "" if text else "no text"
+
+
+def _last_answer(text: str) -> str:
+    """What stands between the last pair of answer tags, or after a lone opening one; else all of `text`."""
+    answer, start = None, None
+    for tag in _TAG.finditer(text):
+        if not tag[1]:
+            start = tag.end()
+        elif start is not None:
+            answer, start = text[start : tag.start()], None
+    if answer is not None:
+        return answer
+    return text if start is None else text[start:]
+
+
+def read_text(completion: Any) -> Answer:
+    """The answer as plain text: for tasks whose answer is words. A fence around the whole answer is taken off.
+
+    >>> read_text("<answer>STOP</answer>").text
+    'STOP'
+    """
+    text, reason = answer_region(completion)
+    if text.startswith("```") and text.endswith("```") and len(text) >= 6:
+        text = _FENCE.sub("", text, count=1)[:-3].strip()
+    return Answer(text=text, reason=reason, format_score=float(not reason), explicit=not reason)
+
+
+def is_nothing(text: str) -> bool:
+    """Whether an answer says in so many words that there is nothing: `[]`, `null`, `None`, "No objects", …
+
+    >>> is_nothing("[]"), is_nothing("There are no cats."), is_nothing(""), is_nothing("0")
+    (True, True, False, False)
+    """
+    return len(text) < 200 and _NOTHING.fullmatch(_FENCE.sub("", text).strip().strip("\"'.")) is not None
+
+
+def read_places(completion: Any, *, labelled: bool = False) -> Answer:
+    """Boxes `(N, 4)` and points `(N', 2)` of a completion, in its own frame; `labelled`: an item needs a label.
+
+    `format_score` is the share of well-formed items, 1 for an explicit "nothing" and 0 where nothing can be read.
+
+    >>> read_places("a cat(1,2),(3,4) a dog(9,9),(5,5)").reason
+    '1 of 2 items dropped: swapped corners'
+    """
+    text, reason = answer_region(completion)
+    if reason:
+        return Answer(reason=reason, explicit=False)
+    places = next(filter(None, (read(text) for read in (_objects, _tokens, _pairs, _lists))), [])
+    if not places:
+        nothing = is_nothing(text)
+        return Answer(text=text, reason="" if nothing else "no box in the answer", format_score=float(nothing))
+    boxes, labels, points, faults = [], [], [], []
+    for place in places:
+        values, label, _ = place
+        fault = _fault(place, labelled)
+        if fault:
+            faults.append(fault)
+        elif len(values) == 4:
+            boxes.append(values)
+            labels.append(label)
+        else:
+            points.append(values)
+    return Answer(
+        boxes=np.array(boxes, float).reshape(-1, 4),
+        labels=tuple(labels),
+        points=np.array(points, float).reshape(-1, 2),
+        text=text,
+        reason=f"{len(faults)} of {len(places)} items dropped: {faults[0]}" if faults else "",
+        format_score=1 - len(faults) / len(places),
+        malformed=len(faults),
+    )
+
+
+def _fault(place: Place, labelled: bool) -> str:
+    """What is wrong with an item, "" if nothing. A comparison with NaN is false, so NaN is never in range."""
+    values, label, fault = place
+    if fault or len(values) not in (2, 4):
+        return fault or f"{len(values)} numbers"
+    x1, y1, x2, y2 = values if len(values) == 4 else values * 2
+    if not (-LARGEST <= x1 <= x2 <= LARGEST and -LARGEST <= y1 <= y2 <= LARGEST):
+        inside = all(-LARGEST <= value <= LARGEST for value in values)
+        return "swapped corners" if inside else "a number beyond any image"
+    return "no label" if labelled and not label.strip() else ""
+
+
+def _numbers(text: str) -> list[float]:
+    """The four or two numbers of one box or point, brackets and commas around them; else the empty list."""
+    found = _INSIDE.fullmatch(text) if len(text) < 500 else None
+    return [float(value) for value in found.groups() if value] if found else []
+
+
+def _objects(text: str) -> list[Place]:
+    """JSON objects that hold a box or a point; complete ones count even where the list around them is broken."""
+    if "{" not in text:
+        return []
+    places, known = [], False
+    for found in _OBJECT.finditer(text):
+        if not found[2]:
+            places.append(Place([], fault="cut short"))
+            known |= "bbox" in found[1] or "point" in found[1]
+            continue
+        item = _fields(found[0])
+        known |= not item.keys().isdisjoint(("bbox_2d", "bbox", "point_2d", "point", "label"))
+        values = next((item[key] for key in ("bbox_2d", "bbox", "point_2d", "point") if key in item), None)
+        if isinstance(values, list) and len(values) == 1 and isinstance(values[0], list):
+            values = values[0]
+        label = item.get("label")
+        if not isinstance(values, list) or not all(type(value) in (int, float) for value in values):
+            places.append(Place([], fault="no box"))
+        else:
+            values = [float(value) if abs(value) <= LARGEST else math.nan for value in values]
+            places.append(Place(values, label if isinstance(label, str) else ""))
+    return places if known else []
+
+
+def _fields(text: str) -> dict:
+    """One flat JSON object; where it is not quite JSON (single quotes, a stray comma) its fields one by one."""
+    try:
+        return json.loads(text)
+    except (ValueError, RecursionError):
+        item: dict = {}
+        for key, values, label in _FIELDS.findall(text):
+            if key:
+                item.setdefault(key, _numbers(values) or None)
+            else:
+                item.setdefault("label", label)
+        return item
+
+
+def _tokens(text: str) -> list[Place]:
+    """Qwen's `<|box_start|>(x1,y1),(x2,y2)<|box_end|>`; an `<|object_ref_start|>` label holds until the next."""
+    places, label = [], ""
+    before, *pieces = text.split("<|box_start|>")
+    for piece in pieces:
+        if "<|object_ref_start|>" in before:
+            label = before.rpartition("<|object_ref_start|>")[2].partition("<|object_ref_end|>")[0]
+        inside, closed, rest = piece.partition("<|box_end|>")
+        places.append(Place(_numbers(inside), label, "" if closed else "cut short"))
+        before = rest if closed else inside
+    return places
+
+
+def _pairs(text: str) -> list[Place]:
+    """`(x1,y1),(x2,y2)`: how box tokens look once a tokenizer has stripped them. The words before are the label."""
+    places, end = [], 0
+    for found in _PAIR.finditer(text):
+        label = text[max(end, found.start() - 100) : found.start()]
+        places.append(Place([float(value) for value in found.groups()], label.strip(" \t\r\n,;:.")))
+        end = found.end()
+    if places:
+        halves = sum(1 for _ in _HALF.finditer(text)) - 2 * len(places)
+        places += [Place([], fault="cut short")] * ((halves + 1) // 2)
+    return places
+
+
+def _lists(text: str) -> list[Place]:
+    """`[x1, y1, x2, y2]`, nested or not; lists that do not begin with a number are prose."""
+    return [
+        Place(_numbers(inside), fault="" if closed else "cut short")
+        for inside, closed in _LIST.findall(text)
+        if re.match(r"\s*+[-+.]?[0-9]", inside)
+    ]

@@ -1,0 +1,286 @@
+"""What was in the picture, what was answered, what was it worth? Every plot of the kit, as `plot_x(data, *, ax=None)`.
+
+Truth is blue and dashed, a prediction orange and solid, better green, worse vermillion (Okabe-Ito). Each function
+draws into `ax`, or into a new figure where it is None, and returns what it drew into; nothing is shown and no global
+setting is touched. Pictures are here; charts of numbers, in `charts.py`, are reached from here too.
+"""
+
+from __future__ import annotations
+
+import textwrap
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import matplotlib.pyplot as plt
+import numpy as np
+from matplotlib.patheffects import withStroke
+from matplotlib.transforms import ScaledTranslation
+
+from pr1kit.boxes import centers, iou, is_valid, to_pixels
+from pr1kit.charts import pass_at_k, plot_metric_intervals, plot_pass_at_k, plot_reward_curves, plot_reward_histogram
+from pr1kit.drawing import (
+    BETTER, INK, NEUTRAL, PREDICTION, TRUTH, WORSE, Scene, Tags, area_of, bare_frame, compare_texts, draw_box,
+    draw_picture, draw_scene, draw_transcript, legend_handles, style, transcript_handles,
+)  # fmt: skip
+from pr1kit.matching import aggregate, match
+from pr1kit.parsing import parse
+from pr1kit.sample import Answer, Rollout, Sample, Target, as_rows
+from pr1kit.text import normalize
+
+__all__ = [
+    "pass_at_k", "plot_before_after", "plot_boxes", "plot_matching", "plot_metric_intervals", "plot_pass_at_k",
+    "plot_reward_curves", "plot_reward_histogram", "plot_rollout_group", "style",
+]  # fmt: skip
+
+
+def _open(image: Any) -> Any:
+    """A PIL image or an array from a sample, a path, a PIL image or an array."""
+    if isinstance(image, str | Path):
+        image = Sample(image, "grounding", "", Target(), id=str(image))
+    return image.load_image() if isinstance(image, Sample) else image
+
+
+def _to_picture(answer: Answer, frame: Any, picture: Any) -> Answer:
+    """`answer` with its places in pixels of `picture`."""
+    height, width = np.shape(picture)[:2]
+    boxes, points = (to_pixels(places, frame, (width, height)) for places in (answer.boxes, answer.points))
+    return replace(answer, boxes=boxes, points=points)
+
+
+def _as_answer(predictions: Any, labels: Sequence[str]) -> Answer:
+    boxes, labels = as_rows(predictions, 4, "Predictions"), tuple(labels)
+    if not is_valid(boxes).all():
+        raise ValueError(f"Prediction {boxes[~is_valid(boxes)][0].tolist()} is not x1 <= x2, y1 <= y2, finite.")
+    if labels and len(labels) != len(boxes):
+        raise ValueError(f"There are {len(boxes)} predictions but {len(labels)} labels.")
+    return Answer(boxes, labels)
+
+
+def _scene_of(sample: Sample, completion: str, frame: Any) -> Scene:
+    picture = _open(sample)
+    answer = _to_picture(parse(sample.task, completion), frame, picture)
+    return Scene(picture, sample.target, answer, match(iou(answer.boxes, sample.target.boxes)))
+
+
+def _legend_below(ax, handles: list, points: float = 2) -> None:
+    """A legend `points` below the picture."""
+    lower = ax.transAxes + ScaledTranslation(0, -points / 72, ax.get_figure(root=True).dpi_scale_trans)
+    ax.legend(handles=handles, loc="upper center", bbox_to_anchor=(0.5, 0), bbox_transform=lower, ncols=2)
+
+
+@style()
+def plot_boxes(
+    image, *, truth=None, predictions=None, truth_labels: Sequence[str] = (), labels: Sequence[str] = (),
+    matches=None, completion: str | None = None, task: str | None = None, frame: Any = "pixel", legend: bool = True,
+    ax=None,
+):  # fmt: skip
+    """A picture with its true boxes and an answer's, each with its label, each pair with its IoU; returns the Axes.
+
+    `image`: a `Sample` (which brings its truth), a path, a PIL image or an (H, W, 3) array. `truth`: a `Target` or
+    boxes (M, 4) xyxy pixels. `predictions`: an `Answer` or boxes (N, 4) in `frame`; or give a raw `completion`, parsed
+    as one of `task` (the sample's, if there is one). `matches`: pairs `(prediction, truth, …)`; without them the
+    optimal ones by IoU. A prediction without a partner wears ✕. For OCR the answer stands under the picture, wrong
+    characters on vermillion, missing ones on blue.
+
+    >>> ax = plot_boxes(np.zeros((40, 40, 3)), truth=[[0, 0, 20, 20]], predictions=[[0, 0, 20, 10]])
+    >>> [text.get_text() for text in ax.texts], sum(patch.get_gid() == "truth" for patch in ax.patches)
+    (['0.50'], 1)
+    """
+    picture, sample = _open(image), image if isinstance(image, Sample) else None
+    task = task or (sample.task if sample else None)
+    if sample is not None and truth is None:
+        truth = sample.target
+    if truth is not None and not isinstance(truth, Target):
+        truth = Target.of(truth) if isinstance(truth, dict) else Target(boxes=truth, labels=truth_labels)
+    if completion is not None and task is None:
+        raise ValueError("A completion can only be read as an answer to a task: give task= or a Sample.")
+    answer = parse(task, completion) if completion is not None else predictions
+    if answer is not None:
+        answer = _to_picture(answer if isinstance(answer, Answer) else _as_answer(answer, labels), frame, picture)
+    pairs = []
+    if answer is not None and truth is not None:
+        overlap = iou(answer.boxes, truth.boxes)
+        pairs = match(overlap) if matches is None else [(p, t, float(overlap[p, t])) for p, t, *_ in matches]
+    scene = Scene(picture, truth, answer, pairs)
+
+    if ax is None:
+        height, width = np.shape(picture)[:2]
+        ax = plt.subplots(figsize=(7.2, 7.2 * height / width + 0.5) if width > 1.2 * height else (4.2, 4.6))[1]
+    if task == "ocr":
+        below = draw_transcript(ax, scene, size=10)
+        if legend and answer is not None:
+            _legend_below(ax, transcript_handles(), below + 4)
+        return ax
+    draw_scene(ax, scene)
+    kinds = [kind for kind, given in (("truth", truth), ("prediction", answer)) if given is not None]
+    if legend and kinds:
+        _legend_below(ax, legend_handles(*kinds, note="(number: IoU, ✕: no partner)" if len(kinds) == 2 else ""))
+    if sample is not None and sample.question:
+        ax.set_title(textwrap.shorten(f"{sample.task}: {sample.question}", 70, placeholder=" …"))
+    return ax
+
+
+@style()
+def plot_matching(image, predictions, matches, *, truth=None, frame: Any = "pixel", ax=None):
+    """Which prediction answers which object: a line from centre to centre with the pair's score; returns the Axes.
+
+    `image`: a `Sample`, a picture with `truth`, or the true boxes (M, 4) alone (drawn on an empty page).
+    `predictions`: boxes (N, 4) in `frame`; `matches`: triples `(prediction, truth, score)` of `pr1kit.matching.match`.
+    Boxes carry their numbers, `t0` or `p0`; those without a partner are marked ✕.
+
+    >>> ax = plot_matching([[0, 0, 9, 9]], [[0, 0, 9, 3], [5, 5, 6, 6]], [(0, 0, 0.33)])
+    >>> sorted(text.get_text() for text in ax.texts)
+    ['0.33', 'p0', 'p1 ✕', 't0']
+    """
+    page = truth is None and not isinstance(image, Sample)
+    if page:
+        truth = as_rows(image, 4, "True boxes")
+    elif truth is None:
+        truth = image.target.boxes
+    truth = truth.boxes if isinstance(truth, Target) else as_rows(truth, 4, "True boxes")
+    picture = None if page else _open(image)
+    answer = _as_answer(predictions, ())
+    boxes = answer.boxes if page else _to_picture(answer, frame, picture).boxes
+    ax = ax or plt.subplots(figsize=(4.6, 4.8))[1]
+    if page:
+        corners = np.concatenate([truth, boxes]).reshape(-1, 2) if len(truth) + len(boxes) else np.array([[0, 0], [1, 1]])
+        low, high = corners.min(0), corners.max(0)
+        pad = 0.08 * max(*(high - low), 1)
+        ax.set(xlim=(low[0] - pad, high[0] + pad), ylim=(high[1] + pad, low[1] - pad), aspect="equal")
+        bare_frame(ax)
+    else:
+        draw_picture(ax, picture)
+    tags = Tags(ax)
+    for kind, colour, places, column in (("prediction", PREDICTION, boxes, 0), ("truth", TRUTH, truth, 1)):
+        paired = {pair[column] for pair in matches}
+        for i, box in enumerate(places):
+            draw_box(ax, box, kind)
+            tags.add(f"{kind[0]}{i}" + ("" if i in paired else " ✕"), box, colour)
+    for p, t, score in matches:
+        line = np.stack([centers(boxes)[p], centers(truth)[t]])  # (2, 2)
+        halo = [withStroke(linewidth=3.6, foreground="white")]
+        ax.plot(*line.T, "-o", color=INK, lw=1.5, ms=4, path_effects=halo, zorder=4, gid="pair")
+        middle = np.tile(line.mean(0), 2)
+        tags.add(f"{score:.2f}", middle, "white").get_bbox_patch().set(edgecolor=INK, linewidth=0.8)
+    _legend_below(ax, legend_handles("truth", "prediction", note="(number: score, ✕: no partner)"))
+    return ax
+
+
+def _quality(sample: Sample, scene: Scene) -> tuple[str, float]:
+    """What stands under a panel, and a number that is larger for a better answer."""
+    answer, target = scene.answer, scene.target
+    if sample.task == "ocr":
+        runs = compare_texts(target.text, answer.text)
+        wrong = sum(len(text) for text, mark in runs if mark != "same")
+        length = max(len(normalize(target.text)), len(normalize(answer.text)), 1)
+        return f"{wrong} of {length} characters off", -wrong / length
+    n, m = len(answer.boxes), len(target.boxes)
+    share = aggregate(sum(score for *_, score in scene.matches), n, m) if n or m else float(answer.explicit)
+    if sample.task == "grounding":
+        return f"IoU {share:.2f}" if n else "no box", share
+    said = f"counted {n} of {m}" if sample.task == "counting" else f"{n} boxes for {m}"
+    return f"{said}\nIoU {share:.2f}", share + (n == m if sample.task == "counting" else 0)
+
+
+def _legend_for(figure, tasks: set[str]) -> None:
+    """One legend under all panels."""
+    boxes = legend_handles("truth", "prediction", note="(number: IoU, ✕: no partner)") if tasks != {"ocr"} else []
+    handles = boxes + (transcript_handles() if "ocr" in tasks else [])
+    figure.legend(handles=handles, loc="outside lower center", ncols=len(handles), fontsize=8.5)
+
+
+@style()
+def plot_before_after(
+    samples: Sequence[Sample], before: Sequence[str], after: Sequence[str], *, frame: Any = "pixel",
+    rows: tuple[str, str] = ("before RL", "after RL"), ax=None,
+) -> np.ndarray:  # fmt: skip
+    """The same questions answered by two policies: a column per sample, a row per policy; returns Axes (2, N).
+
+    `before`, `after`: N completions each, in `frame`. Under each panel stands what it is worth (matched IoU over the
+    larger count, as the reward aggregates), green where the second row is better and vermillion where worse.
+    `ax` gives its place away. Raises ValueError where the lengths differ or nothing is given.
+
+    >>> from pr1kit.datasets.scenes import make_scenes
+    >>> samples = make_scenes("grounding", 2, seed=0)
+    >>> plot_before_after(samples, ["", ""], ["(1,1),(9,9)", ""]).shape
+    (2, 2)
+    """
+    if not len(samples) or not len(samples) == len(before) == len(after):
+        counts = f"{len(samples)} samples, {len(before)} answers before and {len(after)} after"
+        raise ValueError(f"One answer before and one after for each of at least one sample, got {counts}.")
+    figure = area_of(ax, (1.75 * len(samples) + 0.5, 4.45))
+    axes = figure.subplots(2, len(samples), squeeze=False)
+    for column, sample in enumerate(samples):
+        last = None
+        for row, completions in enumerate((before, after)):
+            panel, scene = axes[row, column], _scene_of(sample, completions[column], frame)
+            below = 0.0
+            if sample.task == "ocr":
+                below = draw_transcript(panel, scene, size=7.5)
+            else:
+                draw_scene(panel, scene, names=sample.task == "detection")
+            caption, quality = _quality(sample, scene)
+            colour = INK if last is None or quality == last else BETTER if quality > last else WORSE
+            panel.set_xlabel(caption, color=colour, weight="bold" if row else "normal", fontsize=8, labelpad=3 + below)
+            last = quality
+        title = textwrap.wrap(sample.question or "read the text", 22) if sample.task != "detection" else ["detection"]
+        axes[0, column].set_title("\n".join(title[:2]), loc="center", fontsize=9)
+    for row in (0, 1):
+        axes[row, 0].set_ylabel(rows[row], fontsize=11, weight="bold", color=INK if row else NEUTRAL, labelpad=7)
+    _legend_for(figure, {sample.task for sample in samples})
+    return axes
+
+
+@style()
+def plot_rollout_group(
+    sample: Sample, rollouts: Sequence[Rollout], *, frame: Any = "pixel", best_first: bool = True, columns: int = 4,
+    ax=None,
+) -> np.ndarray:  # fmt: skip
+    """The G answers to one prompt, each with its reward as a bar, green above its group's mean and vermillion below.
+
+    Returns the G panels' Axes `(G,)` in the order drawn: by reward (`best_first`) or as sampled. They fill a new
+    figure, or the place of `ax`. The bar's track ends at the largest reward, at least 1. Raises ValueError for an
+    empty group.
+
+    >>> from pr1kit.datasets.scenes import make_scenes
+    >>> from pr1kit.sample import RewardResult
+    >>> sample, = make_scenes("grounding", 1, seed=0)
+    >>> group = [Rollout("(1,1),(9,9)", RewardResult(r, {}), a) for r, a in ((0.2, -1), (0.4, 1))]
+    >>> plot_rollout_group(sample, group)[0].get_title("left")
+    'reward 0.40'
+    """
+    if not len(rollouts):
+        raise ValueError("No rollouts to plot: a group holds at least one.")
+    order = np.argsort([-r.total for r in rollouts], kind="stable") if best_first else np.arange(len(rollouts))
+    columns = min(columns, len(rollouts))
+    lines = -(-len(rollouts) // columns)
+    figure = area_of(ax, (1.8 * columns + 0.2, 2.2 * lines + 0.7))
+    grid = figure.subplots(lines, columns, squeeze=False).ravel()
+    top = max(1.0, *(r.total for r in rollouts), 1.0)
+    for panel, index in zip(grid, order, strict=False):
+        rollout = rollouts[index]
+        scene = _scene_of(sample, rollout.completion, frame)
+        if sample.task == "ocr":
+            below = draw_transcript(panel, scene, size=7.5)
+        else:
+            below = draw_scene(panel, scene, names=sample.task == "detection") or 0.0
+        colour = BETTER if rollout.advantage > 1e-6 else WORSE if rollout.advantage < -1e-6 else NEUTRAL
+        bar = panel.inset_axes([0, 1.03, 1, 0.055])
+        bar.barh(0, top, height=1, color="#EAEAEA")
+        bar.barh(0, rollout.total, height=1, color=colour)
+        bar.set(xlim=(0, top), ylim=(-0.5, 0.5))
+        bare_frame(bar)
+        advantage = f"{rollout.advantage:+.2f}".replace("-", "−")
+        panel.set_title(f"reward {rollout.total:.2f}", color=colour, fontsize=8.5, pad=13)
+        panel.set_title(f"A {advantage}", color=colour, fontsize=8.5, pad=13, loc="right")
+        if reason := rollout.reward.reason:
+            panel.set_xlabel(textwrap.shorten(reason, 30, placeholder=" …"), fontsize=7, color=NEUTRAL, labelpad=3 + below)
+    for spare in grid[len(rollouts) :]:
+        spare.remove()
+    rewards = np.array([r.total for r in rollouts])
+    question = textwrap.shorten(f"{sample.task}: {sample.question}".rstrip(": "), 48, placeholder=" …")
+    figure.suptitle(f"{question}   ·   G = {len(rewards)}   ·   mean reward {rewards.mean():.2f}   ·   A: advantage", fontsize=10)
+    _legend_for(figure, {sample.task})
+    return grid[: len(rollouts)]

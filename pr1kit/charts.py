@@ -10,12 +10,14 @@ from collections.abc import Mapping, Sequence
 
 import matplotlib.pyplot as plt
 import numpy as np
+from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator, PercentFormatter
 from scipy import stats
 
-from pr1kit.drawing import BETTER, INK, NEUTRAL, WORSE, style
+from pr1kit.drawing import BETTER, INK, NEUTRAL, WORSE, legend_below, style
 from pr1kit.sample import Rollout
 
+BELOW_LABEL = 32  # points from the axes to under the label of its x axis
 PART_COLOURS = ("#56B4E9", "#CC79A7", "#E69F00", "#0072B2", "#D55E00", "#000000")
 
 
@@ -107,7 +109,7 @@ def plot_reward_curves(logs, *, parts: bool = False, window: int | None = None, 
     ax.set(xlabel="training step", ylabel="mean reward")
     ax.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=8))
     ax.margins(x=0.02)
-    ax.legend(loc="lower left", bbox_to_anchor=(-0.02, 1.0), ncols=2, columnspacing=1.6)
+    legend_below(ax, points=BELOW_LABEL)
     return ax
 
 
@@ -124,7 +126,8 @@ def plot_metric_intervals(rows, *, ax=None):
     """Before and after, one row per metric: a hollow and a filled dot with their 95 % intervals, the change between.
 
     `rows`: mappings `{"metric": name, "before": estimate, "after": estimate}`; an estimate is `(value, low, high)`
-    or a bare number. A row with `"lower_is_better": True` is green where it fell. Raises ValueError for no rows.
+    or a bare number. A row may bring the paired `"change"` as an estimate: one whose interval holds 0 is grey. With
+    `"lower_is_better": True` a fall is green. Raises ValueError for no rows.
 
     >>> ax = plot_metric_intervals([{"metric": "Acc@0.5", "before": (0.5, 0.4, 0.6), "after": (0.7, 0.6, 0.8)}])
     >>> [text.get_text() for text in ax.texts]
@@ -137,9 +140,10 @@ def plot_metric_intervals(rows, *, ax=None):
         ax = plt.subplots(figsize=(6.2, 1.15 + 0.48 * len(rows)))[1]
     for y, row in enumerate(rows):
         before, after = _estimate(row["before"]), _estimate(row["after"])
-        change = after[0] - before[0]
+        change, low, high = _estimate(row.get("change", after[0] - before[0]))
         gain = -change if row.get("lower_is_better") else change
-        colour = BETTER if gain > 0 else WORSE if gain < 0 else NEUTRAL
+        colour = NEUTRAL if low <= 0 <= high else BETTER if gain > 0 else WORSE
+        said = f"{change:+.2f}" + (f"  [{low:+.2f}, {high:+.2f}]" if high > low else "")
         ax.plot([before[0], after[0]], [y, y], color=colour, alpha=0.35, linewidth=4.5, zorder=2, gid="change")
         looks = ((before, NEUTRAL, -0.13, "white"), (after, INK, 0.13, INK))
         for (value, low, high), ink, lift, fill in looks:
@@ -148,7 +152,7 @@ def plot_metric_intervals(rows, *, ax=None):
             dot = {"mec": ink, "mfc": fill, "mew": 1.4, "markersize": 6.5, "zorder": 4, "gid": "dot"}
             ax.plot([value], [y + lift], "o", **dot)
         ax.annotate(
-            f"{change:+.2f}".replace("-", "−"), (1, y), (8, 0), ax.get_yaxis_transform(), "offset points", va="center",
+            said.replace("-", "−"), (1, y), (8, 0), ax.get_yaxis_transform(), "offset points", va="center",
             color=colour, weight="bold", fontsize=8.5, annotation_clip=False,
         )  # fmt: skip
     names = [row["metric"] + (" ↓" if row.get("lower_is_better") else "") for row in rows]
@@ -158,8 +162,11 @@ def plot_metric_intervals(rows, *, ax=None):
     ax.spines["left"].set_visible(False)
     if all(0 <= x <= 1 for row in rows for key in ("before", "after") for x in _estimate(row[key])):
         ax.set_xlim(0, 1)
-    dots = [ax.plot([], [], "o-", color=c, mfc=f, mew=1.4, ms=6.5, lw=1.3)[0] for c, f in ((NEUTRAL, "white"), (INK, INK))]
-    ax.legend(dots, ["before", "after (95 % intervals)"], loc="lower left", bbox_to_anchor=(0, 1.0), ncols=2)
+    looks = ((NEUTRAL, "white", "before"), (INK, INK, "after (bars: 95 % intervals)"))
+    dots = [
+        Line2D([], [], marker="o", color=ink, mfc=f, mew=1.4, ms=6.5, lw=1.3, label=label) for ink, f, label in looks
+    ]
+    legend_below(ax, dots, points=BELOW_LABEL)
     return ax
 
 
@@ -196,7 +203,7 @@ def plot_reward_histogram(groups, *, bins: int = 20, ax=None):
     ax.yaxis.set_major_locator(MaxNLocator(integer=True))
     ax.grid(axis="x", visible=False)
     ax.margins(x=0.02)
-    ax.legend(loc="upper center", bbox_to_anchor=(0.5, -0.17), ncols=2)
+    legend_below(ax, points=BELOW_LABEL)
     return ax
 
 
@@ -229,16 +236,18 @@ def plot_pass_at_k(groups, threshold: float = 0.5, *, ax=None):
     rates, rewards = pass_at_k(groups, threshold), _group_rewards(groups)
     mean, ks = rates.mean(1), np.arange(1, len(rates) + 1)
     ax = ax or plt.subplots()[1]
-    ax.plot(ks, mean, "o-", color=BETTER, markersize=5, label=f"pass@k: best of k earns {threshold:g} or more", zorder=3)
+    label = f"pass@k: best of k earns {threshold:g} or more"
+    ax.plot(ks, mean, "o-", color=BETTER, markersize=5, label=label, zorder=3)
     if rates.shape[1] > 1:
         prompts = rates.shape[1]
         half = stats.t.ppf(0.975, prompts - 1) * rates.std(1, ddof=1) / math.sqrt(prompts)
         low, high = np.clip(mean - half, 0, 1), np.clip(mean + half, 0, 1)
-        ax.fill_between(ks, low, high, color=BETTER, alpha=0.2, linewidth=0, label=f"95 % t-interval, {prompts} prompts")
+        label = f"95 % t-interval, {prompts} prompts"
+        ax.fill_between(ks, low, high, color=BETTER, alpha=0.2, linewidth=0, label=label)
     average = float(np.mean([group.mean() for group in rewards]))
     ax.axhline(average, color=NEUTRAL, linestyle=(0, (1, 1.5)), linewidth=1.6, label=f"mean reward {average:.2f}")
     ax.set(xlabel="answers per prompt, k", ylabel="share of prompts", ylim=(0, 1.03))
     ax.xaxis.set_major_locator(MaxNLocator(integer=True))
     ax.yaxis.set_major_formatter(PercentFormatter(1, symbol=" %"))
-    ax.legend(loc="lower left", bbox_to_anchor=(-0.02, 1.0), ncols=2, columnspacing=1.6)
+    legend_below(ax, points=BELOW_LABEL)
     return ax

@@ -15,6 +15,7 @@ from matplotlib.artist import Artist
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch, Rectangle
 from matplotlib.text import Text
+from matplotlib.transforms import ScaledTranslation
 from rapidfuzz.distance import Levenshtein
 
 from pr1kit.parsing import fold
@@ -46,7 +47,7 @@ def area_of(ax, figsize: tuple[float, float]):
 
 
 def draw_picture(ax, image) -> None:
-    """`image` (PIL or (H, W, 3) array) with pixel edges on whole numbers, as xyxy boxes count them; small ones crisp."""
+    """`image` (PIL or (H, W, 3) array), pixel edges on whole numbers, as xyxy boxes count them; small ones crisp."""
     pixels = np.asarray(image)
     height, width = pixels.shape[:2]
     crisp = "nearest" if max(width, height) <= 256 else "auto"
@@ -88,6 +89,13 @@ def legend_handles(*kinds: str, note: str = "") -> list[Line2D]:
 def transcript_handles() -> list[Patch]:
     """What the marks of `write_transcript` mean, for a legend."""
     return [Patch(facecolor=WORSE, label="read wrongly"), Patch(facecolor=MISSING, label="not read")]
+
+
+def legend_below(ax, handles: list | None = None, points: float = 2) -> None:
+    """A legend `points` below the axes."""
+    lower = ax.transAxes + ScaledTranslation(0, -points / 72, ax.get_figure(root=True).dpi_scale_trans)
+    look = {"loc": "upper center", "bbox_to_anchor": (0.5, 0), "bbox_transform": lower, "ncols": 2}
+    ax.legend(columnspacing=1.6, **look, **({} if handles is None else {"handles": handles}))
 
 
 class Tags(Artist):
@@ -176,11 +184,12 @@ def draw_scene(ax, scene: Scene, *, names: bool = True) -> None:
     picture, target, answer, matches = scene
     draw_picture(ax, picture)
     tags, partner, found = Tags(ax), {p: score for p, _, score in matches}, {t: p for p, t, _ in matches}
+    unpaired = target is None or (len(target.points) and not len(target.boxes))  # no box that could be a partner
     if answer is not None:
         for i, box in enumerate(answer.boxes):
             draw_box(ax, box, "prediction")
             name = answer.labels[i] if names and answer.labels else ""
-            number = f"{partner[i]:.2f}" if i in partner else "" if target is None else "✕"
+            number = f"{partner[i]:.2f}" if i in partner else "" if unpaired else "✕"
             if text := f"{name} {number}".strip():
                 tags.add(text, box, PREDICTION)
         ax.plot(*answer.points.T, "o", color=PREDICTION, mec="white", ms=6, gid="prediction", zorder=4)
@@ -243,8 +252,8 @@ def write_transcript(ax, runs: list[tuple[str, str]], *, size: float = 8.5, max_
             if mark != "same":
                 run = run.replace(" ", "\N{OPEN BOX}")
             ax.annotate(
-                run, (0.5, 0), at, "axes fraction", "offset points", color=looks[mark][0], family="monospace", gid=mark,
-                fontsize=size, ha="left", va="baseline", bbox={"boxstyle": "square,pad=0.05", "lw": 0, "fc": looks[mark][1]},
+                run, (0.5, 0), at, "axes fraction", "offset points", color=looks[mark][0], fontsize=size, gid=mark,
+                family="monospace", bbox={"boxstyle": "square,pad=0.05", "linewidth": 0, "facecolor": looks[mark][1]},
             )  # fmt: skip
             start = end
     return leading * -(-len(cells) // columns)

@@ -71,6 +71,19 @@ class Metrics(Mapping):
         low, high = np.quantile(drawn, [(1 - level) / 2, (1 + level) / 2])
         return float(low), float(high)
 
+    def difference(self, other: Metrics, name: str, level: float = 0.95) -> tuple[float, float, float]:
+        """This less `other` on the same samples, `(difference, low, high)`: the paired percentile bootstrap."""
+        if (self.task, self.samples, self._seed, self._resamples) != (
+            other.task,
+            other.samples,
+            other._seed,
+            other._resamples,
+        ):
+            raise ValueError("Only metrics of one task over the same samples and resamples can be paired.")
+        drawn = self.resampled(name) - other.resampled(name)
+        low, high = np.nanquantile(drawn, [(1 - level) / 2, (1 + level) / 2])
+        return self[name] - other[name], float(low), float(high)
+
     def _rows(self) -> list[tuple[str, str, str]]:
         rows = []
         for name, value in self.items():

@@ -1,14 +1,14 @@
 """GRPO for perception, on TRL's `GRPOTrainer`: rule-based rewards, paper defaults, a rollout log that survives.
 
-TRL trains; this module adds what perception needs around it. Overridden of TRL (1.16): `__init__` (checks at the door)
-and `_generate_and_score_completions` (to log each group).
+TRL trains; this module adds what perception needs around it. Overridden of TRL (1.16): `__init__` (checks at the door),
+`_generate_and_score_completions` (to log each group), and `_load_from_checkpoint` (transformers 5.23 resumes a
+Qwen2(.5)-VL run from weights whose names it does not find, and goes on from the starting weights without an error).
 """
 
 from __future__ import annotations
 
 import json
-import math
-import signal
+import warnings
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -16,12 +16,13 @@ from pathlib import Path
 import torch
 from datasets import Dataset
 from datasets import Image as ImageFeature
-from transformers import TrainerCallback
+from transformers import PrinterCallback
 from transformers.trainer_utils import get_last_checkpoint
 from trl import GRPOConfig, GRPOTrainer
 
 from pr1kit.policy import Policy, chat, check_padding
 from pr1kit.rewards import reward_function
+from pr1kit.run_log import RunLog, cut_log, read_log
 from pr1kit.sample import Sample
 
 
@@ -55,7 +56,7 @@ class GRPOSettings:
         """These settings as TRL's own configuration, for a run in `output_dir`."""
         if self.prompts_per_step % self.micro_prompts:
             raise ValueError(
-                f"prompts_per_step ({self.prompts_per_step}) must be a multiple of micro_prompts ({self.micro_prompts})."
+                f"prompts_per_step ({self.prompts_per_step}) is no multiple of micro_prompts ({self.micro_prompts})."
             )
         on_gpu = torch.cuda.is_available()
         return GRPOConfig(
@@ -133,7 +134,6 @@ class PerceptionGRPOTrainer(GRPOTrainer):
     """
 
     def __init__(self, *args, rollout_log: str | Path | None = None, **kwargs):
-        super_init = super().__init__
         if (processor := kwargs.get("processing_class")) is not None and hasattr(processor, "tokenizer"):
             check_padding(processor)
         if (data := kwargs.get("train_dataset")) is not None:
@@ -146,8 +146,14 @@ class PerceptionGRPOTrainer(GRPOTrainer):
                     f"The training data lack the columns {', '.join(sorted(missing))}: they have "
                     f"{', '.join(data.column_names)}."
                 )
-        super_init(*args, **kwargs)
+        super().__init__(*args, **kwargs)
         self.rollout_log = Path(rollout_log) if rollout_log else None
+
+    def _load_from_checkpoint(self, resume_from_checkpoint, model=None):
+        model = model or self.model
+        if hasattr(model, "peft_config") or self.is_fsdp_enabled or self.is_deepspeed_enabled:
+            return super()._load_from_checkpoint(resume_from_checkpoint, model)
+        load_weights(model, resume_from_checkpoint)
 
     def _generate_and_score_completions(self, inputs):
         outputs = super()._generate_and_score_completions(inputs)
@@ -164,7 +170,7 @@ class PerceptionGRPOTrainer(GRPOTrainer):
         for start in range(0, count, group):
             part = slice(start, start + group)
             line = {
-                "step": self.state.global_step,
+                "step": self.state.global_step + 1,
                 "id": inputs[start]["id"] if start < len(inputs) and "id" in inputs[start] else "",
                 "prompt": _words(list(logs["prompt"])[start]),
                 "completions": [_words(c) for c in list(logs["completion"])[part]],
@@ -180,6 +186,11 @@ class PerceptionGRPOTrainer(GRPOTrainer):
             file.write("\n".join(lines) + "\n")
 
 
+def load_weights(model, checkpoint: str | Path) -> None:
+    """Copy a saved checkpoint's weights into `model` of the same class, every one of them."""
+    model.load_state_dict(type(model).from_pretrained(checkpoint, dtype=model.dtype).state_dict())
+
+
 def _words(messages) -> str:
     """The text of a message list, images left out; a plain string is itself."""
     if isinstance(messages, str):
@@ -189,60 +200,6 @@ def _words(messages) -> str:
         content if isinstance(content, str) else "".join(part.get("text", "") for part in content)
         for content in contents
     )
-
-
-class RunLog(TrainerCallback):
-    """Writes each step's metrics to `log.jsonl`, drives a progress bar, and stops at the step's end when interrupted."""
-
-    def __init__(self, folder: Path, bar=None):
-        self.path, self.bar, self.stop = folder / "log.jsonl", bar, False
-        self._handlers = {}
-
-    def on_train_begin(self, args, state, control, **kwargs):
-        def interrupt(number, frame):
-            if self.stop:  # asked twice: now
-                raise KeyboardInterrupt
-            self.stop = True
-
-        for number in (signal.SIGINT, signal.SIGTERM):
-            try:
-                self._handlers[number] = signal.signal(number, interrupt)
-            except ValueError:  # not in the main thread: the caller handles signals
-                return
-
-    def on_log(self, args, state, control, logs=None, **kwargs):
-        if logs and "reward" in logs and state.is_world_process_zero:
-            row = {"step": state.global_step}
-            row |= {key: value for key, value in logs.items() if isinstance(value, int | float) and math.isfinite(value)}
-            with self.path.open("a") as file:
-                file.write(json.dumps(row) + "\n")
-            if self.bar is not None:
-                self.bar.set_postfix({"reward": f"{logs['reward']:.3f}"})
-
-    def on_step_end(self, args, state, control, **kwargs):
-        if self.bar is not None:
-            self.bar.update(state.global_step - self.bar.n)
-        if self.stop:
-            control.should_save = control.should_training_stop = True
-
-    def on_train_end(self, args, state, control, **kwargs):
-        for number, handler in self._handlers.items():
-            signal.signal(number, handler)
-
-
-def _cut(path: Path, last_step: int, offset: int = 0) -> None:
-    """Drop the lines of a JSON-lines log past `last_step` (and a half-written last line), so that resuming repeats none."""
-    if not path.exists():
-        return
-    kept = []
-    for line in path.read_text(encoding="utf-8").splitlines():
-        try:
-            if json.loads(line)["step"] + offset <= last_step:
-                kept.append(line)
-        except (json.JSONDecodeError, KeyError):
-            continue
-    path.with_suffix(".tmp").write_text("".join(line + "\n" for line in kept), encoding="utf-8")
-    path.with_suffix(".tmp").replace(path)
 
 
 def train_grpo(
@@ -273,27 +230,27 @@ def train_grpo(
     checkpoint = get_last_checkpoint(str(folder)) if resume else None
     done = int(checkpoint.rsplit("-", 1)[1]) if checkpoint else 0
     log = RunLog(folder, bar)
-    _cut(folder / "log.jsonl", done)
-    _cut(folder / "rollouts.jsonl", done, offset=1)
+    cut_log(folder / "log.jsonl", done)
+    cut_log(folder / "rollouts.jsonl", done)
     if done < settings.steps:
-        trainer = PerceptionGRPOTrainer(
-            model=policy.model,
-            reward_funcs=reward_function(identity["task"], settings.recipe),
-            args=settings.config(folder),
-            train_dataset=to_dataset(samples, policy, thinking=settings.thinking),
-            processing_class=policy.processor,
-            callbacks=[log],
-            rollout_log=folder / "rollouts.jsonl",
-        )
-        trainer.train(resume_from_checkpoint=checkpoint)
+        with (
+            warnings.catch_warnings()
+        ):  # TRL 1.16 still says `gradient_checkpointing`, transformers warns at every step
+            warnings.filterwarnings("ignore", "`(is_)?gradient_checkpointing` is deprecated", FutureWarning)
+            trainer = PerceptionGRPOTrainer(
+                model=policy.model,
+                reward_funcs=reward_function(identity["task"], settings.recipe),
+                args=settings.config(folder),
+                train_dataset=to_dataset(samples, policy, thinking=settings.thinking),
+                processing_class=policy.processor,
+                callbacks=[log],
+                rollout_log=folder / "rollouts.jsonl",
+            )
+            trainer.remove_callback(PrinterCallback)
+            trainer.train(resume_from_checkpoint=checkpoint)
     else:
-        policy.model.load_state_dict(type(policy.model).from_pretrained(checkpoint).state_dict())
+        load_weights(policy.model, checkpoint)
     policy.model.eval()
     if log.stop:
         raise KeyboardInterrupt(f"Stopped and saved in {folder}.")
     return read_log(folder / "log.jsonl")
-
-
-def read_log(path: str | Path) -> list[dict]:
-    """The rows of a `log.jsonl` or `rollouts.jsonl`."""
-    return [json.loads(line) for line in Path(path).read_text(encoding="utf-8").splitlines() if line.strip()]

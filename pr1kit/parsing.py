@@ -20,6 +20,7 @@ from pr1kit.sample import Answer
 
 THINK_FIRST = "Think first inside <think>…</think>, then answer inside <answer>…</answer>."
 LARGEST = 1e6  # a coordinate beyond any image is no coordinate
+LONGEST = 32_768  # characters in which boxes are looked for: several hundred objects, and 2,000 guesses are enough
 
 _TAG = re.compile(r"<(/?)(think|answer)>", re.IGNORECASE)
 _END = re.compile(r"<\|(?:im_end|endoftext)\|>|<｜end▁of▁sentence｜>")
@@ -188,6 +189,7 @@ def read_places(completion: Any, *, labelled: bool = False) -> Answer:
     text, reason = answer_region(completion)
     if reason:
         return Answer(reason=reason, explicit=False)
+    text = text[:LONGEST]
     places = next(filter(None, (read(text) for read in (_objects, _tokens, _pairs, _lists))), [])
     if not places:
         nothing = is_nothing(text)

@@ -16,16 +16,13 @@ from typing import Any
 import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.patheffects import withStroke
-from matplotlib.transforms import ScaledTranslation
 
+from pr1kit import drawing
 from pr1kit.boxes import centers, iou, is_valid, to_pixels
 from pr1kit.charts import pass_at_k, plot_metric_intervals, plot_pass_at_k, plot_reward_curves, plot_reward_histogram
-from pr1kit.drawing import (
-    BETTER, INK, NEUTRAL, PREDICTION, TRUTH, WORSE, Scene, Tags, area_of, bare_frame, compare_texts, draw_box,
-    draw_picture, draw_scene, draw_transcript, legend_handles, style, transcript_handles,
-)  # fmt: skip
+from pr1kit.drawing import BETTER, INK, NEUTRAL, PREDICTION, TRUTH, WORSE, Scene, style
 from pr1kit.matching import aggregate, match
-from pr1kit.parsing import parse
+from pr1kit.parsing import fold, parse
 from pr1kit.sample import Answer, Rollout, Sample, Target, as_rows
 from pr1kit.text import normalize
 
@@ -33,6 +30,7 @@ __all__ = [
     "pass_at_k", "plot_before_after", "plot_boxes", "plot_matching", "plot_metric_intervals", "plot_pass_at_k",
     "plot_reward_curves", "plot_reward_histogram", "plot_rollout_group", "style",
 ]  # fmt: skip
+IOU_NOTE = "(number: IoU, ✕: no partner)"
 
 
 def _open(image: Any) -> Any:
@@ -61,13 +59,15 @@ def _as_answer(predictions: Any, labels: Sequence[str]) -> Answer:
 def _scene_of(sample: Sample, completion: str, frame: Any) -> Scene:
     picture = _open(sample)
     answer = _to_picture(parse(sample.task, completion), frame, picture)
-    return Scene(picture, sample.target, answer, match(iou(answer.boxes, sample.target.boxes)))
+    return Scene(picture, sample.target, answer, match(_overlap(answer, sample.target, sample.task)))
 
 
-def _legend_below(ax, handles: list, points: float = 2) -> None:
-    """A legend `points` below the picture."""
-    lower = ax.transAxes + ScaledTranslation(0, -points / 72, ax.get_figure(root=True).dpi_scale_trans)
-    ax.legend(handles=handles, loc="upper center", bbox_to_anchor=(0.5, 0), bbox_transform=lower, ncols=2)
+def _overlap(answer: Answer, target: Target, task: str | None) -> np.ndarray:
+    """IoU `(N, M)`; in detection 0 where the labels differ, as its reward has it."""
+    overlap = iou(answer.boxes, target.boxes)
+    if task == "detection" and target.labels and answer.labels:
+        overlap = overlap * [[fold(said) == fold(name) for name in target.labels] for said in answer.labels]
+    return overlap
 
 
 @style()
@@ -101,7 +101,7 @@ def plot_boxes(
         answer = _to_picture(answer if isinstance(answer, Answer) else _as_answer(answer, labels), frame, picture)
     pairs = []
     if answer is not None and truth is not None:
-        overlap = iou(answer.boxes, truth.boxes)
+        overlap = _overlap(answer, truth, task)
         pairs = match(overlap) if matches is None else [(p, t, float(overlap[p, t])) for p, t, *_ in matches]
     scene = Scene(picture, truth, answer, pairs)
 
@@ -109,14 +109,14 @@ def plot_boxes(
         height, width = np.shape(picture)[:2]
         ax = plt.subplots(figsize=(7.2, 7.2 * height / width + 0.5) if width > 1.2 * height else (4.2, 4.6))[1]
     if task == "ocr":
-        below = draw_transcript(ax, scene, size=10)
+        below = drawing.draw_transcript(ax, scene, size=10)
         if legend and answer is not None:
-            _legend_below(ax, transcript_handles(), below + 4)
+            drawing.legend_below(ax, drawing.transcript_handles(), below + 4)
         return ax
-    draw_scene(ax, scene)
+    drawing.draw_scene(ax, scene)
     kinds = [kind for kind, given in (("truth", truth), ("prediction", answer)) if given is not None]
     if legend and kinds:
-        _legend_below(ax, legend_handles(*kinds, note="(number: IoU, ✕: no partner)" if len(kinds) == 2 else ""))
+        drawing.legend_below(ax, drawing.legend_handles(*kinds, note=IOU_NOTE if len(kinds) == 2 else ""))
     if sample is not None and sample.question:
         ax.set_title(textwrap.shorten(f"{sample.task}: {sample.question}", 70, placeholder=" …"))
     return ax
@@ -145,18 +145,19 @@ def plot_matching(image, predictions, matches, *, truth=None, frame: Any = "pixe
     boxes = answer.boxes if page else _to_picture(answer, frame, picture).boxes
     ax = ax or plt.subplots(figsize=(4.6, 4.8))[1]
     if page:
-        corners = np.concatenate([truth, boxes]).reshape(-1, 2) if len(truth) + len(boxes) else np.array([[0, 0], [1, 1]])
+        every = np.concatenate([truth, boxes])
+        corners = every.reshape(-1, 2) if len(every) else np.eye(2)
         low, high = corners.min(0), corners.max(0)
         pad = 0.08 * max(*(high - low), 1)
         ax.set(xlim=(low[0] - pad, high[0] + pad), ylim=(high[1] + pad, low[1] - pad), aspect="equal")
-        bare_frame(ax)
+        drawing.bare_frame(ax)
     else:
-        draw_picture(ax, picture)
-    tags = Tags(ax)
+        drawing.draw_picture(ax, picture)
+    tags = drawing.Tags(ax)
     for kind, colour, places, column in (("prediction", PREDICTION, boxes, 0), ("truth", TRUTH, truth, 1)):
         paired = {pair[column] for pair in matches}
         for i, box in enumerate(places):
-            draw_box(ax, box, kind)
+            drawing.draw_box(ax, box, kind)
             tags.add(f"{kind[0]}{i}" + ("" if i in paired else " ✕"), box, colour)
     for p, t, score in matches:
         line = np.stack([centers(boxes)[p], centers(truth)[t]])  # (2, 2)
@@ -164,31 +165,47 @@ def plot_matching(image, predictions, matches, *, truth=None, frame: Any = "pixe
         ax.plot(*line.T, "-o", color=INK, lw=1.5, ms=4, path_effects=halo, zorder=4, gid="pair")
         middle = np.tile(line.mean(0), 2)
         tags.add(f"{score:.2f}", middle, "white").get_bbox_patch().set(edgecolor=INK, linewidth=0.8)
-    _legend_below(ax, legend_handles("truth", "prediction", note="(number: score, ✕: no partner)"))
+    drawing.legend_below(ax, drawing.legend_handles("truth", "prediction", note="(number: score, ✕: no partner)"))
     return ax
+
+
+def _draw_panel(ax, sample: Sample, scene: Scene) -> float:
+    """One small picture among many; returns the height in points that text takes under it."""
+    if sample.task == "ocr":
+        return drawing.draw_transcript(ax, scene, size=7.5)
+    drawing.draw_scene(ax, scene, names=sample.task == "detection")
+    return 0.0
+
+
+def _tallest(scenes: Sequence[Scene]) -> float:
+    """Height over width of the tallest picture, at most 2."""
+    return min(2.0, max(np.shape(scene.picture)[0] / np.shape(scene.picture)[1] for scene in scenes))
 
 
 def _quality(sample: Sample, scene: Scene) -> tuple[str, float]:
     """What stands under a panel, and a number that is larger for a better answer."""
     answer, target = scene.answer, scene.target
     if sample.task == "ocr":
-        runs = compare_texts(target.text, answer.text)
+        runs = drawing.compare_texts(target.text, answer.text)
         wrong = sum(len(text) for text, mark in runs if mark != "same")
         length = max(len(normalize(target.text)), len(normalize(answer.text)), 1)
         return f"{wrong} of {length} characters off", -wrong / length
-    n, m = len(answer.boxes), len(target.boxes)
+    n, m = len(answer.boxes), len(target.boxes) or len(target.points)
+    if m and not len(target.boxes):
+        return f"counted {n}, true {m}", -float(abs(n - m))
     share = aggregate(sum(score for *_, score in scene.matches), n, m) if n or m else float(answer.explicit)
     if sample.task == "grounding":
         return f"IoU {share:.2f}" if n else "no box", share
-    said = f"counted {n} of {m}" if sample.task == "counting" else f"{n} boxes for {m}"
+    said = f"counted {n}, true {m}" if sample.task == "counting" else f"found {n}, true {m}"
     return f"{said}\nIoU {share:.2f}", share + (n == m if sample.task == "counting" else 0)
 
 
-def _legend_for(figure, tasks: set[str]) -> None:
-    """One legend under all panels."""
-    boxes = legend_handles("truth", "prediction", note="(number: IoU, ✕: no partner)") if tasks != {"ocr"} else []
-    handles = boxes + (transcript_handles() if "ocr" in tasks else [])
+def _finish(figure, tasks: set[str]) -> None:
+    """One legend under all panels, and a first layout: constrained layout settles at the second."""
+    handles = drawing.legend_handles("truth", "prediction", note=IOU_NOTE) if tasks != {"ocr"} else []
+    handles = handles + (drawing.transcript_handles() if "ocr" in tasks else [])
     figure.legend(handles=handles, loc="outside lower center", ncols=len(handles), fontsize=8.5)
+    figure.get_figure(root=True).draw_without_rendering()
 
 
 @style()
@@ -210,17 +227,14 @@ def plot_before_after(
     if not len(samples) or not len(samples) == len(before) == len(after):
         counts = f"{len(samples)} samples, {len(before)} answers before and {len(after)} after"
         raise ValueError(f"One answer before and one after for each of at least one sample, got {counts}.")
-    figure = area_of(ax, (1.75 * len(samples) + 0.5, 4.45))
+    scenes = [[_scene_of(*pair, frame) for pair in zip(samples, said, strict=True)] for said in (before, after)]
+    figure = drawing.area_of(ax, (1.75 * len(samples) + 0.5, 3.5 * _tallest(scenes[0]) + 1.15))
     axes = figure.subplots(2, len(samples), squeeze=False)
     for column, sample in enumerate(samples):
         last = None
-        for row, completions in enumerate((before, after)):
-            panel, scene = axes[row, column], _scene_of(sample, completions[column], frame)
-            below = 0.0
-            if sample.task == "ocr":
-                below = draw_transcript(panel, scene, size=7.5)
-            else:
-                draw_scene(panel, scene, names=sample.task == "detection")
+        for row in (0, 1):
+            panel, scene = axes[row, column], scenes[row][column]
+            below = _draw_panel(panel, sample, scene)
             caption, quality = _quality(sample, scene)
             colour = INK if last is None or quality == last else BETTER if quality > last else WORSE
             panel.set_xlabel(caption, color=colour, weight="bold" if row else "normal", fontsize=8, labelpad=3 + below)
@@ -229,7 +243,7 @@ def plot_before_after(
         axes[0, column].set_title("\n".join(title[:2]), loc="center", fontsize=9)
     for row in (0, 1):
         axes[row, 0].set_ylabel(rows[row], fontsize=11, weight="bold", color=INK if row else NEUTRAL, labelpad=7)
-    _legend_for(figure, {sample.task for sample in samples})
+    _finish(figure, {sample.task for sample in samples})
     return axes
 
 
@@ -253,34 +267,33 @@ def plot_rollout_group(
     """
     if not len(rollouts):
         raise ValueError("No rollouts to plot: a group holds at least one.")
-    order = np.argsort([-r.total for r in rollouts], kind="stable") if best_first else np.arange(len(rollouts))
+    if best_first:
+        rollouts = sorted(rollouts, key=lambda rollout: -rollout.total)
+    scenes = [_scene_of(sample, rollout.completion, frame) for rollout in rollouts]
     columns = min(columns, len(rollouts))
     lines = -(-len(rollouts) // columns)
-    figure = area_of(ax, (1.8 * columns + 0.2, 2.2 * lines + 0.7))
+    figure = drawing.area_of(ax, (1.8 * columns + 0.2, (1.8 * _tallest(scenes) + 0.45) * lines + 0.7))
     grid = figure.subplots(lines, columns, squeeze=False).ravel()
-    top = max(1.0, *(r.total for r in rollouts), 1.0)
-    for panel, index in zip(grid, order, strict=False):
-        rollout = rollouts[index]
-        scene = _scene_of(sample, rollout.completion, frame)
-        if sample.task == "ocr":
-            below = draw_transcript(panel, scene, size=7.5)
-        else:
-            below = draw_scene(panel, scene, names=sample.task == "detection") or 0.0
+    top = max([1.0, *(r.total for r in rollouts)])
+    for panel, rollout, scene in zip(grid, rollouts, scenes, strict=False):
+        below = _draw_panel(panel, sample, scene)
         colour = BETTER if rollout.advantage > 1e-6 else WORSE if rollout.advantage < -1e-6 else NEUTRAL
         bar = panel.inset_axes([0, 1.03, 1, 0.055])
         bar.barh(0, top, height=1, color="#EAEAEA")
         bar.barh(0, rollout.total, height=1, color=colour)
         bar.set(xlim=(0, top), ylim=(-0.5, 0.5))
-        bare_frame(bar)
+        drawing.bare_frame(bar)
         advantage = f"{rollout.advantage:+.2f}".replace("-", "−")
         panel.set_title(f"reward {rollout.total:.2f}", color=colour, fontsize=8.5, pad=13)
         panel.set_title(f"A {advantage}", color=colour, fontsize=8.5, pad=13, loc="right")
         if reason := rollout.reward.reason:
-            panel.set_xlabel(textwrap.shorten(reason, 30, placeholder=" …"), fontsize=7, color=NEUTRAL, labelpad=3 + below)
+            reason = textwrap.shorten(reason, 30, placeholder=" …")
+            panel.set_xlabel(reason, fontsize=7, color=NEUTRAL, labelpad=3 + below)
     for spare in grid[len(rollouts) :]:
         spare.remove()
     rewards = np.array([r.total for r in rollouts])
     question = textwrap.shorten(f"{sample.task}: {sample.question}".rstrip(": "), 48, placeholder=" …")
-    figure.suptitle(f"{question}   ·   G = {len(rewards)}   ·   mean reward {rewards.mean():.2f}   ·   A: advantage", fontsize=10)
-    _legend_for(figure, {sample.task})
+    facts = [question, f"G = {len(rewards)}", f"mean reward {rewards.mean():.2f}", "A: advantage"]
+    figure.suptitle("   ·   ".join(facts), fontsize=10)
+    _finish(figure, {sample.task})
     return grid[: len(rollouts)]

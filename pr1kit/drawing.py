@@ -63,7 +63,7 @@ def bare_frame(ax) -> None:
     ax.spines[:].set_visible(False)
 
 
-def draw_box(ax, box: np.ndarray, kind: str) -> Rectangle:
+def draw_box(ax, box: np.ndarray, kind: str, thickness: float = 1.0) -> Rectangle:
     """One xyxy box as a `kind` ("truth" or "prediction"), cut at the picture's edge.
 
     A white line lies below each box, so that it shows on any ground; a truth's dashes lie over a prediction's line.
@@ -71,8 +71,9 @@ def draw_box(ax, box: np.ndarray, kind: str) -> Rectangle:
     (left, right), (low, high) = sorted(ax.get_xlim()), sorted(ax.get_ylim())
     x1, y1, x2, y2 = np.clip(box, [left, low, left, low], [right, high, right, high])
     colour, dashes, width = LEGEND[kind]
+    width *= thickness
     shape = {"xy": (x1, y1), "width": x2 - x1, "height": y2 - y1, "fill": False, "joinstyle": "miter", "clip_on": False}
-    ax.add_patch(Rectangle(**shape, ec="white", lw=width + 1.4, alpha=0.8, zorder=2.8, gid="halo"))
+    ax.add_patch(Rectangle(**shape, ec="white", lw=width + 1.4 * thickness, alpha=0.8, zorder=2.8, gid="halo"))
     order = 3.5 if kind == "truth" else 3
     return ax.add_patch(Rectangle(**shape, ec=colour, ls=dashes, lw=width, zorder=order, gid=kind))
 
@@ -185,9 +186,11 @@ def draw_scene(ax, scene: Scene, *, names: bool = True) -> None:
     draw_picture(ax, picture)
     tags, partner, found = Tags(ax), {p: score for p, _, score in matches}, {t: p for p, t, _ in matches}
     unpaired = target is None or (len(target.points) and not len(target.boxes))  # no box that could be a partner
+    crowd = sum(len(side.boxes) for side in (target, answer) if side is not None)
+    thickness = 1.0 if crowd <= 12 else 0.6
     if answer is not None:
         for i, box in enumerate(answer.boxes):
-            draw_box(ax, box, "prediction")
+            draw_box(ax, box, "prediction", thickness)
             name = answer.labels[i] if names and answer.labels else ""
             number = f"{partner[i]:.2f}" if i in partner else "" if unpaired else "✕"
             if text := f"{name} {number}".strip():
@@ -196,7 +199,7 @@ def draw_scene(ax, scene: Scene, *, names: bool = True) -> None:
     if target is None:
         return
     for j, box in enumerate(target.boxes):
-        draw_box(ax, box, "truth")
+        draw_box(ax, box, "truth", thickness)
         name = target.labels[j] if names and target.labels else ""
         said = answer.labels[found[j]] if j in found and answer.labels else None
         if name and (said is None or fold(said) != fold(name)):  # the prediction's tag says it where they agree

@@ -138,13 +138,12 @@ class PerceptionGRPOTrainer(GRPOTrainer):
             check_padding(processor)
         if (data := kwargs.get("train_dataset")) is not None:
             rewards = kwargs.get("reward_funcs") or []
-            needed = {"prompt", "image"}.union(
-                *(getattr(f, "columns", ()) for f in (rewards if isinstance(rewards, list) else [rewards]))
-            )
-            if missing := needed - set(data.column_names):
+            rewards = rewards if isinstance(rewards, list) else [rewards]
+            needed = [("prompt",), ("image", "images"), *(c for f in rewards for c in getattr(f, "columns", ()))]
+            missing = [" or ".join(names) for names in needed if not set(names) & set(data.column_names)]
+            if missing:
                 raise ValueError(
-                    f"The training data lack the columns {', '.join(sorted(missing))}: they have "
-                    f"{', '.join(data.column_names)}."
+                    f"The training data lack the column {', '.join(missing)}: they have {', '.join(data.column_names)}."
                 )
         super().__init__(*args, **kwargs)
         self.rollout_log = Path(rollout_log) if rollout_log else None

@@ -80,6 +80,8 @@ def reward_function(task: str, recipe: str = "kit", *, frame: Any = "pixel", **o
 
     Columns, one value per completion: what the task's truth needs of `boxes`, `labels`, `points`, `text`, `image_size`,
     and `frame` where it differs between samples. Other columns are ignored. Completions are text or conversations.
+    TRL logs each part, as the metric `reward/<part>` and as a column of its completions. Its attribute
+    `columns` names what a dataset must have (one of each tuple).
 
     >>> reward_function("ocr")(prompts=["OCR this image."], completions=["SHOP"], text=["STOP"])
     [0.75]
@@ -98,9 +100,15 @@ def reward_function(task: str, recipe: str = "kit", *, frame: Any = "pixel", **o
         frames = columns.get("frame") or [None] * len(texts)
         frames = [frame if each is None else each for each in frames]
         results = score_batch(task, texts, targets, recipe=recipe, frame=frames, **options)
+        if log_extra := columns.get("log_extra"):
+            for part in get_task(task).PARTS[recipe]:
+                values = [result.parts.get(part, 0.0) for result in results]
+                log_extra(part, values)
+                columns["log_metric"](f"reward/{part}", sum(values) / len(values))
         return [result.total for result in results]
 
     reward.__name__ = f"{task}_{recipe}"
+    reward.columns = needed
     return reward
 
 

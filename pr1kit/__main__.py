@@ -12,14 +12,18 @@ def main(argv: list[str] | None = None) -> int:
     commands = parser.add_subparsers(dest="command", required=True)
 
     demo = commands.add_parser("demo", help="train the tiny policy with GRPO and measure it before and after")
-    demo.add_argument("--out", type=Path, default=Path("runs/demo"), help="folder of the results (default: %(default)s)")
+    demo.add_argument(
+        "--out", type=Path, default=Path("runs/demo"), help="folder of the results (default: %(default)s)"
+    )
     demo.add_argument("--seeds", type=int, nargs="+", default=[0], help="one run each; several give one table")
     demo.add_argument("--fresh", action="store_true", help="begin anew instead of resuming what --out holds")
     demo.add_argument("--fast", action="store_true", help="a few steps and scenes, to see that it runs")
 
     tiny = commands.add_parser("make-tiny-policy", help="train the tiny policy from random weights")
     tiny.add_argument("--out", type=Path, default=Path("data/tiny-policy"), help="default: %(default)s")
-    tiny.add_argument("--work", type=Path, default=Path("runs/make-tiny-policy"), help="checkpoints (default: %(default)s)")
+    tiny.add_argument(
+        "--work", type=Path, default=Path("runs/make-tiny-policy"), help="checkpoints (default: %(default)s)"
+    )
     tiny.add_argument("--seed", type=int, default=0)
     tiny.add_argument("--fast", action="store_true", help="a few steps, to see that it runs: a useless policy")
 
@@ -42,10 +46,14 @@ def _demo(arguments) -> int:
 
 
 def _make_tiny_policy(arguments) -> int:
+    from dataclasses import replace
+
     from pr1kit.warm_start import Recipe, make_tiny_policy
 
-    short = {"vision_steps": 3, "clean_steps": 3, "faulty_steps": 2, "batch": 8} if arguments.fast else {}
-    recipe = Recipe(seed=arguments.seed, **short)
+    recipe = Recipe(seed=arguments.seed)
+    if arguments.fast:
+        lessons = tuple(replace(lesson, steps=2) for lesson in recipe.lessons)
+        recipe = replace(recipe, vision_steps=2, vision_batch=8, lessons=lessons)
     make_tiny_policy(arguments.out, recipe, work=arguments.work, held_out=8 if arguments.fast else 500)
     print((arguments.out / "README.md").read_text())
     return 0

@@ -12,7 +12,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator, PercentFormatter
-from scipy import stats
+from scipy.special import stdtrit
 
 from pr1kit.drawing import BETTER, INK, NEUTRAL, WORSE, legend_below, style
 from pr1kit.sample import Rollout
@@ -61,7 +61,7 @@ def _centre_and_band(curves: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.nda
     seeds = len(curves)
     if seeds < 3:
         return mean, curves.min(0), curves.max(0), "min–max"
-    half = stats.t.ppf(0.975, seeds - 1) * curves.std(0, ddof=1) / math.sqrt(seeds)
+    half = stdtrit(seeds - 1, 0.975) * curves.std(0, ddof=1) / math.sqrt(seeds)
     return mean, mean - half, mean + half, "95 % t-interval"
 
 
@@ -115,7 +115,7 @@ def plot_reward_curves(logs, *, parts: bool = False, window: int | None = None, 
 
 def _estimate(value) -> tuple[float, float, float]:
     """`(value, low, high)` from such a triple, `(value, (low, high))`, or a bare number without an interval."""
-    flat = np.hstack([np.ravel(part) for part in value]) if np.ndim(value) or isinstance(value, Sequence) else [value]
+    flat = np.hstack([np.ravel(part) for part in value]) if isinstance(value, Sequence | np.ndarray) else [value]
     if len(flat) not in (1, 3):
         raise ValueError(f"An estimate is a number or (value, low, high), got {value!r}.")
     return tuple(float(x) for x in (flat if len(flat) == 3 else np.repeat(flat, 3)))
@@ -187,7 +187,7 @@ def plot_reward_histogram(groups, *, bins: int = 20, ax=None):
     advantages are zero (GRPO, arXiv 2402.03300, eq. 3). Raises ValueError where there is no rollout.
 
     >>> ax = plot_reward_histogram([[0.0, 1.0], [1.0, 1.0]])
-    >>> ax.get_title()
+    >>> ax.get_title(loc="left")
     '1 of 2 groups (50 %) have no variance, so no gradient'
     """
     rewards = _group_rewards(groups)
@@ -240,7 +240,7 @@ def plot_pass_at_k(groups, threshold: float = 0.5, *, ax=None):
     ax.plot(ks, mean, "o-", color=BETTER, markersize=5, label=label, zorder=3)
     if rates.shape[1] > 1:
         prompts = rates.shape[1]
-        half = stats.t.ppf(0.975, prompts - 1) * rates.std(1, ddof=1) / math.sqrt(prompts)
+        half = stdtrit(prompts - 1, 0.975) * rates.std(1, ddof=1) / math.sqrt(prompts)
         low, high = np.clip(mean - half, 0, 1), np.clip(mean + half, 0, 1)
         label = f"95 % t-interval, {prompts} prompts"
         ax.fill_between(ks, low, high, color=BETTER, alpha=0.2, linewidth=0, label=label)

@@ -27,6 +27,7 @@ TRUTH, PREDICTION, BETTER, WORSE = "#0072B2", "#E69F00", "#009E73", "#D55E00"
 NEUTRAL, INK = "#8C8C8C", "#262626"
 LEGEND = {"truth": (TRUTH, (0, (3, 1.6)), 1.9), "prediction": (PREDICTION, "-", 2.2)}
 MISSING = "#CFE6F5"  # a pale truth blue, behind what an answer left out
+CROWDED = 0.2  # of a picture's area
 MONO_ADVANCE = 0.602  # width of a character of DejaVu Sans Mono, in font sizes
 
 
@@ -93,15 +94,24 @@ def transcript_handles() -> list[Patch]:
 
 
 def legend_below(ax, handles: list | None = None, points: float = 2) -> None:
-    """A legend `points` below the axes."""
+    """A legend `points` below the axes; axes narrower than 2.2 inches, which it would crush, get none."""
+    inches = ax.get_window_extent().width / ax.get_figure(root=True).dpi
+    if inches < 2.2:
+        return
     lower = ax.transAxes + ScaledTranslation(0, -points / 72, ax.get_figure(root=True).dpi_scale_trans)
-    look = {"loc": "upper center", "bbox_to_anchor": (0.5, 0), "bbox_transform": lower, "ncols": 2}
+    look = {
+        "loc": "upper center",
+        "bbox_to_anchor": (0.5, 0),
+        "bbox_transform": lower,
+        "ncols": 2 if inches > 3.5 else 1,
+    }
     ax.legend(columnspacing=1.6, **look, **({} if handles is None else {"handles": handles}))
 
 
 class Tags(Artist):
     """The names on the boxes of one Axes. At each drawing a tag takes the free place nearest to its box: a corner
-    outside or inside it, or, in a crowd, one further off with a thin leader."""
+    outside or inside it, or, in a crowd, one further off with a thin leader. Tags that together would hide too much of
+    a small picture (`CROWDED`) are left out."""
 
     def __init__(self, ax):
         super().__init__()
@@ -131,13 +141,16 @@ class Tags(Artist):
         to_display = self.axes.transData.transform
         corners = np.array([to_display(box.reshape(2, 2)) for _, box in self.items])  # (N, 2, 2)
         boxes = np.concatenate([corners.min(1), corners.max(1)], 1)  # (N, 4) display pixels, y grows upwards
-        placed = np.zeros((0, 4))
-        for i in np.argsort(np.prod(boxes[:, 2:] - boxes[:, :2], axis=1), kind="stable"):
-            tag, pad = self.items[i][0], 0.14 * size / points + 1
+        pad, placed = 0.14 * size / points + 1, np.zeros((0, 4))
+        for tag, _ in self.items:
             tag.set_fontsize(size)
-            text = Text.get_window_extent(tag, renderer)
-            extent = np.array([text.width, text.height]) + 2 * pad
-            spot, displaced = _free_place(boxes[i], extent, frame, placed, boxes)
+        texts = [Text.get_window_extent(tag, renderer) for tag, _ in self.items]
+        extents = np.array([(text.width, text.height) for text in texts]) + 2 * pad  # (N, 2)
+        legible = bool(extents.prod(1).sum() < CROWDED * frame.width * frame.height)
+        for i in np.argsort(np.prod(boxes[:, 2:] - boxes[:, :2], axis=1), kind="stable"):
+            tag = self.items[i][0]
+            tag.set_visible(legible)
+            spot, displaced = _free_place(boxes[i], extents[i], frame, placed, boxes)
             placed = np.vstack([placed, spot])
             anchor = np.clip((spot[:2] + spot[2:]) / 2, boxes[i, :2], boxes[i, 2:])
             inverse = self.axes.transData.inverted().transform

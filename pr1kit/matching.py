@@ -77,17 +77,23 @@ def aggregate(total: float, predictions: int, truths: int, how: str = "max") -> 
     return min(total / count, 1.0) if count else 0.0
 
 
-def ignore_repeats(scores: np.ndarray, items: list) -> np.ndarray:
-    """`scores` `(N, M)` in which an item written again earns nothing from objects that it merely touches.
+def ignore_repeats(scores: np.ndarray, items: list, overlap: np.ndarray) -> np.ndarray:
+    """`scores` `(N, M)` in which an item written k times earns no more than written once.
 
-    Without this, one broad box repeated over a crowd would collect a little from each. A repeat keeps scores of at
-    least 0.95, so that two objects drawn on the same spot can both be answered.
+    Without this, one broad box repeated over a crowd would collect a little from each. Repeats count only where two
+    objects lie on one spot: then every copy keeps the objects that it overlaps by 0.95 or more, and no others.
 
-    >>> ignore_repeats(np.array([[1.0, 0.2], [1.0, 0.2]]), [(0, 0, 9, 9), (0, 0, 9, 9)]).tolist()
-    [[1.0, 0.2], [1.0, 0.0]]
+    >>> crowd = np.array([[0.6, 0.2], [0.6, 0.2]])
+    >>> ignore_repeats(crowd, [(0, 0, 9, 9), (0, 0, 9, 9)], crowd).tolist()
+    [[0.6, 0.2], [0.0, 0.0]]
     """
     if len(set(items)) == len(items):
         return scores
-    seen: set = set()
-    repeated = np.array([item in seen or bool(seen.add(item)) for item in items])
-    return np.where(repeated[:, None] & (scores < 0.95), 0.0, scores)
+    index, exact, kept = {}, overlap >= 0.95, scores.copy()
+    for i, item in enumerate(items):
+        first = index.setdefault(item, i)
+        if first != i:
+            kept[i] = np.where(exact[i], scores[i], 0)
+            if exact[i].any():
+                kept[first] = kept[i]
+    return kept

@@ -177,9 +177,11 @@ def _draw_panel(ax, sample: Sample, scene: Scene) -> float:
     return 0.0
 
 
-def _tallest(scenes: Sequence[Scene]) -> float:
-    """Height over width of the tallest picture, at most 2."""
-    return min(2.0, max(np.shape(scene.picture)[0] / np.shape(scene.picture)[1] for scene in scenes))
+def _panel_size(scenes: Sequence[Scene], side: float) -> tuple[float, float]:
+    """Width and height in inches of each panel: as the tallest picture, `side` wide where that is square."""
+    aspect = min(2.0, max(np.shape(scene.picture)[0] / np.shape(scene.picture)[1] for scene in scenes))
+    width = side * min(1.5, max(1.0, 1 / aspect))
+    return width, width * aspect
 
 
 def _quality(sample: Sample, scene: Scene) -> tuple[str, float]:
@@ -228,7 +230,8 @@ def plot_before_after(
         counts = f"{len(samples)} samples, {len(before)} answers before and {len(after)} after"
         raise ValueError(f"One answer before and one after for each of at least one sample, got {counts}.")
     scenes = [[_scene_of(*pair, frame) for pair in zip(samples, said, strict=True)] for said in (before, after)]
-    figure = drawing.area_of(ax, (1.75 * len(samples) + 0.5, 3.5 * _tallest(scenes[0]) + 1.15))
+    width, height = _panel_size(scenes[0], 1.75)
+    figure = drawing.area_of(ax, (width * len(samples) + 0.5, 2 * height + 1.15))
     axes = figure.subplots(2, len(samples), squeeze=False)
     for column, sample in enumerate(samples):
         last = None
@@ -255,8 +258,7 @@ def plot_rollout_group(
     """The G answers to one prompt, each with its reward as a bar, green above its group's mean and vermillion below.
 
     Returns the G panels' Axes `(G,)` in the order drawn: by reward (`best_first`) or as sampled. They fill a new
-    figure, or the place of `ax`. The bar's track ends at the largest reward, at least 1. Raises ValueError for an
-    empty group.
+    figure, or the place of `ax`. The bars' tracks end at the largest reward, at least 1. No rollout: ValueError.
 
     >>> from pr1kit.datasets.scenes import make_scenes
     >>> from pr1kit.sample import RewardResult
@@ -267,12 +269,12 @@ def plot_rollout_group(
     """
     if not len(rollouts):
         raise ValueError("No rollouts to plot: a group holds at least one.")
-    if best_first:
-        rollouts = sorted(rollouts, key=lambda rollout: -rollout.total)
+    rollouts = sorted(rollouts, key=lambda rollout: -rollout.total) if best_first else rollouts
     scenes = [_scene_of(sample, rollout.completion, frame) for rollout in rollouts]
     columns = min(columns, len(rollouts))
     lines = -(-len(rollouts) // columns)
-    figure = drawing.area_of(ax, (1.8 * columns + 0.2, (1.8 * _tallest(scenes) + 0.45) * lines + 0.7))
+    width, height = _panel_size(scenes, 1.8)
+    figure = drawing.area_of(ax, (width * columns + 0.2, (height + 0.45) * lines + 0.7))
     grid = figure.subplots(lines, columns, squeeze=False).ravel()
     top = max([1.0, *(r.total for r in rollouts)])
     for panel, rollout, scene in zip(grid, rollouts, scenes, strict=False):
@@ -283,17 +285,16 @@ def plot_rollout_group(
         bar.barh(0, rollout.total, height=1, color=colour)
         bar.set(xlim=(0, top), ylim=(-0.5, 0.5))
         drawing.bare_frame(bar)
-        advantage = f"{rollout.advantage:+.2f}".replace("-", "−")
-        panel.set_title(f"reward {rollout.total:.2f}", color=colour, fontsize=8.5, pad=13)
-        panel.set_title(f"A {advantage}", color=colour, fontsize=8.5, pad=13, loc="right")
+        for text, place in ((f"reward {rollout.total:.2f}", "left"), (f"A {rollout.advantage:+.2f}", "right")):
+            panel.set_title(text.replace("-", "−"), color=colour, fontsize=8.5, pad=13, loc=place)
         if reason := rollout.reward.reason:
             reason = textwrap.shorten(reason, 30, placeholder=" …")
             panel.set_xlabel(reason, fontsize=7, color=NEUTRAL, labelpad=3 + below)
     for spare in grid[len(rollouts) :]:
         spare.remove()
     rewards = np.array([r.total for r in rollouts])
-    question = textwrap.shorten(f"{sample.task}: {sample.question}".rstrip(": "), 48, placeholder=" …")
-    facts = [question, f"G = {len(rewards)}", f"mean reward {rewards.mean():.2f}", "A: advantage"]
+    asked = textwrap.shorten(f"{sample.task}: {sample.question}".rstrip(": "), 48, placeholder=" …")
+    facts = [asked, f"G = {len(rewards)}", f"mean reward {rewards.mean():.2f}", "A: advantage"]
     figure.suptitle("   ·   ".join(facts), fontsize=10)
     _finish(figure, {sample.task})
     return grid[: len(rollouts)]

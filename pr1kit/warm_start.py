@@ -13,7 +13,7 @@ from __future__ import annotations
 import json
 import math
 import time
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -43,18 +43,39 @@ CELLS = IMAGE_SIZE // PATCH
 
 
 @dataclass(frozen=True)
+class Lesson:
+    """A stretch of supervised training: `steps` of as many images of each task as `share` says.
+
+    `grounding` and the like in `easier` are knobs of `Difficulty`; `faulty` lessons spoil the answers.
+    """
+
+    name: str
+    steps: int
+    share: dict[str, int]
+    lr: float = 1.5e-3
+    easier: dict[str, dict] = field(default_factory=dict)
+    faulty: bool = False
+
+
+EQUAL = {"grounding": 16, "ocr": 16, "counting": 16, "detection": 16}
+SEARCH = {"grounding": 48, "ocr": 4, "counting": 24, "detection": 4}
+
+
+@dataclass(frozen=True)
 class Recipe:
-    """Everything the tiny policy is made from. Steps of `batch` images; learning rates fall to a tenth by cosine."""
+    """Everything the tiny policy is made from; learning rates warm up and fall to a tenth by cosine in each stage."""
 
     seed: int = 0
-    vision_steps: int = 600
-    clean_steps: int = 2500
-    faulty_steps: int = 500
-    batch: int = 64
+    vision_steps: int = 800
+    vision_batch: int = 64
     vision_lr: float = 2e-3
-    clean_lr: float = 2e-3
-    faulty_lr: float = 5e-4
     dense_weight: float = 0.3
+    lessons: tuple[Lesson, ...] = (
+        Lesson("2-answers", 2200, EQUAL, lr=2e-3),
+        Lesson("3-search-easy", 300, SEARCH, easier={"grounding": {"num_objects": (2, 3), "distractors": 0.0}}),
+        Lesson("4-search", 900, SEARCH),
+        Lesson("5-faults", 400, EQUAL, lr=5e-4, faulty=True),
+    )
 
 
 class DenseHead(nn.Module):
@@ -103,10 +124,11 @@ def dense_loss(head: DenseHead, tokens: torch.Tensor, truth: torch.Tensor) -> to
     )
 
 
-def draw_batch(task: str, split: str, seed: int, start: int, count: int) -> tuple[list[Sample], torch.Tensor]:
-    """`count` samples of one task (the same that `make_scenes` gives) and their dense truth `(count·cells, 7)`."""
-    samples = make_scenes(task, count, seed, split=split, start=start)
-    scenes = [draw_scene(task, scene_rng(task, seed, split, i), DEFAULTS[task])[0] for i in range(start, start + count)]
+def draw_batch(task: str, seed: int, start: int, count: int, **easier) -> tuple[list[Sample], torch.Tensor]:
+    """`count` training samples of one task and their dense truth `(count·cells, 7)`."""
+    samples = make_scenes(task, count, seed, start=start, **easier)
+    knobs = replace(DEFAULTS[task], **easier)
+    scenes = [draw_scene(task, scene_rng(task, seed, "train", i), knobs)[0] for i in range(start, start + count)]
     return samples, torch.from_numpy(np.concatenate([dense_truth(scene) for scene in scenes]))
 
 
@@ -202,10 +224,10 @@ def pretrain_vision(policy: Policy, head: DenseHead, recipe: Recipe, folder: Pat
     """Stage 1: the vision tower learns what stands where. Returns seconds."""
     visual = policy.model.model.visual
     stage = Stage("1-vision", nn.ModuleList([visual, head]), recipe.vision_steps, recipe.vision_lr, folder)
-    share = recipe.batch // 4
+    share = recipe.vision_batch // len(TASKS)
 
     def step_loss(step: int) -> dict:
-        batches = [draw_batch(task, "train", recipe.seed, step * share, share) for task in TASKS]
+        batches = [draw_batch(task, recipe.seed, step * share, share) for task in TASKS]
         images = [sample.image for samples, _ in batches for sample in samples]
         pixels = policy.processor.image_processor(images, return_tensors="pt")
         tokens = visual(pixels["pixel_values"], grid_thw=pixels["image_grid_thw"]).pooler_output
@@ -217,22 +239,20 @@ def pretrain_vision(policy: Policy, head: DenseHead, recipe: Recipe, folder: Pat
     return stage.seconds
 
 
-def finetune(policy: Policy, head: DenseHead, recipe: Recipe, folder: Path, *, faulty: bool) -> float:
-    """Stages 2 and 3: next-token loss on the answers of all four tasks, clean or spoilt. Returns seconds."""
-    name, steps, lr = (
-        ("3-faulty", recipe.faulty_steps, recipe.faulty_lr)
-        if faulty
-        else ("2-clean", recipe.clean_steps, recipe.clean_lr)
-    )
-    stage = Stage(name, nn.ModuleList([policy.model, head]), steps, lr, folder)
-    model, share, seed = policy.model, recipe.batch // 4, recipe.seed + (2 if faulty else 1)
+def finetune(policy: Policy, head: DenseHead, recipe: Recipe, lesson: Lesson, folder: Path) -> float:
+    """Next-token loss on the answers, the dense loss beside it, for one lesson. Returns seconds."""
+    stage = Stage(lesson.name, nn.ModuleList([policy.model, head]), lesson.steps, lesson.lr, folder)
+    model, seed = policy.model, recipe.seed + 1 + recipe.lessons.index(lesson)
 
     def step_loss(step: int) -> dict:
         logs = {}
         for tasks in (("grounding", "ocr"), ("counting", "detection")):  # short answers together, long ones together
-            batches = [draw_batch(task, "train", seed, step * share, share) for task in tasks]
+            batches = [
+                draw_batch(task, seed, step * lesson.share[task], lesson.share[task], **lesson.easier.get(task, {}))
+                for task in tasks
+            ]
             samples = [sample for samples, _ in batches for sample in samples]
-            if faulty:
+            if lesson.faulty:
                 samples = [spoil(s, np.random.default_rng([seed, step, i])) for i, s in enumerate(samples)]
             inputs, labels = supervised_batch(policy, samples)
             pixels, grid = inputs.pop("pixel_values"), inputs["image_grid_thw"]
@@ -261,7 +281,9 @@ def measure(policy: Policy, n: int, seed: int = 0) -> dict[str, dict[str, float]
     for task in TASKS:
         samples = make_scenes(task, n, seed, split="test")
         for name, temperature in (("greedy", 0.0), ("sampled", 1.0)):
-            answers = generate_completions(policy, samples, temperature=temperature, seed=seed, progress=f"{task} {name}")
+            answers = generate_completions(
+                policy, samples, temperature=temperature, seed=seed, progress=f"{task} {name}"
+            )
             metrics = evaluate(task, [a[0] for a in answers], [s.target for s in samples])
             for key in HEADLINES[task]:
                 results.setdefault(f"{task} {key}", {})[name] = round(float(metrics[key]), 4)
@@ -291,16 +313,13 @@ def make_tiny_policy(out: str | Path, recipe: Recipe = Recipe(), *, work: str | 
     processor = build_processor()
     policy = Policy(build_model(processor, recipe.seed), processor, "tiny")
     head = DenseHead()
-    seconds = {
-        "vision": pretrain_vision(policy, head, recipe, work),
-        "clean": finetune(policy, head, recipe, work, faulty=False),
-    }
-    policy.model.eval()
-    clean = measure(policy, held_out)
-    policy.model.train()
-    seconds["faulty"] = finetune(policy, head, recipe, work, faulty=True)
-    policy.model.eval()
-    faulty = measure(policy, held_out)
+    seconds = {"1-vision": pretrain_vision(policy, head, recipe, work)}
+    clean = None
+    for lesson in recipe.lessons:
+        if lesson.faulty and clean is None:
+            clean = measure(policy, held_out)
+        seconds[lesson.name] = finetune(policy, head, recipe, lesson, work)
+    final = measure(policy, held_out)
     policy.model.save_pretrained(out)
     processor.save_pretrained(out)
     card = {
@@ -311,7 +330,7 @@ def make_tiny_policy(out: str | Path, recipe: Recipe = Recipe(), *, work: str | 
         "parameters": sum(p.numel() for p in policy.model.parameters()),
         "held_out": held_out,
         "after_clean": clean,
-        "final": faulty,
+        "final": final,
     }
     (out / "training.json").write_text(json.dumps(card, indent=1) + "\n")
     (out / "README.md").write_text(model_card(card))
@@ -324,7 +343,10 @@ def model_card(card: dict) -> str:
         f"| {name} | {card['after_clean'][name]['greedy']:.3f} | {final['greedy']:.3f} | {final['sampled']:.3f} |"
         for name, final in card["final"].items()
     )
-    steps = card["recipe"]
+    recipe = card["recipe"]
+    lessons = "\n".join(
+        f"- {lesson['name']}: {lesson['steps']} steps of {lesson['share']} images" for lesson in recipe["lessons"]
+    )
     minutes = sum(card["seconds"].values()) / 60
     return f"""---
 license: apache-2.0
@@ -341,10 +363,13 @@ Made from random weights by
 
     python -m pr1kit make-tiny-policy
 
-in {minutes:.0f} minutes on {card["threads"]} CPU threads (torch {card["torch"]}), seed {steps["seed"]}: {steps["vision_steps"]} steps of dense vision pretraining, {steps["clean_steps"]} steps on clean
-answers to all four tasks, {steps["faulty_steps"]} steps on faulty answers (loose and jittered boxes, missed and repeated objects,
-shuffled order, misread letters), {steps["batch"]} images a step. The faults are meant: they leave reinforcement learning something
-to teach. `training.json` holds the whole recipe.
+in {minutes:.0f} minutes on {card["threads"]} CPU threads (torch {card["torch"]}), seed {recipe["seed"]}: dense vision pretraining
+({recipe["vision_steps"]} steps), then lessons:
+
+{lessons}
+
+The faults are meant (loose and jittered boxes, missed and repeated objects, shuffled order, misread letters): they
+leave reinforcement learning something to teach. `training.json` holds the whole recipe.
 
 Held-out scenes, {card["held_out"]} a task (one answer each; OCR edit distance: lower is better):
 

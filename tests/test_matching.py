@@ -71,8 +71,8 @@ def test_aggregates_by_hand():
     assert aggregate(0.0, 0, 0) == 0
 
 
-def test_a_repeat_keeps_only_near_perfect_scores():
-    scores = np.array([[0.9, 0.5, 1.0], [0.9, 0.5, 1.0], [0.1, 0.2, 0.3]])
-    kept = ignore_repeats(scores, ["a", "a", "b"])
-    assert kept.tolist() == [[0.9, 0.5, 1.0], [0.0, 0.0, 1.0], [0.1, 0.2, 0.3]]
-    assert ignore_repeats(scores, ["a", "b", "c"]) is scores
+def test_a_repeat_counts_only_for_objects_on_one_spot():
+    scores = np.array([[1.0, 0.5, 1.0], [1.0, 0.5, 1.0], [0.6, 0.2, 0.3], [0.6, 0.2, 0.3]])
+    kept = ignore_repeats(scores, ["a", "a", "b", "b"], scores)
+    assert kept.tolist() == [[1, 0, 1], [1, 0, 1], [0.6, 0.2, 0.3], [0, 0, 0]]
+    assert ignore_repeats(scores, ["a", "b", "c", "d"], scores) is scores

@@ -84,7 +84,6 @@ BAD_ITEMS = {
     "strings": '{"bbox_2d": ["10", "20", "30", "40"], "label": "cat"}',
     "no box": '{"label": "cat"}',
     "box is null": '{"bbox_2d": null, "label": "cat"}',
-    "box is a dictionary of its own": '{"bbox_2d": {"x1": 10}, "label": "cat"}',
     "code in box tokens": "<|box_start|>__import__('os').abort()<|box_end|>",
     "sum in box tokens": "<|box_start|>(1+1,2),(3,4)<|box_end|>",
     "words after the numbers": "<|box_start|>(1,2),(3,4);exit()<|box_end|>",
@@ -104,10 +103,11 @@ def test_a_bad_item_is_dropped_with_a_reason(name):
     assert "dropped" in answer.reason
 
 
-@pytest.mark.parametrize("cut", range(110, 158))
+@pytest.mark.parametrize("cut", range(100, 140))
 def test_json_cut_within_its_third_item_keeps_two(cut):
     text = "[" + ", ".join(f'{{"bbox_2d": [{i}, {i}, {i + 5}, {i + 5}], "label": "c{i}"}}' for i in (10, 20, 30)) + "]"
-    assert 50 + 48 < cut < len(text)
+    assert text[:cut].count("{") == 3
+    assert text[:cut].count("}") == 2
     answer = parse("detection", text[:cut])
     assert answer.labels == ("c10", "c20")
     assert (answer.malformed, answer.format_score) == (1, pytest.approx(2 / 3))
@@ -155,7 +155,21 @@ def test_nothing_can_be_said_explicitly(text):
     assert (answer.format_score, len(answer.boxes), answer.explicit, answer.reason) == (1, 0, True, "")
 
 
-@pytest.mark.parametrize("text", ["0", "3", '"cat"', "{}", "[[]]", "three cats", "There are 3 cats", "cat", "nowhere", "{"])
+@pytest.mark.parametrize(
+    "text",
+    [
+        "0",
+        "3",
+        '"cat"',
+        "{}",
+        "[[]]",
+        "three cats",
+        "There are 3 cats",
+        "nowhere",
+        "{",
+        '{"bbox_2d": {"x1": 1}, "a": 2}',
+    ],
+)
 def test_other_words_are_no_explicit_nothing(text):
     answer = parse("detection", text)
     assert (answer.format_score, len(answer.boxes)) == (0, 0)
@@ -179,8 +193,16 @@ def test_text_answers():
 
 def test_tagged():
     assert is_tagged(" <think>\nhm\n</think>\n<answer>[]</answer><|im_end|>")
-    for text in (None, "", "[]", "<answer>[]</answer>", "<answer>[]</answer><think>hm</think>", "<think><answer></answer>",
-                 "x<think>a</think><answer>b</answer>", "<think>a</think><answer>b</answer> c"):  # fmt: skip
+    for text in (
+        None,
+        "",
+        "[]",
+        "<answer>[]</answer>",
+        "<answer>[]</answer><think>hm</think>",
+        "<think><answer></answer>",
+    ):
+        assert not is_tagged(text)
+    for text in ("x<think>a</think><answer>b</answer>", "<think>a</think><answer>b</answer> c"):
         assert not is_tagged(text)
 
 

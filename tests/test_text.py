@@ -47,7 +47,7 @@ def test_bleu_and_meteor_of_the_same_long_text():
     words = "the quick brown fox jumps over the lazy dog again and again".split()
     assert text.bleu(words, words) == pytest.approx(1)
     assert text.meteor(words, words) == pytest.approx(1, abs=1e-3)
-    assert text.meteor(words[::-1], words) < 0.6 < text.meteor(["jumping" if w == "jumps" else w for w in words], words)
+    assert text.meteor(words[::-1], words) < 0.8 < text.meteor(["jumping" if w == "jumps" else w for w in words], words)
 
 
 def test_meteor_without_wordnet_by_hand():

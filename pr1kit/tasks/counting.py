@@ -69,7 +69,7 @@ def kit(answer: Answer, target: Target, options: Options) -> RewardResult:
     worth = options.mean({"location": near, "count": (near >= hit).astype(float)})  # (N, M)
     if isinstance(worth, float):  # both dropped: the format alone
         return RewardResult(answer.format_score, {"format": answer.format_score}, reason=answer.reason)
-    worth = ignore_repeats(worth, list(map(tuple, places.tolist())))
+    worth = ignore_repeats(worth, list(map(tuple, places.tolist())), near)
     pairs = match(worth, options.matching)
     matched = [float(near[p, t]) for p, t, _ in pairs]
     parts = {

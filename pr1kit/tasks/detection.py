@@ -73,7 +73,7 @@ def kit(answer: Answer, target: Target, options: Options) -> RewardResult:
     if "class" not in options.drop:
         worth = worth * same
     items = list(zip(map(tuple, answer.boxes.tolist()), map(fold, answer.labels), strict=True))
-    pairs = match(ignore_repeats(worth, items), options.matching)
+    pairs = match(ignore_repeats(worth, items, overlap), options.matching)
     hits = sum(bool(hit[p, t]) for p, t, _ in pairs)
     touching = hit.any(1)
     parts = {

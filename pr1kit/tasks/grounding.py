@@ -54,7 +54,7 @@ def kit(answer: Answer, target: Target, options: Options) -> RewardResult:
         return RewardResult(float(says_nothing(answer)), {"format": answer.format_score}, reason=answer.reason)
     written = len(answer.boxes) + (answer.malformed if "format" not in options.drop else 0)
     scores = iou(answer.boxes, target.boxes)
-    pairs = match(ignore_repeats(scores, list(map(tuple, answer.boxes.tolist()))), options.matching)
+    pairs = match(ignore_repeats(scores, list(map(tuple, answer.boxes.tolist())), scores), options.matching)
     location = aggregate(sum(score for *_, score in pairs), written, len(target.boxes), options.aggregate)
     parts = {"format": answer.format_score, "location": location}
     total = answer.format_score if "location" in options.drop else location

@@ -63,7 +63,9 @@ def demo_run(folder: Path, settings: DemoSettings) -> dict:
     minutes = units * settings.prompts_per_step / 16 * 2.2 / 60
     print(f"Demo, seed {settings.seed}: GRPO on {' and '.join(HEADLINE)}, about {minutes:.0f} minutes on 2 CPU cores.")
     started, results = time.time(), {}
-    with tqdm(total=units, unit="step", bar_format="{desc:<28}{percentage:3.0f}%|{bar}| {elapsed}<{remaining}{postfix}") as bar:
+    with tqdm(
+        total=units, unit="step", bar_format="{desc:<28}{percentage:3.0f}%|{bar}| {elapsed}<{remaining}{postfix}"
+    ) as bar:
         for task in HEADLINE:
             results[task] = _run_task(folder / task, task, settings, bar)
     report = _report(folder, settings, results, time.time() - started)

@@ -95,7 +95,5 @@ def sample_rollouts(
         frame = policy.frame(sample.load_image().size)
         results = score_batch(sample.task, completions, [sample.target] * len(completions), recipe=recipe, frame=frame)
         advantages = group_advantages([result.total for result in results])
-        rollouts.append(
-            [Rollout(c, r, float(a)) for c, r, a in zip(completions, results, advantages, strict=True)]
-        )
+        rollouts.append([Rollout(c, r, float(a)) for c, r, a in zip(completions, results, advantages, strict=True)])
     return rollouts

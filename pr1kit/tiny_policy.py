@@ -62,7 +62,7 @@ You are a helpful assistant.<|im_end|>
 
 
 def _corpus() -> Iterable[str]:
-    """What the vocabulary is learned from: every prompt and answer of the synthetic world, numbers, words of thought."""
+    """What the vocabulary is learned from: the prompts and answers of the synthetic world, and all numbers."""
     for task in TASKS:
         story = get_task(task)
         for sample in make_scenes(task, 500, seed=0):

@@ -46,7 +46,7 @@ CELLS = IMAGE_SIZE // PATCH
 class Lesson:
     """A stretch of supervised training: `steps` of as many images of each task as `share` says.
 
-    `grounding` and the like in `easier` are knobs of `Difficulty`; `faulty` lessons spoil the answers.
+    `easier` holds knobs of `Difficulty` for a task; a `faulty` lesson spoils the answers.
     """
 
     name: str
@@ -298,7 +298,7 @@ HEADLINES = {
 }
 
 
-def make_tiny_policy(out: str | Path, recipe: Recipe = Recipe(), *, work: str | Path, held_out: int = 500) -> dict:  # noqa: B008
+def make_tiny_policy(out: str | Path, recipe: Recipe, *, work: str | Path, held_out: int = 500) -> dict:
     """Make the tiny policy from nothing and write it with its model card to `out`; returns the card's numbers.
 
     `work` keeps a checkpoint every 100 steps: the same call goes on where it was cut off. Raises ValueError where
@@ -355,16 +355,16 @@ pipeline_tag: image-text-to-text
 ---
 # The tiny policy
 
-`Qwen2_5_VLForConditionalGeneration` with {card["parameters"] / 1e6:.1f} million parameters and a tokenizer of its own, for learning and testing
-on a CPU. It knows 64×64 pictures of coloured shapes and of made-up words, nothing else, and is evidence about
-nothing else.
+`Qwen2_5_VLForConditionalGeneration` with {card["parameters"] / 1e6:.1f} million parameters and a tokenizer of its own,
+for learning and testing on a CPU. It knows 64×64 pictures of coloured shapes and of made-up words, nothing else, and is
+evidence about nothing else.
 
 Made from random weights by
 
     python -m pr1kit make-tiny-policy
 
-in {minutes:.0f} minutes on {card["threads"]} CPU threads (torch {card["torch"]}), seed {recipe["seed"]}: dense vision pretraining
-({recipe["vision_steps"]} steps), then lessons:
+in {minutes:.0f} minutes on {card["threads"]} CPU threads (torch {card["torch"]}), seed {recipe["seed"]}: dense vision
+pretraining ({recipe["vision_steps"]} steps), then lessons:
 
 {lessons}
 

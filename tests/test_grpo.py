@@ -121,9 +121,7 @@ def test_data_are_checked_before_training(policy, tmp_path):
     data = to_dataset(scenes, policy).remove_columns("boxes")
     arguments = {"args": SHORT.config(tmp_path), "reward_funcs": reward_function("grounding")}
     with pytest.raises(ValueError, match="lack the column.* boxes: they have prompt, image"):
-        PerceptionGRPOTrainer(
-            policy.model, train_dataset=data, processing_class=policy.processor, **arguments
-        )
+        PerceptionGRPOTrainer(policy.model, train_dataset=data, processing_class=policy.processor, **arguments)
     policy.processor.tokenizer.padding_side = "right"
     with pytest.raises(ValueError, match="pads on the right"):
         PerceptionGRPOTrainer(
@@ -149,7 +147,9 @@ def test_greedy_rollouts_are_the_likeliest_tokens_and_sampled_ones_follow_the_se
     scenes = make_scenes("grounding", 3, split="test")
     greedy = generate_completions(policy, scenes)
     assert greedy == generate_completions(policy, scenes, seed=9)
-    one, two, other = (generate_completions(policy, scenes, num_generations=4, temperature=1.0, seed=s) for s in (1, 1, 2))
+    one, two, other = (
+        generate_completions(policy, scenes, num_generations=4, temperature=1.0, seed=s) for s in (1, 1, 2)
+    )
     assert one == two
     assert one != other
     groups = sample_rollouts(policy, scenes, num_generations=4, seed=1)

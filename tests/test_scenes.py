@@ -97,9 +97,7 @@ def test_knobs_turn():
     assert sides.min() >= 8
     assert sides.max() <= 10
     apart = make_scenes("detection", 100, seed=0, num_objects=(5, 5), overlap=0.0)
-    assert not any(
-        _overlap(a, b) for s in apart for i, a in enumerate(s.target.boxes) for b in s.target.boxes[:i]
-    )
+    assert not any(_overlap(a, b) for s in apart for i, a in enumerate(s.target.boxes) for b in s.target.boxes[:i])
     large = make_scenes("detection", 2, image_size=128)[0]
     assert large.image.size == large.target.image_size == (128, 128)
     assert len(make_scenes("ocr", 1, text_length=(6, 6))[0].target.text.split()) == 6

@@ -211,7 +211,9 @@ def scene_rng(task: str, seed: int, split: str, index: int) -> np.random.Generat
     return np.random.default_rng([seed, SPLITS.index(split), TASKS.index(task), index])
 
 
-def make_scenes(task: str, n: int, seed: int = 0, *, split: str = "train", start: int = 0, **difficulty) -> list[Sample]:
+def make_scenes(
+    task: str, n: int, seed: int = 0, *, split: str = "train", start: int = 0, **difficulty
+) -> list[Sample]:
     """`n` samples of `task`, the same for the same arguments; `difficulty` are fields of `Difficulty`.
 
     Boxes are xyxy pixels of the image. Raises ValueError for an unknown task, split or knob.

@@ -5,10 +5,11 @@ import time
 from pr1kit import make_scenes
 from pr1kit.sample import TASKS
 
-for task in TASKS:
-    rates = []
-    for seed in range(5):
-        started = time.perf_counter()
-        make_scenes(task, 400, seed)
-        rates.append(400 / (time.perf_counter() - started))
-    print(f"{task:10s} {sorted(rates)[2]:6.0f} scenes/s (median of 5)")
+if __name__ == "__main__":
+    for task in TASKS:
+        rates = []
+        for seed in range(5):
+            started = time.perf_counter()
+            make_scenes(task, 400, seed)
+            rates.append(400 / (time.perf_counter() - started))
+        print(f"{task:10s} {sorted(rates)[2]:6.0f} scenes/s (median of 5)")

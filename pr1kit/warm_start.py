@@ -1,11 +1,10 @@
-"""How the tiny policy is made: see, then speak, then err as people err.
+"""How the tiny policy is made: see, then answer, then search, then err as people err.
 
-1. `pretrain_vision`: a dense head on the merged image tokens tells, for every 8×8 cell, which shape, colour and letter
-   it shows and the box of the object: without it the coordinate digits give a young vision tower no useful gradient.
-2. `finetune` on clean answers to all four tasks (the dense loss stays on, small).
-3. `finetune` on faulty answers, as large-scale annotations are: loose boxes, jitter, missed small objects, repeats,
-   shuffled order, misspelt text. This is what leaves reinforcement learning something to teach: a policy that was
-   only shown the truth answers almost deterministically, and its errors are errors of sight.
+1. Dense vision pretraining (`dense_vision`).
+2. Lessons: next-token loss on the answers to all four tasks, the dense loss beside it; first equal shares of each task,
+   then mostly grounding and counting, where the object asked for must be found among others.
+3. A lesson of faulty answers (`faults`), as large-scale annotations are. A policy that was only shown the truth answers
+   almost deterministically, and its errors are errors of sight: GRPO has nothing to choose from.
 """
 
 from __future__ import annotations
@@ -22,24 +21,15 @@ from torch import nn
 from torch.nn import functional as F
 from tqdm.auto import tqdm
 
-from pr1kit.datasets.scenes import (
-    COLOURS,
-    CONSONANTS,
-    DEFAULTS,
-    SHAPES,
-    VOWELS,
-    Scene,
-    draw_scene,
-    make_scenes,
-    scene_rng,
-)
+from pr1kit.datasets.scenes import DEFAULTS, draw_scene, make_scenes, scene_rng
+from pr1kit.dense_vision import DenseHead, dense_loss, dense_truth
+from pr1kit.evaluation import evaluate
+from pr1kit.faults import spoil
 from pr1kit.policy import Policy, chat
-from pr1kit.sample import TASKS, Sample, Target
+from pr1kit.rollout import generate_completions
+from pr1kit.sample import TASKS, Sample
 from pr1kit.tasks import get_task
-from pr1kit.tiny_policy import IMAGE_SIZE, MERGE, PATCH, WIDTH, build_model, build_processor
-
-LETTERS = sorted(CONSONANTS + VOWELS)
-CELLS = IMAGE_SIZE // PATCH
+from pr1kit.tiny_policy import build_model, build_processor
 
 
 @dataclass(frozen=True)
@@ -78,89 +68,12 @@ class Recipe:
     )
 
 
-class DenseHead(nn.Module):
-    """From merged image tokens `(N, width)` to each of its 8×8 cells: shape, colour, letter logits and a box."""
-
-    sizes = (len(SHAPES) + 1, len(COLOURS), len(LETTERS) + 1, 4)
-
-    def __init__(self):
-        super().__init__()
-        self.linear = nn.Linear(WIDTH, MERGE * MERGE * sum(self.sizes))
-
-    def forward(self, tokens: torch.Tensor) -> tuple[torch.Tensor, ...]:
-        return self.linear(tokens).view(-1, sum(self.sizes)).split(self.sizes, dim=-1)  # each [cells, size]
-
-
-def dense_truth(scene: Scene) -> np.ndarray:
-    """`(cells, 7)`: shape (0 none), colour, letter (0 none), and the object's box over the image's side, for the
-    centre of every cell, in the order of the vision tower (2×2 blocks in raster order)."""
-    truth = np.zeros((CELLS, CELLS, 7), np.float32)
-    centre = (np.arange(CELLS) + 0.5) * PATCH
-    for box, colour, shape in zip(scene.boxes, scene.colours, scene.shapes, strict=True):
-        columns = (centre > box[0]) & (centre < box[2])
-        rows = (centre > box[1]) & (centre < box[3])
-        truth[np.ix_(rows, columns)] = [
-            SHAPES.index(shape) + 1,
-            list(COLOURS).index(colour),
-            0,
-            *(box / IMAGE_SIZE),
-        ]
-    for x1, y1, x2, y2, code in scene.glyphs if scene.glyphs is not None else ():
-        columns = (centre >= x1) & (centre < x2)
-        rows = (centre >= y1) & (centre < y2)
-        truth[np.ix_(rows, columns)] = [0, 0, LETTERS.index(chr(int(code))) + 1, 0, 0, 0, 0]
-    blocks = truth.reshape(CELLS // MERGE, MERGE, CELLS // MERGE, MERGE, 7)
-    return blocks.transpose(0, 2, 1, 3, 4).reshape(-1, 7)
-
-
-def dense_loss(head: DenseHead, tokens: torch.Tensor, truth: torch.Tensor) -> torch.Tensor:
-    shape, colour, letter, box = head(tokens)
-    seen = truth[:, 0] > 0
-    return (
-        F.cross_entropy(shape, truth[:, 0].long())
-        + F.cross_entropy(letter, truth[:, 2].long())
-        + F.cross_entropy(colour[seen], truth[seen, 1].long())
-        + 4 * F.l1_loss(box[seen], truth[seen, 3:])
-    )
-
-
 def draw_batch(task: str, seed: int, start: int, count: int, **easier) -> tuple[list[Sample], torch.Tensor]:
     """`count` training samples of one task and their dense truth `(count·cells, 7)`."""
     samples = make_scenes(task, count, seed, start=start, **easier)
     knobs = replace(DEFAULTS[task], **easier)
     scenes = [draw_scene(task, scene_rng(task, seed, "train", i), knobs)[0] for i in range(start, start + count)]
     return samples, torch.from_numpy(np.concatenate([dense_truth(scene) for scene in scenes]))
-
-
-def spoil(sample: Sample, rng: np.random.Generator) -> Sample:
-    """The same sample as a hasty annotator would answer it: systematic faults and random ones.
-
-    Boxes 15 % too large and jittered by a tenth of their size; small objects often missing, one in ten repeated, order
-    shuffled; one syllable in six misread.
-    """
-    target, size = sample.target, sample.target.image_size[0]
-    if sample.task == "ocr":
-        letters = list(target.text)
-        for i, letter in enumerate(letters):
-            if letter in VOWELS and rng.random() < 0.15:
-                letters[i] = VOWELS[rng.integers(len(VOWELS))]
-            elif letter in CONSONANTS and rng.random() < 0.1:
-                letters[i] = CONSONANTS[rng.integers(len(CONSONANTS))]
-        return replace(sample, target=Target(text="".join(letters), image_size=target.image_size))
-    boxes, labels = target.boxes, list(target.labels)
-    side = boxes[:, 2:] - boxes[:, :2]
-    order = list(range(len(boxes)))
-    if sample.task != "grounding":
-        chance = np.where(side[:, 0] < 13, 0.3, 0.12)
-        order = [i for i in rng.permutation(len(boxes)).tolist() if rng.random() > chance[i]] or order[:1]
-        if rng.random() < 0.12:
-            order.append(order[int(rng.integers(len(order)))])
-    loose = boxes + np.concatenate([-side, side], 1) * 0.075 + rng.normal(0, 0.1, boxes.shape) * np.tile(side, 2)
-    loose = np.clip(np.sort(loose.reshape(-1, 2, 2), axis=1).reshape(-1, 4), 0, size)
-    return replace(
-        sample,
-        target=Target(boxes=loose[order], labels=[labels[i] for i in order], image_size=target.image_size),
-    )
 
 
 def supervised_batch(policy: Policy, samples: list[Sample]) -> tuple[dict[str, torch.Tensor], torch.Tensor]:
@@ -274,9 +187,6 @@ def finetune(policy: Policy, head: DenseHead, recipe: Recipe, lesson: Lesson, fo
 
 def measure(policy: Policy, n: int, seed: int = 0) -> dict[str, dict[str, float]]:
     """Each task's headline metrics on `n` held-out scenes, greedy and sampled at temperature 1."""
-    from pr1kit.evaluation import evaluate
-    from pr1kit.rollout import generate_completions
-
     results: dict[str, dict[str, float]] = {}
     for task in TASKS:
         samples = make_scenes(task, n, seed, split="test")
@@ -312,6 +222,7 @@ def make_tiny_policy(out: str | Path, recipe: Recipe, *, work: str | Path, held_
     identity.write_text(json.dumps(asdict(recipe), indent=1))
     processor = build_processor()
     policy = Policy(build_model(processor, recipe.seed), processor, "tiny")
+    torch.manual_seed(recipe.seed + 1)
     head = DenseHead()
     seconds = {"1-vision": pretrain_vision(policy, head, recipe, work)}
     clean = None

@@ -120,7 +120,7 @@ def test_data_are_checked_before_training(policy, tmp_path):
         to_dataset([], policy)
     data = to_dataset(scenes, policy).remove_columns("boxes")
     arguments = {"args": SHORT.config(tmp_path), "reward_funcs": reward_function("grounding")}
-    with pytest.raises(ValueError, match="lack the column.* boxes: they have prompt, image"):
+    with pytest.raises(ValueError, match=r"lack the column .*boxes: they have prompt, image"):
         PerceptionGRPOTrainer(policy.model, train_dataset=data, processing_class=policy.processor, **arguments)
     policy.processor.tokenizer.padding_side = "right"
     with pytest.raises(ValueError, match="pads on the right"):

@@ -84,7 +84,7 @@ def test_frames_follow_the_model_family(processor):
 
 
 def test_a_folder_without_a_checkpoint_is_one_clear_sentence(tmp_path):
-    with pytest.raises(FileNotFoundError, match="is no checkpoint: it holds no config.json"):
+    with pytest.raises(FileNotFoundError, match=r"is no checkpoint: it holds no config\.json"):
         load_policy(str(tmp_path))
     with pytest.raises(FileNotFoundError, match="is no checkpoint"):
         load_policy("./nowhere")

@@ -1,0 +1,160 @@
+"""The notebooks: kept in house style, and executed in FAST mode from their first cell to their last, facts checked."""
+
+import json
+import re
+from pathlib import Path
+
+import nbformat
+import pytest
+from nbclient import NotebookClient
+
+NOTEBOOKS = sorted((Path(__file__).parent.parent / "notebooks").glob("*.ipynb"))
+SETTINGS = {"FAST": True, "SEED": 0, "POLICY": "tiny"}
+
+# What must hold in the kernel when a notebook has run in FAST mode; every notebook has an entry.
+FACTS = {
+    "00_start_here": """
+assert set(samples) == set(metrics) == {"grounding", "counting", "detection", "ocr"}
+assert rewards["the truth"].total == 1 and rewards["the truth, twice"].total == 0.5
+assert all(rewards[name].total == 0 and rewards[name].reason for name in ("prose", "swapped", "only thought"))
+assert len(group) == 8 and np.isfinite(totals).all() and 0 <= totals.min() <= totals.max() <= 1
+assert abs(advantages.sum()) < 1e-3
+assert len({rollout.completion for rollout in group}) > 1, "eight samples, one answer"
+for task, name in HEADLINE.items():
+    low, high = metrics[task].interval(name)
+    assert metrics[task].samples == 8 and low <= metrics[task][name] <= high
+""",
+    "05_rollouts": """
+assert len(groups) == len(conditions) == len(table) == 12
+for condition, r in rewards.items():
+    assert r.shape == (N, G) == (6, 8) and np.isfinite(r).all() and 0 <= r.min() <= r.max() <= 1
+    assert (table.loc[condition, "best of 8"] >= table.loc[condition, "mean"]).all()
+    assert (np.diff(pass_k[condition]) >= -1e-12).all() and len(pass_k[condition]) == G
+assert any(table.loc[condition, "within"] > 0 for condition in tasks)
+assert all(len(s.target.boxes) == 3 for s in scenes["counting", 1.0, "3 objects"])
+assert np.mean([table.loc[(task, 0.3, ""), "within"] < table.loc[(task, 1.0, ""), "within"]
+                for task in ("grounding", "counting")]) > 0, "cold answers are as varied as warm ones"
+""",
+    "07_grpo_run": """
+import json
+assert [row["step"] for row in log] == [1, 2, 3] and log_again == log and same
+assert all(np.isfinite(row[name]) and 0 <= row[name] <= 1 for row in log for name in ("reward", "reward/location"))
+assert all((folder / name).is_file() for name in ("settings.json", "log.jsonl", "rollouts.jsonl"))
+assert (folder / "checkpoint-3" / "model.safetensors").is_file()
+assert json.loads((folder / "settings.json").read_text())["steps"] == 3
+assert grid.shape == (3, 2, 8) and len(rollouts) == 6
+assert all(abs(sum(group["advantages"])) < 1e-3 for group in rollouts)
+assert {len(texts["sampled"][0]) for texts in (before, after)} == {4} and len(held_out) == 8
+assert not {s.id for s in scenes} & {s.id for s in held_out}
+fresh = load_policy(POLICY).model.parameters()
+assert any(not torch.equal(one, other) for one, other in zip(policy.model.parameters(), fresh, strict=True))
+""",
+}
+
+every_notebook = pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+
+
+def code_cells(notebook):
+    return [cell for cell in notebook.cells if cell.cell_type == "code"]
+
+
+def tagged(notebook):
+    return [cell for cell in notebook.cells if "parameters" in cell.metadata.get("tags", [])]
+
+
+def with_settings(notebook, settings):
+    """`notebook` with the values in its `parameters` cell replaced, each of them exactly once."""
+    (cell,) = tagged(notebook)
+    for name, value in settings.items():
+        cell.source, count = re.subn(rf"^{name} = .*$", f"{name} = {value!r}", cell.source, flags=re.MULTILINE)
+        assert count == 1, f"the parameters cell sets {name} {count} times"
+    return notebook
+
+
+def texts(output):
+    """Every text that an output shows: streams, plain text, HTML and Markdown, but not pictures."""
+    if output.output_type == "stream":
+        return [output.text]
+    return [str(value) for kind, value in output.get("data", {}).items() if not kind.startswith("image/")]
+
+
+def test_there_are_notebooks_and_every_one_has_facts():
+    assert {"00_start_here", "05_rollouts", "07_grpo_run"} <= {path.stem for path in NOTEBOOKS}
+    assert {path.stem for path in NOTEBOOKS} == set(FACTS)
+
+
+@every_notebook
+def test_runs_from_the_first_cell_to_the_last_and_its_facts_hold(path, tmp_path):
+    notebook = with_settings(nbformat.read(path, as_version=4), SETTINGS)
+    settings_hold = "\n".join(f"assert {name} == {value!r}" for name, value in SETTINGS.items())
+    for source in (settings_hold, FACTS[path.stem]):
+        notebook.cells.append(nbformat.v4.new_code_cell(source.strip()))
+    NotebookClient(
+        notebook, timeout=300, kernel_name="python3", resources={"metadata": {"path": str(tmp_path)}}
+    ).execute()
+    assert [cell.execution_count for cell in code_cells(notebook)] == list(range(1, len(code_cells(notebook)) + 1))
+
+
+def test_settings_are_replaced_or_refused():
+    cell = nbformat.v4.new_code_cell("FAST = False  # why\nSEED = 3", metadata={"tags": ["parameters"]})
+    notebook = nbformat.v4.new_notebook(cells=[cell])
+    assert with_settings(notebook, {"FAST": True}).cells[0].source == "FAST = True\nSEED = 3"
+    with pytest.raises(AssertionError, match="sets POLICY 0 times"):
+        with_settings(notebook, {"POLICY": "tiny"})
+
+
+@every_notebook
+def test_begins_as_the_house_does(path):
+    notebook = nbformat.read(path, as_version=4)
+    nbformat.validate(notebook)
+    title, _, rest = notebook.cells[0].source.partition("\n")
+    assert title.startswith("# ") and title.endswith("?")
+    assert f"colab.research.google.com/github/pr1kit/pr1kit/blob/main/notebooks/{path.name}" in rest
+    assert "CPU" in rest and "GPU" in rest and "tiny policy" in rest
+    install, parameters, setup = code_cells(notebook)[:3]
+    assert install.source.startswith("try:\n    import pr1kit\nexcept ImportError:")
+    assert tagged(notebook) == [parameters]
+    assert re.findall(r"^(\w+) = (\S+)", parameters.source, re.MULTILINE) == [
+        ("FAST", "False"), ("SEED", "0"), ("POLICY", '"tiny"'),
+    ]  # fmt: skip
+    assert "%matplotlib inline" in setup.source and "from tqdm.auto import tqdm" in setup.source
+    assert notebook.metadata.kernelspec.name == "python3"
+
+
+@every_notebook
+def test_is_short_and_ends_with_what_was_learned_and_what_to_try(path):
+    notebook = nbformat.read(path, as_version=4)
+    assert 20 <= len(notebook.cells) <= 40
+    assert max(len(cell.source.splitlines()) for cell in code_cells(notebook)) <= 12
+    learned, next_ = notebook.cells[-2:]
+    assert learned.source.startswith("## What we learned") and next_.source.startswith("## Try next")
+    assert sum("**Predict" in cell.source for cell in notebook.cells) >= 2
+
+
+@every_notebook
+def test_is_committed_with_clean_outputs_of_one_full_run(path):
+    assert path.stat().st_size <= 300_000
+    notebook = nbformat.read(path, as_version=4)
+    cells = code_cells(notebook)
+    assert "widgets" not in notebook.metadata
+    assert [cell.execution_count for cell in cells] == list(range(1, len(cells) + 1))
+    outputs = [output for cell in cells for output in cell.outputs]
+    assert sum(bool(cell.outputs) for cell in cells) >= len(cells) / 2
+    assert any("image/png" in output.get("data", {}) for output in outputs)
+    for output in outputs:
+        assert output.output_type != "error"
+        assert output.get("name") != "stderr"
+        assert "application/vnd.jupyter.widget-view+json" not in output.get("data", {})
+        for text in texts(output):
+            assert not re.search(r"\d+%\|", text), f"progress bar in the output: {text[:80]}"
+
+
+@every_notebook
+def test_names_no_place_on_the_writers_machine(path):
+    notebook = nbformat.read(path, as_version=4)
+    parts = [cell.source for cell in notebook.cells]
+    parts += [text for cell in code_cells(notebook) for output in cell.outputs for text in texts(output)]
+    parts.append(json.dumps(notebook.metadata))
+    for text in parts:
+        text = re.sub(r"data:image/png;base64,[A-Za-z0-9+/=]+", "", text)
+        assert not re.search(r"(?<![\w.])/(work|root|home|tmp|Users|usr|opt|content)/|[A-Z]:\\", text), text[:200]

@@ -20,20 +20,22 @@ from pr1kit.sample import Sample
 
 HEADLINE = {"counting": ("accuracy", "counting accuracy"), "grounding": ("mean_iou", "grounding mean IoU")}
 MODES = {"sampled": (1.0, 4), "greedy": (0.0, 1)}  # temperature, answers per scene
-EVALUATION_STEPS = 12  # what one evaluation costs, in GRPO steps, for the progress bar
+STEP_SECONDS = {"counting": 4.2, "grounding": 1.7}  # on two cores, for the estimate at the start
+EVALUATION_SECONDS = 20
 
 
 @dataclass(frozen=True)
 class DemoSettings:
-    """How much the demo does. `train_scenes` are drawn without end in sight of the test scenes."""
+    """How much the demo does: GRPO steps for each task, held-out scenes, prompts (of 8 completions each) in a step."""
 
     seed: int = 0
-    steps: int = 120
+    counting: int = 60
+    grounding: int = 120
     held_out: int = 300
     prompts_per_step: int = 16
 
 
-FAST = DemoSettings(steps=3, held_out=8, prompts_per_step=2)
+FAST = DemoSettings(counting=3, grounding=3, held_out=8, prompts_per_step=2)
 
 
 def run_demo(out: str | Path, seeds: list[int], *, fresh: bool = False, fast: bool = False) -> dict[int, dict]:
@@ -59,13 +61,11 @@ def demo_run(folder: Path, settings: DemoSettings) -> dict:
     matplotlib.use("Agg")
     folder.mkdir(parents=True, exist_ok=True)
     _claim(folder, settings)
-    units = len(HEADLINE) * (settings.steps + 2 * EVALUATION_STEPS)
-    minutes = units * settings.prompts_per_step / 16 * 2.2 / 60
-    print(f"Demo, seed {settings.seed}: GRPO on {' and '.join(HEADLINE)}, about {minutes:.0f} minutes on 2 CPU cores.")
+    share = settings.prompts_per_step / DemoSettings.prompts_per_step
+    seconds = sum(getattr(settings, t) * STEP_SECONDS[t] * share + 2 * EVALUATION_SECONDS for t in HEADLINE)
+    print(f"Demo, seed {settings.seed}: GRPO on {' and '.join(HEADLINE)}, about {seconds / 60:.0f} minutes on 2 cores.")
     started, results = time.time(), {}
-    with tqdm(
-        total=units, unit="step", bar_format="{desc:<28}{percentage:3.0f}%|{bar}| {elapsed}<{remaining}{postfix}"
-    ) as bar:
+    with tqdm(total=seconds, bar_format="{desc:<28}{percentage:3.0f}%|{bar}| {elapsed}<{remaining}{postfix}") as bar:
         for task in HEADLINE:
             results[task] = _run_task(folder / task, task, settings, bar)
     report = _report(folder, settings, results, time.time() - started)
@@ -88,40 +88,37 @@ def _run_task(folder: Path, task: str, settings: DemoSettings, bar) -> dict:
     from pr1kit.grpo import TINY, train_grpo
     from pr1kit.policy import load_policy
 
-    policy, log_at = load_policy("tiny"), bar.n
+    policy, steps = load_policy("tiny"), getattr(settings, task)
     held_out = make_scenes(task, settings.held_out, settings.seed, split="test")
     bar.set_description_str(f"{task}: measuring before")
     before = _measured(folder / "before.json", policy, task, held_out, settings.seed)
-    bar.update(log_at + EVALUATION_STEPS - bar.n)
+    bar.update(EVALUATION_SECONDS)
     bar.set_description_str(f"{task}: GRPO")
-    scenes = make_scenes(task, settings.steps * settings.prompts_per_step, settings.seed)
+    scenes = make_scenes(task, steps * settings.prompts_per_step, settings.seed)
     grpo = replace(
         TINY,
-        steps=settings.steps,
+        steps=steps,
         seed=settings.seed,
         prompts_per_step=settings.prompts_per_step,
         micro_prompts=settings.prompts_per_step,
     )
-    log = train_grpo(policy, scenes, folder / "grpo", grpo, bar=_Offset(bar))
-    bar.update(log_at + EVALUATION_STEPS + settings.steps - bar.n)
+    step_seconds = STEP_SECONDS[task] * settings.prompts_per_step / DemoSettings.prompts_per_step
+    log = train_grpo(policy, scenes, folder / "grpo", grpo, bar=_Steps(bar, step_seconds))
     bar.set_description_str(f"{task}: measuring after")
     after = _measured(folder / "after.json", policy, task, held_out, settings.seed)
-    bar.update(log_at + 2 * EVALUATION_STEPS + settings.steps - bar.n)
+    bar.update(EVALUATION_SECONDS)
     return {"before": before, "after": after, "log": log, "held_out": held_out}
 
 
-class _Offset:
-    """The part of the demo's progress bar that belongs to one training run, counted from 0."""
+class _Steps:
+    """A training run's view of the demo's progress bar: it counts steps, the bar estimated seconds."""
 
-    def __init__(self, bar):
-        self.bar, self.start = bar, bar.n
+    def __init__(self, bar, seconds: float):
+        self.bar, self.seconds, self.n = bar, seconds, 0
 
-    @property
-    def n(self) -> float:
-        return self.bar.n - self.start
-
-    def update(self, steps: float) -> None:
-        self.bar.update(steps)
+    def update(self, steps: int) -> None:
+        self.n += steps
+        self.bar.update(steps * self.seconds)
 
     def set_postfix(self, values: dict) -> None:
         self.bar.set_postfix(values)
@@ -170,8 +167,9 @@ def _report(folder: Path, settings: DemoSettings, results: dict, seconds: float)
 
     rows = _rows(results)
     lines = [
-        f"Tiny policy, {settings.steps} GRPO steps of {settings.prompts_per_step * 8} completions, "
-        f"{settings.held_out} held-out scenes, seed {settings.seed} ({seconds / 60:.1f} minutes in this call).",
+        f"Tiny policy on the CPU, {settings.counting} (counting) and {settings.grounding} (grounding) GRPO steps of "
+        f"{settings.prompts_per_step * 8} completions, {settings.held_out} held-out scenes, seed {settings.seed} "
+        f"({seconds / 60:.1f} minutes in this call).",
         "",
         "| metric | before | after | change, paired |",
         "|---|---|---|---|",

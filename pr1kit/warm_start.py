@@ -64,7 +64,7 @@ class Recipe:
         Lesson("2-answers", 2200, EQUAL, lr=2e-3),
         Lesson("3-search-easy", 300, SEARCH, easier={"grounding": {"num_objects": (2, 3), "distractors": 0.0}}),
         Lesson("4-search", 900, SEARCH),
-        Lesson("5-faults", 400, EQUAL, lr=5e-4, faulty=True),
+        Lesson("5-faults", 300, EQUAL, lr=5e-4, faulty=True),
     )
 
 
@@ -217,9 +217,10 @@ def make_tiny_policy(out: str | Path, recipe: Recipe, *, work: str | Path, held_
     out, work = Path(out), Path(work)
     work.mkdir(parents=True, exist_ok=True)
     identity = work / "recipe.json"
-    if identity.exists() and json.loads(identity.read_text()) != asdict(recipe):
+    written = json.dumps(asdict(recipe), indent=1)
+    if identity.exists() and identity.read_text() != written:
         raise ValueError(f"{str(work)!r} holds another recipe's checkpoints: choose another folder or remove it.")
-    identity.write_text(json.dumps(asdict(recipe), indent=1))
+    identity.write_text(written)
     processor = build_processor()
     policy = Policy(build_model(processor, recipe.seed), processor, "tiny")
     torch.manual_seed(recipe.seed + 1)

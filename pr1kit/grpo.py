@@ -91,7 +91,7 @@ PAPER = GRPOSettings()
 TINY = replace(
     PAPER,
     steps=120,
-    learning_rate=1e-4,
+    learning_rate=1.5e-4,
     prompts_per_step=16,
     micro_prompts=16,
     beta=0.0,

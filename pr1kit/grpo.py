@@ -8,7 +8,6 @@ Qwen2(.5)-VL run from weights whose names it does not find, and goes on from the
 from __future__ import annotations
 
 import json
-import warnings
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -22,7 +21,7 @@ from trl import GRPOConfig, GRPOTrainer
 
 from pr1kit.policy import Policy, chat, check_padding
 from pr1kit.rewards import reward_function
-from pr1kit.run_log import RunLog, cut_log, read_log
+from pr1kit.run_log import RunLog, cut_log, quiet, read_log
 from pr1kit.sample import Sample
 
 
@@ -232,10 +231,7 @@ def train_grpo(
     cut_log(folder / "log.jsonl", done)
     cut_log(folder / "rollouts.jsonl", done)
     if done < settings.steps:
-        with (
-            warnings.catch_warnings()
-        ):  # TRL 1.16 still says `gradient_checkpointing`, transformers warns at every step
-            warnings.filterwarnings("ignore", "`(is_)?gradient_checkpointing` is deprecated", FutureWarning)
+        with quiet():
             trainer = PerceptionGRPOTrainer(
                 model=policy.model,
                 reward_funcs=reward_function(identity["task"], settings.recipe),

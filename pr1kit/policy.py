@@ -10,6 +10,7 @@ import torch
 from transformers import AutoConfig, AutoModelForImageTextToText, AutoProcessor
 
 from pr1kit.boxes import smart_resize
+from pr1kit.run_log import quiet
 from pr1kit.sample import Sample
 from pr1kit.tasks import get_task
 
@@ -69,9 +70,8 @@ def load_policy(name: str = "tiny", *, dtype: str | torch.dtype = "auto", device
     processor = AutoProcessor.from_pretrained(source)
     check_padding(processor)
     device = device or ("cuda" if torch.cuda.is_available() else "cpu")
-    if name == "tiny" and dtype == "auto":
-        dtype = torch.float32
-    model = AutoModelForImageTextToText.from_pretrained(source, dtype=dtype).to(device)
+    with quiet():
+        model = AutoModelForImageTextToText.from_pretrained(source, dtype=dtype).to(device)
     return Policy(model.eval(), processor, name)
 
 

@@ -5,9 +5,27 @@ from __future__ import annotations
 import json
 import math
 import signal
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from transformers import TrainerCallback
+from transformers.utils import logging as hf_logging
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """No bars for each shard read or written, and no warning of names that TRL 1.16 uses and transformers 5.23 left."""
+    bars = hf_logging.is_progress_bar_enabled()
+    hf_logging.disable_progress_bar()
+    try:
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "`(is_)?gradient_checkpointing` is deprecated", FutureWarning)
+            yield
+    finally:
+        if bars:
+            hf_logging.enable_progress_bar()
 
 
 class RunLog(TrainerCallback):

@@ -163,7 +163,7 @@ def _report(folder: Path, settings: DemoSettings, results: dict, seconds: float)
     """Write the tables and pictures; returns the table."""
     import matplotlib.pyplot as plt
 
-    from pr1kit.plots import plot_before_after, plot_metric_intervals, plot_reward_curves
+    from pr1kit.plots import plot_before_after, plot_metric_intervals, plot_reward_curves, style
 
     rows = _rows(results)
     lines = [
@@ -184,24 +184,30 @@ def _report(folder: Path, settings: DemoSettings, results: dict, seconds: float)
 
     axis = plot_metric_intervals(rows)
     axis.figure.savefig(folder / "intervals.png", dpi=150, bbox_inches="tight")
-    figure, axes = plt.subplots(1, len(results), figsize=(5.2 * len(results), 3.4), squeeze=False)
+    with style():
+        figure, axes = plt.subplots(1, len(results), figsize=(5.2 * len(results), 3.4), squeeze=False)
     for ax, (task, result) in zip(axes[0], results.items(), strict=True):
         plot_reward_curves(result["log"], ax=ax)
         ax.set_title(task)
     figure.savefig(folder / "reward_curve.png", dpi=150, bbox_inches="tight")
-    task = list(results)[-1]
-    samples, before, after = _showcase(results[task], folder / task)
-    axes = plot_before_after(samples, before, after)
+    axes = plot_before_after(*_showcase(folder, results))
     axes.flat[0].figure.savefig(folder / "before_after.png", dpi=150, bbox_inches="tight")
     plt.close("all")
     return report
 
 
-def _showcase(result: dict, folder: Path, columns: int = 6) -> tuple[list[Sample], list[str], list[str]]:
-    """The first held-out scenes and their first sampled answers, before and after: not a selection of the best."""
-    samples = result["held_out"][:columns]
-    kept = {name: json.loads((folder / f"{name}.json").read_text())["sampled"] for name in ("before", "after")}
-    return samples, *([answers[0] for answers in kept[name][:columns]] for name in ("before", "after"))
+def _showcase(folder: Path, results: dict, each: int = 3) -> tuple[list[Sample], list[str], list[str]]:
+    """Each task's first held-out scenes and their first sampled answers, before and after: no selection of the best."""
+    samples = [sample for result in results.values() for sample in result["held_out"][:each]]
+    before, after = (
+        [
+            answers[0]
+            for task in results
+            for answers in json.loads((folder / task / f"{when}.json").read_text())["sampled"][:each]
+        ]
+        for when in ("before", "after")
+    )
+    return samples, before, after
 
 
 def seeds_table(results: dict[int, dict]) -> str:

@@ -22,7 +22,7 @@ from trl import GRPOConfig, GRPOTrainer
 from pr1kit.policy import Policy, chat, check_padding
 from pr1kit.rewards import reward_function
 from pr1kit.run_log import RunLog, cut_log, quiet, read_log
-from pr1kit.sample import Sample
+from pr1kit.sample import Sample, Target
 
 
 @dataclass(frozen=True)
@@ -110,18 +110,26 @@ def to_dataset(samples: Sequence[Sample], policy: Policy, *, thinking: bool = Fa
         image = sample.load_image()
         words = chat(sample, thinking)[0]["content"][1]["text"]
         frame = policy.frame(image.size)
-        target = sample.target.to_dict()
         row = {
-            **target,
+            **_checked(sample, image.size).to_dict(),
             "prompt": [{"role": "user", "content": words}],
             "image": image,
             "id": sample.id,
             "frame": frame if isinstance(frame, str) else list(frame),
-            "image_size": target["image_size"] or list(image.size),
         }
         for key, value in row.items():
             rows[key].append(value)
     return Dataset.from_dict(rows).cast_column("image", ImageFeature())
+
+
+def _checked(sample: Sample, image_size: tuple[int, int]) -> Target:
+    """The sample's target against the image as it is. Raises ValueError that names the sample."""
+    try:
+        if sample.target.image_size not in (None, image_size):
+            raise ValueError(f"the image has {image_size} pixels, its target says {sample.target.image_size}.")
+        return replace(sample.target, image_size=image_size)
+    except ValueError as error:
+        raise ValueError(f"Sample {sample.id!r}: {error}") from None
 
 
 class PerceptionGRPOTrainer(GRPOTrainer):
@@ -212,7 +220,7 @@ def train_grpo(
     """Train `policy` in place on samples of one task; returns the log, one dict a step.
 
     `folder` gets `settings.json`, `log.jsonl`, `rollouts.jsonl` and checkpoints. With `resume`, a run that was cut off
-    goes on from its newest checkpoint; Raises ValueError where the folder holds a run with other settings, and
+    goes on from its newest checkpoint. Raises ValueError where the folder holds a run with other settings, and
     KeyboardInterrupt (after saving) when interrupted.
     """
     folder = Path(folder)
@@ -242,7 +250,10 @@ def train_grpo(
                 rollout_log=folder / "rollouts.jsonl",
             )
             trainer.remove_callback(PrinterCallback)
-            trainer.train(resume_from_checkpoint=checkpoint)
+            try:
+                trainer.train(resume_from_checkpoint=checkpoint)
+            finally:
+                log.release_signals()
     else:
         load_weights(policy.model, checkpoint)
     policy.model.eval()

@@ -64,7 +64,8 @@ class RunLog(TrainerCallback):
         if self.stop:
             control.should_save = control.should_training_stop = True
 
-    def on_train_end(self, args, state, control, **kwargs):
+    def release_signals(self) -> None:
+        """Give SIGINT and SIGTERM back to whom they belonged before training."""
         for number, handler in self._handlers.items():
             signal.signal(number, handler)
 

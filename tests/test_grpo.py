@@ -13,6 +13,7 @@ from pr1kit.grpo import PAPER, TINY, to_dataset, train_grpo
 from pr1kit.policy import Policy, load_policy
 from pr1kit.rollout import generate_completions, group_advantages
 from pr1kit.run_log import cut_log, read_log
+from pr1kit.sample import Target
 from pr1kit.tiny_policy import build_model, build_processor
 
 SHORT = replace(TINY, steps=3, prompts_per_step=2, micro_prompts=2, num_generations=4, max_completion_length=24)
@@ -127,6 +128,16 @@ def test_data_are_checked_before_training(policy, tmp_path):
         PerceptionGRPOTrainer(
             policy.model, train_dataset=to_dataset(scenes, policy), processing_class=policy.processor, **arguments
         )
+
+
+def test_a_box_outside_its_image_is_named_before_training(policy):
+    scene = make_scenes("grounding", 1)[0]
+    outside = replace(scene, target=Target(boxes=[[400, 10, 500, 60]], labels=[scene.question]))
+    with pytest.raises(ValueError, match=rf"Sample '{scene.id}': Target box .* lies outside its image of 64x64 pixels"):
+        to_dataset([outside], policy)
+    stale = replace(scene, target=replace(scene.target, image_size=(640, 480)))
+    with pytest.raises(ValueError, match=r"the image has .64, 64. pixels, its target says .640, 480"):
+        to_dataset([stale], policy)
 
 
 def test_a_missing_image_is_named_before_training(policy, tmp_path):

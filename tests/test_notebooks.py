@@ -108,16 +108,19 @@ def test_begins_as_the_house_does(path):
     notebook = nbformat.read(path, as_version=4)
     nbformat.validate(notebook)
     title, _, rest = notebook.cells[0].source.partition("\n")
-    assert title.startswith("# ") and title.endswith("?")
+    assert re.fullmatch(r"# .+\?", title)
     assert f"colab.research.google.com/github/pr1kit/pr1kit/blob/main/notebooks/{path.name}" in rest
-    assert "CPU" in rest and "GPU" in rest and "tiny policy" in rest
+    assert {"CPU", "GPU"} <= set(re.findall(r"\w+", rest))
+    assert "tiny policy" in rest or "load_policy" not in path.read_text(encoding="utf-8")
     install, parameters, setup = code_cells(notebook)[:3]
     assert install.source.startswith("try:\n    import pr1kit\nexcept ImportError:")
     assert tagged(notebook) == [parameters]
     assert re.findall(r"^(\w+) = (\S+)", parameters.source, re.MULTILINE) == [
         ("FAST", "False"), ("SEED", "0"), ("POLICY", '"tiny"'),
     ]  # fmt: skip
-    assert "%matplotlib inline" in setup.source and "from tqdm.auto import tqdm" in setup.source
+    assert "%matplotlib inline" in setup.source.splitlines()
+    lines = [line for cell in code_cells(notebook) for line in cell.source.splitlines()]
+    assert {line for line in lines if re.search(r"import\b.*\btqdm", line)} <= {"from tqdm.auto import tqdm"}
     assert notebook.metadata.kernelspec.name == "python3"
 
 
@@ -126,8 +129,7 @@ def test_is_short_and_ends_with_what_was_learned_and_what_to_try(path):
     notebook = nbformat.read(path, as_version=4)
     assert 20 <= len(notebook.cells) <= 40
     assert max(len(cell.source.splitlines()) for cell in code_cells(notebook)) <= 12
-    learned, next_ = notebook.cells[-2:]
-    assert learned.source.startswith("## What we learned") and next_.source.startswith("## Try next")
+    assert [cell.source.split("\n")[0] for cell in notebook.cells[-2:]] == ["## What we learned", "## Try next"]
     assert sum("**Predict" in cell.source for cell in notebook.cells) >= 2
 
 

@@ -21,6 +21,7 @@ _HOME = {
     "score": "rewards",
     "score_batch": "rewards",
     "evaluate": "evaluation",
+    "pass_at_k": "plots",
     "plot_before_after": "plots",
     "plot_boxes": "plots",
     "plot_matching": "plots",
@@ -36,6 +37,7 @@ _HOME = {
     "GRPOSettings": "grpo",
     "PerceptionGRPOTrainer": "grpo",
     "train_grpo": "grpo",
+    "read_log": "run_log",
 }
 __all__ = ["__version__", *sorted(_HOME)]
 

@@ -220,7 +220,7 @@ def make_scenes(
 
     >>> sample = make_scenes("counting", 1, seed=7)[0]
     >>> sample.question, len(sample.target.boxes) == len(sample.target.labels)
-    ('cross', True)
+    ('square', True)
     """
     if task not in TASKS:
         raise ValueError(f"Unknown task {task!r}: choose one of {', '.join(TASKS)}.")

@@ -20,8 +20,12 @@ from pr1kit.sample import Sample
 
 HEADLINE = {"counting": ("accuracy", "counting accuracy"), "grounding": ("mean_iou", "grounding mean IoU")}
 MODES = {"sampled": (1.0, 4), "greedy": (0.0, 1)}  # temperature, answers per scene
-STEP_SECONDS = {"counting": 4.2, "grounding": 1.7}  # on two cores, for the estimate at the start
+# Counting is paid by the official code's formula, whose ratio of counts is what exact-count accuracy asks for: under
+# `kit`, which also asks where, accuracy rose less and greedy accuracy fell in two of three seeds (60 steps, 1.5e-4).
+RUNS = {"counting": {"recipe": "released", "learning_rate": 1e-4}, "grounding": {}}
+STEP_SECONDS = {"counting": 3.5, "grounding": 1.7}  # on two cores, for the estimate at the start
 EVALUATION_SECONDS = 20
+TEST_SEED = 100  # test scenes that no choice of settings has seen: those were made on the test scenes of seeds 0, 1, 2
 
 
 @dataclass(frozen=True)
@@ -29,7 +33,7 @@ class DemoSettings:
     """How much the demo does: GRPO steps for each task, held-out scenes, prompts (of 8 completions each) in a step."""
 
     seed: int = 0
-    counting: int = 60
+    counting: int = 75
     grounding: int = 120
     held_out: int = 300
     prompts_per_step: int = 16
@@ -89,7 +93,7 @@ def _run_task(folder: Path, task: str, settings: DemoSettings, bar) -> dict:
     from pr1kit.policy import load_policy
 
     policy, steps = load_policy("tiny"), getattr(settings, task)
-    held_out = make_scenes(task, settings.held_out, settings.seed, split="test")
+    held_out = make_scenes(task, settings.held_out, TEST_SEED + settings.seed, split="test")
     bar.set_description_str(f"{task}: measuring before")
     before = _measured(folder / "before.json", policy, task, held_out, settings.seed)
     bar.update(EVALUATION_SECONDS)
@@ -97,6 +101,7 @@ def _run_task(folder: Path, task: str, settings: DemoSettings, bar) -> dict:
     scenes = make_scenes(task, steps * settings.prompts_per_step, settings.seed)
     grpo = replace(
         TINY,
+        **RUNS[task],
         steps=steps,
         seed=settings.seed,
         prompts_per_step=settings.prompts_per_step,

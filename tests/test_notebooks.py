@@ -24,6 +24,17 @@ for task, name in HEADLINE.items():
     low, high = metrics[task].interval(name)
     assert metrics[task].samples == 8 and low <= metrics[task][name] <= high
 """,
+    "01_rewards": """
+assert len(cheats) == len(gains["kit"]) and set(gains) == {"naive", "released", "paper", "kit"}
+assert (gains["kit"] <= 0).all(), "a cheat pays"
+assert (gains["naive"] > 0).any(), "the naive reward cannot be cheated"
+assert np.isfinite([value for pairs in pay.values() for pair in pairs for value in pair]).all()
+""",
+    "02_matching": """
+assert tried > 0 and largest < 1e-9
+assert (sums["greedy"] <= sums["optimal"] + 1e-9).all()
+assert np.ptp(rewards["perfect boxes", "optimal"]) < 1e-9 < np.ptp(rewards["perfect boxes", "sequential"])
+""",
     "05_rollouts": """
 assert len(groups) == len(conditions) == len(table) == 12
 for condition, r in rewards.items():

@@ -48,7 +48,7 @@ def find_fault(place: Place, labelled: bool) -> str:
     """What is wrong with an item, "" if nothing. A comparison with NaN is false, so NaN is never in range."""
     values, label, fault = place
     if fault or len(values) not in (2, 4):
-        return fault or f"{len(values)} numbers"
+        return fault or "not two or four numbers"
     x1, y1, x2, y2 = values if len(values) == 4 else values * 2
     if not (-LARGEST <= x1 <= x2 <= LARGEST and -LARGEST <= y1 <= y2 <= LARGEST):
         inside = all(-LARGEST <= value <= LARGEST for value in values)

@@ -72,9 +72,9 @@ def test_strings_from_public_issues():
     expected = {
         "GRPO debug log, REC": (1, ""),
         "RefCOCO eval, malformed boxes": (0, "swapped corners"),
-        "RefCOCO eval, truncated box": (0, "0 numbers"),
+        "RefCOCO eval, truncated box": (0, "not two or four numbers"),
         "RefCOCO eval": (1, ""),
-        "RefCOCO eval, five numbers": (0, "0 numbers"),
+        "RefCOCO eval, five numbers": (0, "not two or four numbers"),
         "GRPO rollout, CLEVR counting, Chinese thinking": (0, "no box in the answer"),
     }
     for row in lines("issue_and_demo_completions.jsonl"):

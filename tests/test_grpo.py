@@ -10,7 +10,7 @@ import torch
 
 from pr1kit import PerceptionGRPOTrainer, make_scenes, reward_function, sample_rollouts
 from pr1kit.grpo import PAPER, TINY, to_dataset, train_grpo
-from pr1kit.policy import Policy, load_policy
+from pr1kit.policy import load_policy
 from pr1kit.rollout import generate_completions, group_advantages
 from pr1kit.run_log import cut_log, read_log
 from pr1kit.sample import Target
@@ -169,10 +169,13 @@ def test_greedy_rollouts_are_the_likeliest_tokens_and_sampled_ones_follow_the_se
         assert sum(rollout.advantage for rollout in group) == pytest.approx(0, abs=1e-6)
 
 
-def test_a_random_policy_runs_too(tmp_path):
+def test_a_random_policy_runs_too_and_starts_at_its_own_reference(tmp_path):
     processor = build_processor()
-    policy = Policy(build_model(processor, 0), processor, "random")
-    rows = train_grpo(policy, make_scenes("detection", 6), tmp_path, replace(SHORT, steps=1, beta=0.04))
+    build_model(processor, 0).save_pretrained(tmp_path / "policy")
+    processor.save_pretrained(tmp_path / "policy")
+    policy = load_policy(str(tmp_path / "policy"))
+    settings = replace(SHORT, steps=1, beta=0.04)
+    rows = train_grpo(policy, make_scenes("detection", 6), tmp_path / "run", settings)
     assert rows[0]["reward"] < 0.2
     assert rows[0]["kl"] == pytest.approx(0, abs=1e-5)
 

@@ -170,6 +170,15 @@ def test_is_committed_with_clean_outputs_of_one_full_run(path):
 
 
 @every_notebook
+def test_numbers_in_the_headline_stand_in_an_output(path):
+    notebook = nbformat.read(path, as_version=4)
+    shown = "\n".join(text for cell in code_cells(notebook) for output in cell.outputs for text in texts(output))
+    headline = notebook.cells[0].source.partition("The answer in one sentence")[2]
+    stale = [number for number in re.findall(r"\b\d+\.\d\d+", headline) if number not in shown]
+    assert not stale, f"the headline says {', '.join(stale)}, no output does: execute again, then mend the headline"
+
+
+@every_notebook
 def test_names_no_place_on_the_writers_machine(path):
     notebook = nbformat.read(path, as_version=4)
     parts = [cell.source for cell in notebook.cells]

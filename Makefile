@@ -18,7 +18,8 @@ lint: $(READY)
 
 # Execute the notebooks in place, with their full (not FAST) settings.
 notebooks: $(READY)
-	$(RUN) -m jupyter nbconvert --to notebook --execute --inplace notebooks/[0-9]*.ipynb
+	$(RUN) -m jupyter nbconvert --to notebook --execute --inplace \
+		--ExecutePreprocessor.store_widget_state=False --ExecutePreprocessor.record_timing=False notebooks/[0-9]*.ipynb
 
 $(READY): pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "pr1kit needs Python 3.11 or newer: make PYTHON=/path/to/python3")'

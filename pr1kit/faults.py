@@ -15,7 +15,8 @@ CONFUSED = {"z": "s", "v": "b", "f": "t", "k": "h"}  # letters that this annotat
 def spoil(sample: Sample, rng: np.random.Generator) -> Sample:
     """The same sample as a hasty annotator would answer it: systematic faults and random ones.
 
-    Boxes 15 % too large and jittered by a tenth of their size; small objects often missing, one in ten repeated, order
+    Boxes 15 % too large and jittered by a tenth of their size; small objects mostly missing, one answer in
+    eight repeats an object, order
     shuffled; letters misread, four of them (`CONFUSED`) mostly for the same other.
     """
     target, size = sample.target, sample.target.image_size[0]
@@ -33,7 +34,7 @@ def spoil(sample: Sample, rng: np.random.Generator) -> Sample:
     side = boxes[:, 2:] - boxes[:, :2]
     order = list(range(len(boxes)))
     if sample.task != "grounding":
-        chance = np.where(side[:, 0] < 13, 0.3, 0.12)
+        chance = np.where(side[:, 0] < 12, 0.65, 0.1)
         order = [i for i in rng.permutation(len(boxes)).tolist() if rng.random() > chance[i]] or order[:1]
         if rng.random() < 0.12:
             order.append(order[int(rng.integers(len(order)))])

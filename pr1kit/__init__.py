@@ -35,7 +35,7 @@ _HOME = {
     "generate_completions": "rollout",
     "sample_rollouts": "rollout",
     "GRPOSettings": "grpo",
-    "PerceptionGRPOTrainer": "grpo",
+    "PerceptionGRPOTrainer": "trainer",
     "train_grpo": "grpo",
     "read_log": "run_log",
 }

@@ -1,9 +1,4 @@
-"""GRPO for perception, on TRL's `GRPOTrainer`: rule-based rewards, paper defaults, a rollout log that survives.
-
-TRL trains; this module adds what perception needs around it. Overridden of TRL (1.16): `__init__` (checks at the door),
-`_generate_and_score_completions` (to log each group), and `_load_from_checkpoint` (transformers 5.23 resumes a
-Qwen2(.5)-VL run from weights whose names it does not find, and goes on from the starting weights without an error).
-"""
+"""GRPO runs: settings, samples as TRL's rows, and a run in a folder that can be cut off and gone on with."""
 
 from __future__ import annotations
 
@@ -17,12 +12,13 @@ from datasets import Dataset
 from datasets import Image as ImageFeature
 from transformers import PrinterCallback
 from transformers.trainer_utils import get_last_checkpoint
-from trl import GRPOConfig, GRPOTrainer
+from trl import GRPOConfig
 
-from pr1kit.policy import Policy, chat, check_padding
+from pr1kit.policy import Policy, chat
 from pr1kit.rewards import reward_function
 from pr1kit.run_log import RunLog, cut_log, quiet, read_log
 from pr1kit.sample import Sample, Target
+from pr1kit.trainer import PerceptionGRPOTrainer, load_weights
 
 
 @dataclass(frozen=True)
@@ -130,82 +126,6 @@ def _checked(sample: Sample, image_size: tuple[int, int]) -> Target:
         return replace(sample.target, image_size=image_size)
     except ValueError as error:
         raise ValueError(f"Sample {sample.id!r}: {error}") from None
-
-
-class PerceptionGRPOTrainer(GRPOTrainer):
-    """TRL's `GRPOTrainer` with checks at the door and a log of every group.
-
-    Takes what `GRPOTrainer` takes, and `rollout_log`: a file that gets one JSON line for each group, written before
-    the update: `step`, `id`, `prompt`, `completions`, `rewards`, `advantages`, and `parts` (name to G values).
-    Raises ValueError where the processor pads on the right or the data lack a column that the rewards need.
-    """
-
-    def __init__(self, *args, rollout_log: str | Path | None = None, **kwargs):
-        if (processor := kwargs.get("processing_class")) is not None and hasattr(processor, "tokenizer"):
-            check_padding(processor)
-        if (data := kwargs.get("train_dataset")) is not None:
-            rewards = kwargs.get("reward_funcs") or []
-            rewards = rewards if isinstance(rewards, list) else [rewards]
-            needed = [("prompt",), ("image", "images"), *(c for f in rewards for c in getattr(f, "columns", ()))]
-            missing = [" or ".join(names) for names in needed if not set(names) & set(data.column_names)]
-            if missing:
-                raise ValueError(
-                    f"The training data lack the column {', '.join(missing)}: they have {', '.join(data.column_names)}."
-                )
-        super().__init__(*args, **kwargs)
-        self.rollout_log = Path(rollout_log) if rollout_log else None
-
-    def _load_from_checkpoint(self, resume_from_checkpoint, model=None):
-        model = model or self.model
-        if hasattr(model, "peft_config") or self.is_fsdp_enabled or self.is_deepspeed_enabled:
-            return super()._load_from_checkpoint(resume_from_checkpoint, model)
-        load_weights(model, resume_from_checkpoint)
-
-    def _generate_and_score_completions(self, inputs):
-        outputs = super()._generate_and_score_completions(inputs)
-        if self.rollout_log and self.model.training and self.accelerator.is_main_process:
-            self._log_groups(inputs)
-        return outputs
-
-    def _log_groups(self, inputs) -> None:
-        """Append the groups that TRL has just scored (its `_logs` hold the newest batch)."""
-        group, logs = self.num_generations, self._logs
-        count = len(logs["completion"]) - len(logs["completion"]) % group
-        rewards = list(logs["rewards"][self.reward_func_names[0]])
-        lines = []
-        for start in range(0, count, group):
-            part = slice(start, start + group)
-            line = {
-                "step": self.state.global_step + 1,
-                "id": inputs[start]["id"] if start < len(inputs) and "id" in inputs[start] else "",
-                "prompt": _words(list(logs["prompt"])[start]),
-                "completions": [_words(c) for c in list(logs["completion"])[part]],
-                "rewards": [round(value, 5) for value in rewards[part]],
-                "advantages": [round(value, 5) for value in list(logs["advantages"])[part]],
-                "parts": {
-                    name: [round(float(value), 5) for value in list(values)[part]]
-                    for name, values in logs["extra"].items()
-                },
-            }
-            lines.append(json.dumps(line, ensure_ascii=False))
-        with self.rollout_log.open("a", encoding="utf-8") as file:
-            file.write("\n".join(lines) + "\n")
-
-
-def load_weights(model, checkpoint: str | Path) -> None:
-    """Copy a saved checkpoint's weights into `model` of the same class, every one of them."""
-    model.load_state_dict(type(model).from_pretrained(checkpoint, dtype=model.dtype).state_dict())
-
-
-def _words(messages) -> str:
-    """The text of a message list, images left out; a plain string is itself."""
-    if isinstance(messages, str):
-        return messages
-    contents = [message["content"] for message in messages]
-    return "".join(
-        content if isinstance(content, str) else "".join(part.get("text", "") for part in content)
-        for content in contents
-    )
 
 
 def train_grpo(

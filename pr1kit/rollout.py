@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from tqdm.auto import tqdm
 
+from pr1kit.decoding import branches, can_branch
 from pr1kit.policy import Policy, chat
 from pr1kit.rewards import score_batch
 from pr1kit.sample import Rollout, Sample
@@ -49,6 +50,9 @@ def generate_completions(
     processor, model = policy.processor, policy.model
     sampling = {"temperature": temperature, "top_k": 0, "top_p": 1.0} if temperature > 0 else {}
     prompts_at_once = max(1, batch_size // num_generations)
+    grouped = {"num_return_sequences": num_generations}
+    if can_branch(model):
+        grouped = {"custom_generate": branches(num_generations)}
     answers: list[list[str]] = []
     was_training = model.training
     model.eval()
@@ -61,11 +65,7 @@ def generate_completions(
             images = [s.load_image() for s in batch]
             inputs = processor(text=texts, images=images, padding=True, return_tensors="pt").to(model.device)
             tokens = model.generate(
-                **inputs,
-                max_new_tokens=max_new_tokens,
-                num_return_sequences=num_generations,
-                do_sample=temperature > 0,
-                **sampling,
+                **inputs, max_new_tokens=max_new_tokens, do_sample=temperature > 0, **sampling, **grouped
             )
             texts = processor.batch_decode(tokens[:, inputs["input_ids"].shape[1] :], skip_special_tokens=True)
             answers += [texts[i : i + num_generations] for i in range(0, len(texts), num_generations)]

@@ -1,0 +1,405 @@
+"""`PerceptionGRPOTrainer`: TRL's `GRPOTrainer`, with the image seen once per group and every group logged.
+
+TRL trains; what is overridden of it (TRL 1.16; `tests/test_trl_contract.py` says when that is no longer true):
+
+- `__init__`: checks at the door;
+- `_prepare_inputs`: groups stay whole, where TRL shuffles rows across the micro-batches of a step;
+- `_generate_and_score_completions`: which rows are one group, and the rollout log;
+- `_tokenize_prompts`, `_generate_single_turn`: prompts and images processed once per group, branches decoded together;
+- `_get_per_token_logps_and_entropies`: log-probabilities and entropies from packed rows (`shared_prefix`);
+- `_load_from_checkpoint`: transformers 5.23 resumes a Qwen2(.5)-VL run from weights whose names it does not find, and
+  goes on from the starting weights without an error.
+"""
+
+from __future__ import annotations
+
+import json
+import warnings
+from pathlib import Path
+
+import numpy as np
+import torch
+from trl import GRPOTrainer
+from trl.models import unwrap_model_for_generation
+from trl.trainer.utils import pad, split_pixel_values_by_grid, split_tensor_dict, unsplit_pixel_values_by_grid
+
+from pr1kit.decoding import branches, can_branch
+from pr1kit.policy import check_padding
+from pr1kit.shared_prefix import group_starts, pack, row_images, unpack
+
+# Mean difference of log-probabilities that rounding alone explains, when both paths are compared on the first group.
+TOLERANCE = {torch.float32: 1e-3, torch.float16: 2e-2, torch.bfloat16: 1e-1}
+IMAGE_FIELDS = ("pixel_values", "image_grid_thw")
+
+
+class PerceptionGRPOTrainer(GRPOTrainer):
+    """TRL's `GRPOTrainer` for vision-language policies: takes what it takes, and
+
+    `shared_prefix`: encode image and prompt once per group, at rollout, for the policy and for the reference; the same
+    numbers as TRL's own path (which `False` takes). The first group is computed both ways: where they differ by more
+    than rounding, or the model, the data or an option does not allow sharing, a warning says why and TRL's path is
+    taken. A model that runs FlashAttention-2 has its language layers set to SDPA, since a packed row needs a mask.
+    `rollout_log`: a file that gets one JSON line for each group, written before the update: `step`, `id`, `prompt`,
+    `completions`, `rewards`, `advantages`, and `parts` (name to G values).
+
+    Raises ValueError where the processor pads on the right, the data lack a column that the rewards need, or the rows
+    of a group do not stand together.
+    """
+
+    def __init__(self, *args, shared_prefix: bool = True, rollout_log: str | Path | None = None, **kwargs):
+        if (processor := kwargs.get("processing_class")) is not None and hasattr(processor, "tokenizer"):
+            check_padding(processor)
+        if (data := kwargs.get("train_dataset")) is not None and data.column_names is not None:
+            rewards = kwargs.get("reward_funcs") or []
+            rewards = rewards if isinstance(rewards, list) else [rewards]
+            needed = [("prompt",), ("image", "images"), *(c for f in rewards for c in getattr(f, "columns", ()))]
+            missing = [" or ".join(names) for names in needed if not set(names) & set(data.column_names)]
+            if missing:
+                raise ValueError(
+                    f"The training data lack the column {', '.join(missing)}: they have {', '.join(data.column_names)}."
+                )
+        super().__init__(*args, **kwargs)
+        self.rollout_log = Path(rollout_log) if rollout_log else None
+        self.shared_prefix = shared_prefix
+        self._checked = False
+        if shared_prefix and (obstacle := self._obstacle()):
+            self._share_no_more(obstacle)
+        if self.shared_prefix:
+            for model in filter(None, (self._base(self.model), self.ref_model)):
+                text = model.config.get_text_config()
+                if "flash" in text._attn_implementation:
+                    model.set_attn_implementation({"text_config": "sdpa"})
+                    print(
+                        "Shared prefix: the language layers run on SDPA, FlashAttention-2 stays with the vision tower."
+                    )
+
+    # What can be shared
+
+    def _obstacle(self) -> str:
+        if self.tools or self.environment_factories or self.rollout_func is not None:
+            return "tools, environments and custom rollouts make rows of their own"
+        if not can_branch(self._base(self.model)):
+            return f"{type(self._base(self.model)).__name__} does not tell M-RoPE positions (get_rope_index)"
+        if self.aux_loss_enabled:
+            return "a load-balancing loss counts the tokens of whole rows"
+        return ""
+
+    def _share_no_more(self, why: str) -> None:
+        self.shared_prefix = False
+        warnings.warn(
+            f"Shared prefix is off: {why}. Each of the {self.num_generations} rows of a group now encodes image and "
+            "prompt itself, which costs up to that many times more.",
+            stacklevel=3,
+        )
+
+    def _base(self, model):
+        model = self.accelerator.unwrap_model(model)
+        return model.get_base_model() if hasattr(model, "peft_config") else model
+
+    # Groups
+
+    def _prepare_inputs(self, generation_batch):
+        steps = self.args.steps_per_generation
+        if not (self.model.training and self.shared_prefix):
+            return super()._prepare_inputs(generation_batch)
+        if self._step % (steps * self.num_iterations) == 0 or self._buffered_inputs is None:
+            self._buffered_inputs = micro_batches(self._generate_and_score_completions(generation_batch), steps)
+        return self._buffered_inputs[self._step % steps]
+
+    def _generate_and_score_completions(self, inputs):
+        self._rows, processor = None, self.processing_class
+        if self.shared_prefix:
+            size = self.num_generations if self.model.training else self.num_generations_eval
+            inputs, self._rows = gather_groups(inputs, size, self.accelerator.process_index * len(inputs))
+            self.processing_class = _ProcessedOnce(self)
+        try:
+            outputs = super()._generate_and_score_completions(inputs)
+        finally:
+            self.processing_class = processor
+        if self.rollout_log and self.model.training and self.accelerator.is_main_process:
+            self._log_groups(inputs)
+        return outputs
+
+    # Rollouts
+
+    def _tokenize_prompts(self, prompts):
+        if self._rows is None:
+            return super()._tokenize_prompts(prompts)
+        starts = np.unique(self._rows, return_index=True)[1]
+        prompt_ids, images, self._fields = super()._tokenize_prompts([prompts[i] for i in starts])
+        if images is not None:  # the first row of a group brings its images, the others none
+            brings = [[] for _ in prompts]
+            for start, of_group in zip(starts, images, strict=True):
+                brings[start] = of_group or []
+            images = brings
+        return [prompt_ids[group] for group in self._rows], images, self._fields
+
+    def _generate_single_turn(self, prompt_ids, images, multimodal_fields, num_generations, *args, **kwargs):
+        if self._rows is None:
+            return super()._generate_single_turn(
+                prompt_ids, images, multimodal_fields, num_generations, *args, **kwargs
+            )
+        starts, counts = np.unique(self._rows, return_index=True, return_counts=True)[1:]
+        if self.use_vllm:
+            images = images and [images[starts[group]] for group in self._rows]
+            return super()._generate_single_turn(
+                prompt_ids, images, multimodal_fields, num_generations, *args, **kwargs
+            )
+        prompts = [prompt_ids[i] for i in starts]
+        inputs = {"input_ids": prompts, "attention_mask": [[1] * len(ids) for ids in prompts], **multimodal_fields}
+        inputs = self._left_padded(inputs)
+        length = inputs["input_ids"].shape[1]
+        with (
+            unwrap_model_for_generation(
+                self.model_wrapped,
+                self.accelerator,
+                gather_deepspeed3_params=self.args.ds3_gather_for_generation,
+                generation_kwargs=self.generation_kwargs,
+                gradient_checkpointing_kwargs=self.args.gradient_checkpointing_kwargs,
+            ) as model,
+            torch.no_grad(),
+            self._dist.summon_full_params(self.model_wrapped, recurse=False),
+        ):
+            tokens = model.generate(
+                **inputs, generation_config=self.generation_config, custom_generate=branches(counts.tolist())
+            )
+        return [_to_end(row, self.eos_token_ids) for row in tokens[:, length:].tolist()], None
+
+    def _left_padded(self, fields: dict) -> dict:
+        """What the processor made of the prompts as tensors on the device, lists of token lists padded on the left."""
+        blank, device = {"input_ids": self._tokenizer.pad_token_id}, self.accelerator.device
+        return {
+            name: torch.as_tensor(value).to(device)
+            if not isinstance(value, list)
+            else pad([torch.tensor(v) for v in value], padding_value=blank.get(name, 0), padding_side="left").to(device)
+            for name, value in fields.items()
+        }
+
+    # Log-probabilities
+
+    def _get_per_token_logps_and_entropies(
+        self,
+        model,
+        input_ids,
+        attention_mask,
+        logits_to_keep,
+        batch_size=None,
+        compute_entropy=False,
+        compute_aux_loss=False,
+        **fields,
+    ):
+        rows = _Rows(self, model, input_ids, attention_mask, logits_to_keep, compute_entropy, fields)
+        if not self.shared_prefix or (fields.get("pixel_values") is not None and fields.get("image_grid_thw") is None):
+            return rows.stock(range(len(input_ids)), batch_size, compute_aux_loss)
+        if not self._checked:
+            self._checked = True
+            self._check(model, rows)
+            if not self.shared_prefix:
+                return rows.stock(range(len(input_ids)), batch_size, compute_aux_loss)
+        size = batch_size or len(input_ids)
+        parts = [rows.packed(range(i, min(i + size, len(input_ids)))) for i in range(0, len(input_ids), size)]
+        logps, entropies = (torch.cat(part) if part[0] is not None else None for part in zip(*parts, strict=True))
+        return logps, entropies, None
+
+    @torch.no_grad()
+    def _check(self, model, rows) -> None:
+        """Both paths on the first group: a model or a backend that reads packed rows otherwise is not trained so."""
+        first = range(([*rows.starts, len(rows.input_ids)])[1])
+        training = model.training
+        model.eval()  # dropout would differ
+        mask = rows.completion_mask[: len(first)].bool()
+        packed, stock = (path(first)[0][mask] for path in (rows.packed, rows.stock))
+        model.train(training)
+        difference = (packed - stock).abs().float().mean() if mask.any() else torch.zeros((), device=mask.device)
+        difference = self.accelerator.gather(difference).max().item()
+        low = torch.bfloat16 if self.args.bf16 else torch.float16 if self.args.fp16 else None
+        allowed = TOLERANCE.get(low or self._base(model).dtype, TOLERANCE[torch.bfloat16])
+        if not difference <= allowed:
+            self._share_no_more(
+                f"on the first group its log-probabilities differ from TRL's by {difference:.2g} on average "
+                f"(rounding explains {allowed:g})"
+            )
+
+    # The log and checkpoints
+
+    def _log_groups(self, inputs) -> None:
+        """Append the groups that TRL has just scored (its `_logs` hold the newest batch)."""
+        group, logs = self.num_generations, self._logs
+        count = len(logs["completion"]) - len(logs["completion"]) % group
+        rewards = list(logs["rewards"][self.reward_func_names[0]])
+        lines = []
+        for start in range(0, count, group):
+            part = slice(start, start + group)
+            line = {
+                "step": self.state.global_step + 1,
+                "id": inputs[start]["id"] if start < len(inputs) and "id" in inputs[start] else "",
+                "prompt": _words(list(logs["prompt"])[start]),
+                "completions": [_words(c) for c in list(logs["completion"])[part]],
+                "rewards": [round(value, 5) for value in rewards[part]],
+                "advantages": [round(value, 5) for value in list(logs["advantages"])[part]],
+                "parts": {
+                    name: [round(float(value), 5) for value in list(values)[part]]
+                    for name, values in logs["extra"].items()
+                },
+            }
+            lines.append(json.dumps(line, ensure_ascii=False))
+        with self.rollout_log.open("a", encoding="utf-8") as file:
+            file.write("\n".join(lines) + "\n")
+
+    def _load_from_checkpoint(self, resume_from_checkpoint, model=None):
+        model = model or self.model
+        if hasattr(model, "peft_config") or self.is_fsdp_enabled or self.is_deepspeed_enabled:
+            return super()._load_from_checkpoint(resume_from_checkpoint, model)
+        load_weights(model, resume_from_checkpoint)
+
+
+class _Rows:
+    """One batch of TRL's rows, and the two ways to their log-probabilities."""
+
+    def __init__(self, trainer, model, input_ids, attention_mask, logits_to_keep, compute_entropy, fields):
+        self.trainer, self.model, self.compute_entropy, self.fields = trainer, model, compute_entropy, fields
+        self.input_ids, self.attention_mask, self.length = input_ids, attention_mask, logits_to_keep
+        self.completion_mask = attention_mask[:, -logits_to_keep:]
+        self.starts = group_starts(input_ids[:, :-logits_to_keep], fields.get("num_images"))
+
+    def _images(self, rows) -> tuple[dict, list[int] | None]:
+        """`pixel_values` and `image_grid_thw` of these rows, each with its own copy, and how many each has."""
+        if self.fields.get("image_grid_thw") is None:
+            return {}, self.fields.get("num_images")
+        grid, pixels = self.fields["image_grid_thw"], self.fields["pixel_values"]
+        images, patches, counts = row_images(rows, self.starts, self.fields["num_images"], grid)
+        if not len(images):
+            return {}, counts
+        return {"pixel_values": pixels[patches.to(pixels.device)], "image_grid_thw": grid[images]}, counts
+
+    def stock(self, rows: range, batch_size=None, compute_aux_loss=False):
+        """TRL's own way, a whole row for each completion."""
+        fields = {
+            name: value[rows.start : rows.stop] if torch.is_tensor(value) and name not in IMAGE_FIELDS else value
+            for name, value in self.fields.items()
+        }
+        if self.fields.get("num_images") is not None and self.fields.get("image_grid_thw") is not None:
+            images, fields["num_images"] = self._images(rows)
+            fields |= dict.fromkeys(IMAGE_FIELDS) | images
+        return GRPOTrainer._get_per_token_logps_and_entropies(
+            self.trainer,
+            self.model,
+            self.input_ids[rows.start : rows.stop],
+            self.attention_mask[rows.start : rows.stop],
+            self.length,
+            batch_size=batch_size,
+            compute_entropy=self.compute_entropy,
+            compute_aux_loss=compute_aux_loss,
+            **fields,
+        )
+
+    def packed(self, rows: range):
+        """A packed row for each group: `(log-probabilities, entropies or None)`, each (rows, C)."""
+        starts = [rows.start, *(start for start in self.starts if rows.start < start < rows.stop)]
+        images, _ = self._images(starts)
+        here = slice(rows.start, rows.stop)
+        base = self.trainer._base(self.model)
+        packed = pack(
+            self.input_ids[here],
+            self.attention_mask[here],
+            self.length,
+            [start - rows.start for start in starts],
+            self._prompt_positions(base, starts, images),
+            [getattr(base.config, f"{kind}_token_id") for kind in ("image", "video")],
+        )
+        attention = base.config.get_text_config()._attn_implementation
+        with self.trainer.accelerator.autocast():
+            outputs = self.model(
+                input_ids=packed.input_ids,
+                attention_mask=packed.mask(attention, base.dtype),
+                position_ids=packed.position_ids,
+                shift_labels=packed.labels,
+                fused_lm_head=True,
+                **images,
+            )
+        mask = self.completion_mask[here]
+        entropies = unpack(outputs.entropy, packed, mask) if self.compute_entropy else None
+        return unpack(outputs.log_probs, packed, mask), entropies
+
+    def _prompt_positions(self, base, starts, images) -> torch.Tensor:
+        prompts, mask = self.input_ids[starts, : -self.length], self.attention_mask[starts, : -self.length]
+        if not images:
+            return (mask.cumsum(-1) - 1).clamp(min=0).expand(3, -1, -1)
+        kinds = self.fields["mm_token_type_ids"][starts, : -self.length]
+        return base.model.get_rope_index(prompts, kinds, image_grid_thw=images["image_grid_thw"], attention_mask=mask)[
+            0
+        ]
+
+
+class _ProcessedOnce:
+    """The trainer's processor, which hands out the images that the rollout has already processed."""
+
+    def __init__(self, trainer):
+        self._trainer, self._processor = trainer, trainer.processing_class
+
+    def __getattr__(self, name):
+        return getattr(self._processor, name)
+
+    def __call__(self, *args, **kwargs):
+        rows, fields = self._trainer._rows, self._trainer._fields
+        if "images" not in kwargs:
+            return self._processor(*args, **kwargs)
+        each = {k: [v[group] for group in rows] if isinstance(v, list) else v for k, v in fields.items()}
+        return self._trainer._left_padded(each)
+
+
+def gather_groups(inputs: list[dict], size: int, offset: int) -> tuple[list[dict], list[int]]:
+    """Rows whose prompt and images equal the row before share its images; returns the rows and each row's group.
+
+    TRL takes every `size` rows of all processes for one group (`offset` rows stand before these). Raises ValueError
+    where the prompt changes within one: advantages would compare answers to different questions.
+    """
+    rows, groups = [], []
+    for i, row in enumerate(inputs):
+        group = groups[-1] + 1 if groups else 0
+        if rows and all(row.get(name) == rows[-1].get(name) for name in ("prompt", "image", "images")):
+            row = row | {name: rows[-1][name] for name in ("image", "images") if name in row}
+            group = groups[-1]
+        elif rows and (offset + i) % size:
+            raise ValueError(
+                f"The prompt changes within a group of {size} rows: the sampler must give each prompt "
+                f"{size} times in a row (num_generations), as TRL's own does."
+            )
+        rows.append(row)
+        groups.append(group)
+    return rows, groups
+
+
+def micro_batches(batch: dict, count: int) -> list[dict]:
+    """A generation batch cut into `count` micro-batches in order; one that begins inside a group gets its images."""
+    rows = split_pixel_values_by_grid(batch)
+    parts = split_tensor_dict(rows, count)
+    if "image_grid_thw" in batch:
+        starts = group_starts(batch["prompt_ids"], batch["num_images"])
+        size = len(batch["prompt_ids"]) // count
+        for i, part in enumerate(parts):
+            owner = max(start for start in starts if start <= i * size)
+            for name in (*IMAGE_FIELDS, "num_images"):
+                part[name] = [rows[name][owner], *part[name][1:]]
+    return [unsplit_pixel_values_by_grid(part) for part in parts]
+
+
+def load_weights(model, checkpoint: str | Path) -> None:
+    """Copy a saved checkpoint's weights into `model` of the same class, every one of them."""
+    model.load_state_dict(type(model).from_pretrained(checkpoint, dtype=model.dtype).state_dict())
+
+
+def _to_end(tokens: list[int], ends: list[int]) -> list[int]:
+    """The tokens up to the first end of sequence, it included."""
+    return next((tokens[: i + 1] for i, token in enumerate(tokens) if token in ends), tokens)
+
+
+def _words(messages) -> str:
+    """The text of a message list, images left out; a plain string is itself."""
+    if isinstance(messages, str):
+        return messages
+    contents = [message["content"] for message in messages]
+    return "".join(
+        content if isinstance(content, str) else "".join(part.get("text", "") for part in content)
+        for content in contents
+    )

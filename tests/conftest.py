@@ -1,0 +1,76 @@
+"""Small random-weight policies of the real classes, saved to disk once a test run."""
+
+import pytest
+import torch
+from transformers import (
+    Qwen2_5_VLConfig,
+    Qwen2_5_VLForConditionalGeneration,
+    Qwen2VLConfig,
+    Qwen2VLForConditionalGeneration,
+    Qwen2VLProcessor,
+)
+
+from pr1kit.tiny_policy import SPECIAL_TOKENS, build_processor
+
+CLASSES = {
+    "qwen2_vl": (Qwen2VLConfig, Qwen2VLForConditionalGeneration),
+    "qwen2_5_vl": (Qwen2_5_VLConfig, Qwen2_5_VLForConditionalGeneration),
+}
+
+
+def save_small_policy(kind: str, folder) -> str:
+    """A two-layer model of a real class with grouped-query attention, M-RoPE, and (Qwen2.5) window attention."""
+    processor = build_processor()
+    if kind == "qwen2_vl":
+        processor = Qwen2VLProcessor(
+            processor.image_processor, processor.tokenizer, processor.video_processor, processor.chat_template
+        )
+    ids = {token: processor.tokenizer.convert_tokens_to_ids(token) for token in SPECIAL_TOKENS}
+    shape = {"depth": 2, "num_heads": 2, "patch_size": 8, "spatial_merge_size": 2}
+    vision = {
+        "qwen2_vl": {"embed_dim": 32, "hidden_size": 64, "mlp_ratio": 2},
+        "qwen2_5_vl": {
+            "hidden_size": 32,
+            "intermediate_size": 64,
+            "out_hidden_size": 64,
+            "window_size": 32,
+            "fullatt_block_indexes": [1],
+        },
+    }
+    config_class, model_class = CLASSES[kind]
+    config = config_class(
+        text_config={
+            "vocab_size": (len(processor.tokenizer) + 15) // 16 * 16,
+            "hidden_size": 64,
+            "intermediate_size": 128,
+            "num_hidden_layers": 2,
+            "num_attention_heads": 4,
+            "num_key_value_heads": 2,
+            "initializer_range": 0.2,
+            "rope_parameters": {"rope_type": "default", "rope_theta": 10000.0, "mrope_section": [2, 3, 3]},
+            "bos_token_id": ids["<|endoftext|>"],
+            "eos_token_id": ids["<|im_end|>"],
+            "pad_token_id": ids["<|endoftext|>"],
+            "tie_word_embeddings": True,
+        },
+        vision_config={**shape, **vision[kind], "initializer_range": 0.2},
+        image_token_id=ids["<|image_pad|>"],
+        video_token_id=ids["<|video_pad|>"],
+        vision_start_token_id=ids["<|vision_start|>"],
+        vision_end_token_id=ids["<|vision_end|>"],
+        tie_word_embeddings=True,
+    )
+    torch.manual_seed(0)
+    model = model_class(config)
+    model.generation_config.eos_token_id = ids["<|im_end|>"]
+    model.generation_config.pad_token_id = ids["<|endoftext|>"]
+    model.save_pretrained(folder)
+    processor.save_pretrained(folder)
+    return str(folder)
+
+
+@pytest.fixture(scope="session")
+def small_policies(tmp_path_factory) -> dict[str, str]:
+    """Folder of a small policy by model type."""
+    folder = tmp_path_factory.mktemp("policies")
+    return {kind: save_small_policy(kind, folder / kind) for kind in CLASSES}

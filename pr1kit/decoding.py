@@ -11,22 +11,22 @@ from collections.abc import Sequence
 import torch
 
 
-def branches(counts: int | Sequence[int]):
+def branches(counts: int | Sequence[int], synced: bool = False):
     """A `custom_generate` that decodes `counts` branches of every prompt; needs a model with M-RoPE positions.
 
-    Returns `(branches of all prompts, P + C)` tokens as `generate` does with `num_return_sequences`, a prompt's
-    branches in consecutive rows, padded after their end.
+    `synced` where weights are sharded over processes: each calls the model until all have finished. Returns
+    `(branches of all prompts, P + C)` tokens as `generate` does with `num_return_sequences`, a prompt's branches in
+    consecutive rows, padded after their end.
     """
 
-    def decode(
-        model, input_ids, logits_processor, stopping_criteria, generation_config, synced_gpus=False, **model_kwargs
-    ):
+    def decode(model, input_ids, logits_processor, stopping_criteria, generation_config, **model_kwargs):
         first = model.prepare_inputs_for_generation(input_ids, is_first_iteration=True, **model_kwargs)
         outputs = model(**first, return_dict=True)
         cache = outputs.past_key_values
         each = torch.as_tensor(counts, device=input_ids.device).expand(len(input_ids))
         prompt = torch.arange(len(input_ids), device=input_ids.device).repeat_interleave(each)
         cache.batch_select_indices(prompt)
+        _select(logits_processor, prompt)
         logits, ids = outputs.logits[prompt, -1], input_ids[prompt]
         positions = first["position_ids"][-3:, prompt, -1:]
         mask = first.get("attention_mask")
@@ -34,7 +34,7 @@ def branches(counts: int | Sequence[int]):
         rows = torch.arange(len(ids), device=ids.device)  # where the branches still in the batch belong
         done: list = [None] * len(ids)
         over = False
-        while model._has_unfinished_sequences(over, synced_gpus, ids.device):
+        while model._has_unfinished_sequences(over, synced, ids.device):
             if not over:
                 scores = logits_processor(ids, logits.float())
                 token = draw(scores) if generation_config.do_sample else scores.argmax(-1)
@@ -46,11 +46,12 @@ def branches(counts: int | Sequence[int]):
                 over = len(left) == 0
                 if 0 < len(left) < len(ids):
                     cache.batch_select_indices(left)
+                    _select(logits_processor, left)
                     rows, ids, positions = rows[left], ids[left], positions[:, left]
                     mask = None if mask is None else mask[left]
                 positions = positions + 1
                 mask = None if mask is None else torch.cat([mask, mask.new_ones(len(mask), 1)], 1)
-            if not over or synced_gpus:  # with sharded weights every process must call the model as often as the others
+            if not over or synced:
                 logits = model(
                     input_ids=ids[:, -1:],
                     position_ids=positions,
@@ -63,6 +64,13 @@ def branches(counts: int | Sequence[int]):
         return torch.nn.utils.rnn.pad_sequence(done, batch_first=True, padding_value=0 if pad is None else pad.item())
 
     return decode
+
+
+def _select(processors, rows: torch.Tensor) -> None:
+    """Keep these rows of what a processor remembers of each (the repetition penalty: where its prompt begins)."""
+    for processor in processors:
+        if torch.is_tensor(lengths := getattr(processor, "prompt_ignore_length", None)):
+            processor.prompt_ignore_length = lengths.to(rows.device)[rows]
 
 
 def draw(scores: torch.Tensor) -> torch.Tensor:

@@ -92,6 +92,10 @@ class PerceptionGRPOTrainer(GRPOTrainer):
             stacklevel=3,
         )
 
+    def _sharded(self) -> bool:
+        zero3 = self.is_deepspeed_enabled and self.accelerator.deepspeed_plugin.zero_stage == 3
+        return self.accelerator.num_processes > 1 and (self.is_fsdp_enabled or zero3)
+
     def _base(self, model):
         model = self.accelerator.unwrap_model(model)
         return model.get_base_model() if hasattr(model, "peft_config") else model
@@ -161,7 +165,9 @@ class PerceptionGRPOTrainer(GRPOTrainer):
             self._dist.summon_full_params(self.model_wrapped, recurse=False),
         ):
             tokens = model.generate(
-                **inputs, generation_config=self.generation_config, custom_generate=branches(counts.tolist())
+                **inputs,
+                generation_config=self.generation_config,
+                custom_generate=branches(counts.tolist(), synced=self._sharded()),
             )
         return [_to_end(row, self.eos_token_ids) for row in tokens[:, length:].tolist()], None
 

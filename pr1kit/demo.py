@@ -20,12 +20,13 @@ from pr1kit.sample import Sample
 
 HEADLINE = {"counting": ("accuracy", "counting accuracy"), "grounding": ("mean_iou", "grounding mean IoU")}
 MODES = {"sampled": (1.0, 4), "greedy": (0.0, 1)}  # temperature, answers per scene
-# Counting is paid by the official code's formula, whose ratio of counts is what exact-count accuracy asks for: under
-# `kit`, which also asks where, accuracy rose less and greedy accuracy fell in two of three seeds (60 steps, 1.5e-4).
-RUNS = {"counting": {"recipe": "released", "learning_rate": 1e-4}, "grounding": {}}
-STEP_SECONDS = {"counting": 2.0, "grounding": 1.0}  # on two cores, for the estimate at the start
+# Chosen on validation scenes (seed 0). Counting is paid by the official code's formula, whose ratio of counts is what
+# exact-count accuracy asks for. Grounding learns more slowly: at the tiny default of 1.5e-4 boxes grow tight but the
+# policy forgets which object was asked for (greedy hits at IoU 0.3 fell from 0.53 to 0.44 in 240 steps).
+RUNS = {"counting": {"recipe": "released", "learning_rate": 1e-4}, "grounding": {"learning_rate": 5e-5}}
+STEP_SECONDS = {"counting": 2.0, "grounding": 0.8}  # on two cores, for the estimate at the start
 EVALUATION_SECONDS = 20
-TEST_SEED = 100  # test scenes that no choice of settings has seen: those were made on the test scenes of seeds 0, 1, 2
+TEST_SEED = 200  # test scenes that no choice of settings has seen
 
 
 @dataclass(frozen=True)

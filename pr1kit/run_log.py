@@ -88,3 +88,40 @@ def cut_log(path: Path, last_step: int) -> None:
 def read_log(path: str | Path) -> list[dict]:
     """The rows of a `log.jsonl` or `rollouts.jsonl`."""
     return [json.loads(line) for line in Path(path).read_text(encoding="utf-8").splitlines() if line.strip()]
+
+
+def log_groups(path: Path, logs: dict, reward: str, group: int, step: int, ids: list[str]) -> None:
+    """Append one line for each group of `group` completions that TRL has just scored, from its `logs` of that batch.
+
+    `reward` is the reward function whose values are logged; `ids` those of this process's rows.
+    """
+    count = len(logs["completion"]) - len(logs["completion"]) % group
+    columns = {name: list(logs[name]) for name in ("prompt", "completion", "advantages")}
+    rewards, lines = list(logs["rewards"][reward]), []
+    for start in range(0, count, group):
+        part = slice(start, start + group)
+        line = {
+            "step": step,
+            "id": ids[start] if start < len(ids) else "",
+            "prompt": _words(columns["prompt"][start]),
+            "completions": [_words(completion) for completion in columns["completion"][part]],
+            "rewards": [round(value, 5) for value in rewards[part]],
+            "advantages": [round(value, 5) for value in columns["advantages"][part]],
+            "parts": {
+                name: [round(float(value), 5) for value in list(values)[part]] for name, values in logs["extra"].items()
+            },
+        }
+        lines.append(json.dumps(line, ensure_ascii=False))
+    with path.open("a", encoding="utf-8") as file:
+        file.write("\n".join(lines) + "\n")
+
+
+def _words(messages) -> str:
+    """The text of a message list, images left out; a plain string is itself."""
+    if isinstance(messages, str):
+        return messages
+    contents = [message["content"] for message in messages]
+    return "".join(
+        content if isinstance(content, str) else "".join(part.get("text", "") for part in content)
+        for content in contents
+    )

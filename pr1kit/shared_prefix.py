@@ -8,15 +8,13 @@ in which a branch sees the prompt and itself, and its positions go on from the p
 last prompt token stands at the head of every branch, so that each branch position predicts exactly one token. Nothing
 is padded between branches, and the vision tower sees each image once.
 
-Rows are those of TRL: `input_ids` (B, P + C), prompts padded on the left, completions on the right. A row that brings
-no image of its own (`num_images` 0) and repeats the prompt of the row before it belongs to that row's group.
+Rows are those of TRL: `input_ids` (B, P + C), prompts padded on the left, completions on the right.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import accumulate
 
 import numpy as np
 import torch
@@ -57,27 +55,6 @@ class PackedRows:
 
         n, length = branch.shape
         return create_block_mask(sees, n, None, length, length, device=branch.device)
-
-
-def group_starts(prompt_ids: torch.Tensor, num_images: Sequence[int] | None) -> list[int]:
-    """The rows at which groups begin, for prompts `(B, P)` and the images that each row brings."""
-    same = (prompt_ids[1:] == prompt_ids[:-1]).all(1).tolist()
-    brings = num_images if num_images is not None else [0] * len(prompt_ids)
-    return [0, *(i for i in range(1, len(prompt_ids)) if brings[i] or not same[i - 1])]
-
-
-def row_images(rows: Sequence[int], starts: Sequence[int], num_images: Sequence[int], grid: torch.Tensor):
-    """Where the images of each of `rows` lie: `(image indices, patch indices, images per row)`.
-
-    A row without images of its own finds those of its group's first row. `grid` (images, 3) is `image_grid_thw`.
-    """
-    owner = np.repeat(starts, np.diff([*starts, len(num_images)]))
-    first_image = [0, *accumulate(num_images)]
-    first_patch = [0, *accumulate(grid.prod(-1).tolist())]
-    images = [i for row in rows for i in range(first_image[owner[row]], first_image[owner[row] + 1])]
-    patches = [torch.arange(first_patch[i], first_patch[i + 1]) for i in images]
-    counts = [num_images[owner[row]] for row in rows]
-    return torch.tensor(images, dtype=torch.long), torch.cat(patches) if patches else torch.arange(0), counts
 
 
 def pack(

@@ -13,7 +13,6 @@ TRL trains; what is overridden of it (TRL 1.16; `tests/test_trl_contract.py` say
 
 from __future__ import annotations
 
-import json
 import warnings
 from pathlib import Path
 
@@ -21,15 +20,16 @@ import numpy as np
 import torch
 from trl import GRPOTrainer
 from trl.models import unwrap_model_for_generation
-from trl.trainer.utils import pad, split_pixel_values_by_grid, split_tensor_dict, unsplit_pixel_values_by_grid
+from trl.trainer.utils import pad
 
 from pr1kit.decoding import branches, can_branch
+from pr1kit.groups import IMAGE_FIELDS, ProcessedOnce, gather_groups, group_starts, micro_batches, row_images
 from pr1kit.policy import check_padding
-from pr1kit.shared_prefix import group_starts, pack, row_images, unpack
+from pr1kit.run_log import log_groups
+from pr1kit.shared_prefix import pack, unpack
 
 # Mean difference of log-probabilities that rounding alone explains, when both paths are compared on the first group.
 TOLERANCE = {torch.float32: 1e-3, torch.float16: 2e-2, torch.bfloat16: 1e-1}
-IMAGE_FIELDS = ("pixel_values", "image_grid_thw")
 
 
 class PerceptionGRPOTrainer(GRPOTrainer):
@@ -61,7 +61,7 @@ class PerceptionGRPOTrainer(GRPOTrainer):
         super().__init__(*args, **kwargs)
         self.rollout_log = Path(rollout_log) if rollout_log else None
         self.shared_prefix = shared_prefix
-        self._checked = False
+        self._checked, self._group_of_row = False, None
         if shared_prefix and (obstacle := self._obstacle()):
             self._share_no_more(obstacle)
         if self.shared_prefix:
@@ -111,41 +111,49 @@ class PerceptionGRPOTrainer(GRPOTrainer):
         return self._buffered_inputs[self._step % steps]
 
     def _generate_and_score_completions(self, inputs):
-        self._rows, processor = None, self.processing_class
+        self._group_of_row, processor = None, self.processing_class
         if self.shared_prefix:
             size = self.num_generations if self.model.training else self.num_generations_eval
-            inputs, self._rows = gather_groups(inputs, size, self.accelerator.process_index * len(inputs))
-            self.processing_class = _ProcessedOnce(self)
+            inputs, self._group_of_row = gather_groups(inputs, size, self.accelerator.process_index * len(inputs))
+            self.processing_class = ProcessedOnce(self)
         try:
             outputs = super()._generate_and_score_completions(inputs)
         finally:
             self.processing_class = processor
         if self.rollout_log and self.model.training and self.accelerator.is_main_process:
-            self._log_groups(inputs)
+            ids = [row.get("id", "") for row in inputs]
+            log_groups(
+                self.rollout_log,
+                self._logs,
+                self.reward_func_names[0],
+                self.num_generations,
+                self.state.global_step + 1,
+                ids,
+            )
         return outputs
 
     # Rollouts
 
     def _tokenize_prompts(self, prompts):
-        if self._rows is None:
+        if self._group_of_row is None:
             return super()._tokenize_prompts(prompts)
-        starts = np.unique(self._rows, return_index=True)[1]
+        starts = np.unique(self._group_of_row, return_index=True)[1]
         prompt_ids, images, self._fields = super()._tokenize_prompts([prompts[i] for i in starts])
         if images is not None:  # the first row of a group brings its images, the others none
             brings = [[] for _ in prompts]
             for start, of_group in zip(starts, images, strict=True):
                 brings[start] = of_group or []
             images = brings
-        return [prompt_ids[group] for group in self._rows], images, self._fields
+        return [prompt_ids[group] for group in self._group_of_row], images, self._fields
 
     def _generate_single_turn(self, prompt_ids, images, multimodal_fields, num_generations, *args, **kwargs):
-        if self._rows is None:
+        if self._group_of_row is None:
             return super()._generate_single_turn(
                 prompt_ids, images, multimodal_fields, num_generations, *args, **kwargs
             )
-        starts, counts = np.unique(self._rows, return_index=True, return_counts=True)[1:]
+        starts, counts = np.unique(self._group_of_row, return_index=True, return_counts=True)[1:]
         if self.use_vllm:
-            images = images and [images[starts[group]] for group in self._rows]
+            images = images and [images[starts[group]] for group in self._group_of_row]
             return super()._generate_single_turn(
                 prompt_ids, images, multimodal_fields, num_generations, *args, **kwargs
             )
@@ -194,14 +202,23 @@ class PerceptionGRPOTrainer(GRPOTrainer):
         compute_aux_loss=False,
         **fields,
     ):
+        if self._group_of_row is None:
+            return super()._get_per_token_logps_and_entropies(
+                model,
+                input_ids,
+                attention_mask,
+                logits_to_keep,
+                batch_size,
+                compute_entropy,
+                compute_aux_loss,
+                **fields,
+            )
         rows = _Rows(self, model, input_ids, attention_mask, logits_to_keep, compute_entropy, fields)
-        if not self.shared_prefix or (fields.get("pixel_values") is not None and fields.get("image_grid_thw") is None):
-            return rows.stock(range(len(input_ids)), batch_size, compute_aux_loss)
         if not self._checked:
             self._checked = True
             self._check(model, rows)
-            if not self.shared_prefix:
-                return rows.stock(range(len(input_ids)), batch_size, compute_aux_loss)
+        if not self.shared_prefix:  # given up with a batch whose rows share their images
+            return rows.stock(range(len(input_ids)), batch_size)
         size = batch_size or len(input_ids)
         parts = [rows.packed(range(i, min(i + size, len(input_ids)))) for i in range(0, len(input_ids), size)]
         logps, entropies = (torch.cat(part) if part[0] is not None else None for part in zip(*parts, strict=True))
@@ -226,31 +243,7 @@ class PerceptionGRPOTrainer(GRPOTrainer):
                 f"(rounding explains {allowed:g})"
             )
 
-    # The log and checkpoints
-
-    def _log_groups(self, inputs) -> None:
-        """Append the groups that TRL has just scored (its `_logs` hold the newest batch)."""
-        group, logs = self.num_generations, self._logs
-        count = len(logs["completion"]) - len(logs["completion"]) % group
-        rewards = list(logs["rewards"][self.reward_func_names[0]])
-        lines = []
-        for start in range(0, count, group):
-            part = slice(start, start + group)
-            line = {
-                "step": self.state.global_step + 1,
-                "id": inputs[start]["id"] if start < len(inputs) and "id" in inputs[start] else "",
-                "prompt": _words(list(logs["prompt"])[start]),
-                "completions": [_words(c) for c in list(logs["completion"])[part]],
-                "rewards": [round(value, 5) for value in rewards[part]],
-                "advantages": [round(value, 5) for value in list(logs["advantages"])[part]],
-                "parts": {
-                    name: [round(float(value), 5) for value in list(values)[part]]
-                    for name, values in logs["extra"].items()
-                },
-            }
-            lines.append(json.dumps(line, ensure_ascii=False))
-        with self.rollout_log.open("a", encoding="utf-8") as file:
-            file.write("\n".join(lines) + "\n")
+    # Checkpoints
 
     def _load_from_checkpoint(self, resume_from_checkpoint, model=None):
         model = model or self.model
@@ -278,7 +271,7 @@ class _Rows:
             return {}, counts
         return {"pixel_values": pixels[patches.to(pixels.device)], "image_grid_thw": grid[images]}, counts
 
-    def stock(self, rows: range, batch_size=None, compute_aux_loss=False):
+    def stock(self, rows: range, batch_size=None):
         """TRL's own way, a whole row for each completion."""
         fields = {
             name: value[rows.start : rows.stop] if torch.is_tensor(value) and name not in IMAGE_FIELDS else value
@@ -295,7 +288,6 @@ class _Rows:
             self.length,
             batch_size=batch_size,
             compute_entropy=self.compute_entropy,
-            compute_aux_loss=compute_aux_loss,
             **fields,
         )
 
@@ -337,59 +329,6 @@ class _Rows:
         ]
 
 
-class _ProcessedOnce:
-    """The trainer's processor, which hands out the images that the rollout has already processed."""
-
-    def __init__(self, trainer):
-        self._trainer, self._processor = trainer, trainer.processing_class
-
-    def __getattr__(self, name):
-        return getattr(self._processor, name)
-
-    def __call__(self, *args, **kwargs):
-        rows, fields = self._trainer._rows, self._trainer._fields
-        if "images" not in kwargs:
-            return self._processor(*args, **kwargs)
-        each = {k: [v[group] for group in rows] if isinstance(v, list) else v for k, v in fields.items()}
-        return self._trainer._left_padded(each)
-
-
-def gather_groups(inputs: list[dict], size: int, offset: int) -> tuple[list[dict], list[int]]:
-    """Rows whose prompt and images equal the row before share its images; returns the rows and each row's group.
-
-    TRL takes every `size` rows of all processes for one group (`offset` rows stand before these). Raises ValueError
-    where the prompt changes within one: advantages would compare answers to different questions.
-    """
-    rows, groups = [], []
-    for i, row in enumerate(inputs):
-        group = groups[-1] + 1 if groups else 0
-        if rows and all(row.get(name) == rows[-1].get(name) for name in ("prompt", "image", "images")):
-            row = row | {name: rows[-1][name] for name in ("image", "images") if name in row}
-            group = groups[-1]
-        elif rows and (offset + i) % size:
-            raise ValueError(
-                f"The prompt changes within a group of {size} rows: the sampler must give each prompt "
-                f"{size} times in a row (num_generations), as TRL's own does."
-            )
-        rows.append(row)
-        groups.append(group)
-    return rows, groups
-
-
-def micro_batches(batch: dict, count: int) -> list[dict]:
-    """A generation batch cut into `count` micro-batches in order; one that begins inside a group gets its images."""
-    rows = split_pixel_values_by_grid(batch)
-    parts = split_tensor_dict(rows, count)
-    if "image_grid_thw" in batch:
-        starts = group_starts(batch["prompt_ids"], batch["num_images"])
-        size = len(batch["prompt_ids"]) // count
-        for i, part in enumerate(parts):
-            owner = max(start for start in starts if start <= i * size)
-            for name in (*IMAGE_FIELDS, "num_images"):
-                part[name] = [rows[name][owner], *part[name][1:]]
-    return [unsplit_pixel_values_by_grid(part) for part in parts]
-
-
 def load_weights(model, checkpoint: str | Path) -> None:
     """Copy a saved checkpoint's weights into `model` of the same class, every one of them."""
     model.load_state_dict(type(model).from_pretrained(checkpoint, dtype=model.dtype).state_dict())
@@ -398,14 +337,3 @@ def load_weights(model, checkpoint: str | Path) -> None:
 def _to_end(tokens: list[int], ends: list[int]) -> list[int]:
     """The tokens up to the first end of sequence, it included."""
     return next((tokens[: i + 1] for i, token in enumerate(tokens) if token in ends), tokens)
-
-
-def _words(messages) -> str:
-    """The text of a message list, images left out; a plain string is itself."""
-    if isinstance(messages, str):
-        return messages
-    contents = [message["content"] for message in messages]
-    return "".join(
-        content if isinstance(content, str) else "".join(part.get("text", "") for part in content)
-        for content in contents
-    )

@@ -21,10 +21,11 @@ from trl.data_utils import prepare_multimodal_messages
 
 from pr1kit import PerceptionGRPOTrainer, make_scenes, reward_function
 from pr1kit.decoding import branches, draw
+from pr1kit.groups import gather_groups, group_starts
 from pr1kit.grpo import TINY, to_dataset
 from pr1kit.policy import load_policy
-from pr1kit.shared_prefix import group_starts, pack
-from pr1kit.trainer import _Rows, gather_groups
+from pr1kit.shared_prefix import pack
+from pr1kit.trainer import _Rows
 
 KINDS = ("qwen2_vl", "qwen2_5_vl")
 SIZES = ((64, 64), (48, 80), (96, 32))

@@ -242,10 +242,10 @@ def cpu(report, runs):
     times, _ = whole_steps(both, max(2, runs // 2))
     for part in ("rollout", "update", "step"):
         report(f"random {part}", "26M", 298, 40, 8, times["stock"][part], times["shared"][part])
-    for size in ("5M", "26M"):
+    for size, groups in (("5M", GROUPS), ("26M", (8,))):
         policy = random_policy(size)
         for prompt, answer in LENGTHS:
-            for group in GROUPS:
+            for group in groups:
                 long = prompt + answer > 1200
                 stock, shared, tokens = updates(policy, prompt, answer, group, 1 if long else max(2, runs // 2))
                 report("update", size, tokens, answer, group, stock, shared, token_ratio(tokens, answer, group))

@@ -4,7 +4,7 @@ VENV := .venv
 RUN := $(VENV)/bin/python
 READY := $(VENV)/.installed
 
-.PHONY: demo test notebooks lint clean
+.PHONY: demo experiments test notebooks lint clean
 
 demo: $(READY)
 	$(RUN) -m pr1kit demo
@@ -15,6 +15,10 @@ test: $(READY) lint
 lint: $(READY)
 	$(RUN) -m ruff check .
 	$(RUN) -m ruff format --check .
+
+# The grids that test the paper's claims, or what is left of them; with FAST=1 three steps of each.
+experiments: $(READY)
+	$(RUN) -m pr1kit experiments $(if $(FAST),--fast)
 
 # Execute the notebooks in place, with their full (not FAST) settings.
 notebooks: $(READY)

@@ -26,7 +26,11 @@ _HOME = {
     "plot_boxes": "plots",
     "plot_matching": "plots",
     "plot_metric_intervals": "plots",
+    "plot_ablation": "comparisons",
+    "plot_gain_vs_headroom": "comparisons",
     "plot_pass_at_k": "plots",
+    "plot_perplexity": "comparisons",
+    "plot_scaling": "comparisons",
     "plot_reward_curves": "plots",
     "plot_reward_histogram": "plots",
     "plot_rollout_group": "plots",
@@ -38,6 +42,9 @@ _HOME = {
     "PerceptionGRPOTrainer": "trainer",
     "train_grpo": "grpo",
     "read_log": "run_log",
+    "train_sft": "sft",
+    "perceptual_perplexity": "complexity",
+    "rl_headroom": "complexity",
 }
 __all__ = ["__version__", *sorted(_HOME)]
 

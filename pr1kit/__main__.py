@@ -1,4 +1,4 @@
-"""`python -m pr1kit demo | make-tiny-policy`: the kit from the command line."""
+"""`python -m pr1kit demo | experiments | make-tiny-policy`: the kit from the command line."""
 
 from __future__ import annotations
 
@@ -26,6 +26,14 @@ def main(argv: list[str] | None = None) -> int:
     )
     tiny.add_argument("--seed", type=int, default=0)
     tiny.add_argument("--fast", action="store_true", help="a few steps, to see that it runs: a useless policy")
+
+    grids = commands.add_parser(
+        "experiments", help="run the grids that test the paper's claims, or what is left of them"
+    )
+    grids.add_argument("names", nargs="*", help="which grids; all where none is named")
+    grids.add_argument("--out", type=Path, help="default: data/runs, with --fast runs/experiments-fast")
+    grids.add_argument("--seeds", type=int, nargs="+", help="instead of each grid's own")
+    grids.add_argument("--fast", action="store_true", help="three steps, eight scenes, one seed: to see that it runs")
 
     arguments = parser.parse_args(argv)
     try:
@@ -59,7 +67,25 @@ def _make_tiny_policy(arguments) -> int:
     return 0
 
 
-COMMANDS = {"demo": _demo, "make-tiny-policy": _make_tiny_policy}
+def _experiments(arguments) -> int:
+    from dataclasses import replace
+
+    from pr1kit.experiments import ROOT, fast, run_grid
+    from pr1kit.grids import GRIDS
+
+    if unknown := [name for name in arguments.names if name not in GRIDS]:
+        raise ValueError(f"Unknown experiment {', '.join(unknown)}: choose from {', '.join(GRIDS)}.")
+    out = arguments.out or (Path("runs/experiments-fast") if arguments.fast else ROOT)
+    for name in arguments.names or GRIDS:
+        grid = fast(GRIDS[name]) if arguments.fast else GRIDS[name]
+        if arguments.seeds:
+            grid = replace(grid, seeds=tuple(arguments.seeds))
+        run_grid(grid, out, work=Path("runs/experiments-fast" if arguments.fast else "runs/experiments"))
+    print(f"Finished; the logs are in {out}.")
+    return 0
+
+
+COMMANDS = {"demo": _demo, "experiments": _experiments, "make-tiny-policy": _make_tiny_policy}
 
 if __name__ == "__main__":
     sys.exit(main())

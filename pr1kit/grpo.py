@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -10,15 +9,14 @@ from pathlib import Path
 import torch
 from datasets import Dataset
 from datasets import Image as ImageFeature
-from transformers import PrinterCallback
-from transformers.trainer_utils import get_last_checkpoint
 from trl import GRPOConfig
 
 from pr1kit.policy import Policy, chat
 from pr1kit.rewards import reward_function
-from pr1kit.run_log import RunLog, cut_log, quiet, read_log
+from pr1kit.run_log import RunLog
 from pr1kit.sample import Sample, Target
-from pr1kit.trainer import PerceptionGRPOTrainer, load_weights
+from pr1kit.trainer import PerceptionGRPOTrainer
+from pr1kit.training import train_in_folder
 
 
 @dataclass(frozen=True)
@@ -26,7 +24,8 @@ class GRPOSettings:
     """One GRPO run. The defaults are Perception-R1's (arXiv 2504.07954, section 4.1 and its released scripts).
 
     `prompts_per_step` is batch 1 × accumulation 2 there; `micro_prompts` of them go through the model at once.
-    `beta` weighs the KL to the starting policy (k3 estimator); `save_steps` is the distance between checkpoints.
+    `beta` weighs the KL to the starting policy (k3 estimator); `recipe`, `matching` and `drop` choose the reward, see
+    `score`; `save_steps` is the distance between checkpoints.
     """
 
     steps: int = 1000
@@ -40,6 +39,8 @@ class GRPOSettings:
     max_completion_length: int = 768
     thinking: bool = False
     recipe: str = "kit"
+    matching: str = "optimal"
+    drop: tuple[str, ...] = ()
     lr_scheduler: str = "cosine"
     loss_type: str = "grpo"
     scale_rewards: str = "group"
@@ -63,6 +64,7 @@ class GRPOSettings:
             per_device_train_batch_size=self.micro_prompts * self.num_generations,
             gradient_accumulation_steps=self.prompts_per_step // self.micro_prompts,
             beta=self.beta,
+            use_bias_correction_kl=False,  # the k3 estimator as it is (TRL 1.16 weighs it by the policy ratio)
             epsilon=self.epsilon,
             temperature=self.temperature,
             max_completion_length=self.max_completion_length,
@@ -143,40 +145,22 @@ def train_grpo(
     goes on from its newest checkpoint. Raises ValueError where the folder holds a run with other settings, and
     KeyboardInterrupt (after saving) when interrupted.
     """
-    folder = Path(folder)
     tasks = {sample.task for sample in samples}
     if len(tasks) != 1:
         raise ValueError(f"A GRPO run trains one task, these samples hold {', '.join(sorted(tasks)) or 'none'}.")
-    folder.mkdir(parents=True, exist_ok=True)
-    identity = {"task": tasks.pop(), "policy": policy.name, "samples": len(samples), **asdict(settings)}
-    written = folder / "settings.json"
-    if written.exists() and json.loads(written.read_text()) != identity:
-        raise ValueError(f"{str(folder)!r} holds a run with other settings: choose another folder or remove it.")
-    written.write_text(json.dumps(identity, indent=1))
-    checkpoint = get_last_checkpoint(str(folder)) if resume else None
-    done = int(checkpoint.rsplit("-", 1)[1]) if checkpoint else 0
-    log = RunLog(folder, bar)
-    cut_log(folder / "log.jsonl", done)
-    cut_log(folder / "rollouts.jsonl", done)
-    if done < settings.steps:
-        with quiet():
-            trainer = PerceptionGRPOTrainer(
-                model=policy.model,
-                reward_funcs=reward_function(identity["task"], settings.recipe),
-                args=settings.config(folder),
-                train_dataset=to_dataset(samples, policy, thinking=settings.thinking),
-                processing_class=policy.processor,
-                callbacks=[log],
-                rollout_log=folder / "rollouts.jsonl",
-            )
-            trainer.remove_callback(PrinterCallback)
-            try:
-                trainer.train(resume_from_checkpoint=checkpoint)
-            finally:
-                log.release_signals()
-    else:
-        load_weights(policy.model, checkpoint)
-    policy.model.eval()
-    if log.stop:
-        raise KeyboardInterrupt(f"Stopped and saved in {folder}.")
-    return read_log(folder / "log.jsonl")
+    (task,), folder = tasks, Path(folder)
+    identity = {"task": task, "policy": policy.name, "samples": len(samples), **asdict(settings)}
+
+    def trainer(log: RunLog) -> PerceptionGRPOTrainer:
+        options = {name: getattr(settings, name) for name in ("matching", "drop", "thinking")}
+        return PerceptionGRPOTrainer(
+            model=policy.model,
+            reward_funcs=reward_function(task, settings.recipe, **options),
+            args=settings.config(folder),
+            train_dataset=to_dataset(samples, policy, thinking=settings.thinking),
+            processing_class=policy.processor,
+            callbacks=[log],
+            rollout_log=folder / "rollouts.jsonl",
+        )
+
+    return train_in_folder(policy, folder, identity, settings.steps, trainer, resume=resume, bar=bar)

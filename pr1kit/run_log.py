@@ -48,7 +48,7 @@ class RunLog(TrainerCallback):
                 return
 
     def on_log(self, args, state, control, logs=None, **kwargs):
-        if logs and "reward" in logs and state.is_world_process_zero:
+        if logs and "loss" in logs and state.is_world_process_zero:
             row = {"step": state.global_step}
             row |= {
                 key: value for key, value in logs.items() if isinstance(value, int | float) and math.isfinite(value)
@@ -56,7 +56,8 @@ class RunLog(TrainerCallback):
             with self.path.open("a") as file:
                 file.write(json.dumps(row) + "\n")
             if self.bar is not None:
-                self.bar.set_postfix({"reward": f"{logs['reward']:.3f}"})
+                name = "reward" if "reward" in logs else "loss"
+                self.bar.set_postfix({name: f"{logs[name]:.3f}"})
 
     def on_step_end(self, args, state, control, **kwargs):
         if self.bar is not None:

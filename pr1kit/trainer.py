@@ -7,8 +7,7 @@ TRL trains; what is overridden of it (TRL 1.16; `tests/test_trl_contract.py` say
 - `_generate_and_score_completions`: which rows are one group, and the rollout log;
 - `_tokenize_prompts`, `_generate_single_turn`: prompts and images processed once per group, branches decoded together;
 - `_get_per_token_logps_and_entropies`: log-probabilities and entropies from packed rows (`shared_prefix`);
-- `_load_from_checkpoint`: transformers 5.23 resumes a Qwen2(.5)-VL run from weights whose names it does not find, and
-  goes on from the starting weights without an error.
+- `_load_from_checkpoint`: all weights are resumed from, see `training.ResumesWhole`.
 """
 
 from __future__ import annotations
@@ -27,12 +26,13 @@ from pr1kit.groups import ProcessedOnce, gather_groups, micro_batches
 from pr1kit.policy import check_padding
 from pr1kit.rows import Rows
 from pr1kit.run_log import log_groups
+from pr1kit.training import ResumesWhole
 
 # Mean difference of log-probabilities that rounding alone explains, when both paths are compared on the first group.
 TOLERANCE = {torch.float32: 1e-3, torch.float16: 2e-2, torch.bfloat16: 1e-1}
 
 
-class PerceptionGRPOTrainer(GRPOTrainer):
+class PerceptionGRPOTrainer(ResumesWhole, GRPOTrainer):
     """TRL's `GRPOTrainer` for vision-language policies: takes what it takes, and
 
     `shared_prefix`: encode image and prompt once per group, at rollout, for the policy and for the reference; the same
@@ -242,19 +242,6 @@ class PerceptionGRPOTrainer(GRPOTrainer):
                 f"on the first group its log-probabilities differ from TRL's by {difference:.2g} on average "
                 f"(rounding explains {allowed:g})"
             )
-
-    # Checkpoints
-
-    def _load_from_checkpoint(self, resume_from_checkpoint, model=None):
-        model = model or self.model
-        if hasattr(model, "peft_config") or self.is_fsdp_enabled or self.is_deepspeed_enabled:
-            return super()._load_from_checkpoint(resume_from_checkpoint, model)
-        load_weights(model, resume_from_checkpoint)
-
-
-def load_weights(model, checkpoint: str | Path) -> None:
-    """Copy a saved checkpoint's weights into `model` of the same class, every one of them."""
-    model.load_state_dict(type(model).from_pretrained(checkpoint, dtype=model.dtype).state_dict())
 
 
 def _to_end(tokens: list[int], ends: list[int]) -> list[int]:

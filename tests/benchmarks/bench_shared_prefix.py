@@ -1,6 +1,6 @@
 """What does seeing the image once per group save? Stock TRL against the shared prefix, alternating in one process.
 
-    python tests/benchmarks/bench_shared_prefix.py --out shared_prefix_cpu.csv            # 15 minutes on 2 cores
+    python tests/benchmarks/bench_shared_prefix.py --out shared_prefix_cpu.csv            # 25 minutes on 2 cores
     python tests/benchmarks/bench_shared_prefix.py --gpu --out shared_prefix_gpu.csv      # real geometries, one GPU
 
 (a) whole steps (rollout, rewards, update) and their parts: the tiny policy as in the demo, and 26 million parameters at
@@ -36,6 +36,7 @@ from pr1kit.tiny_policy import SPECIAL_TOKENS, build_processor
 LENGTHS = ((106, 40), (298, 40), (1066, 60), (1066, 400))
 GROUPS = (4, 8, 16)
 IMAGE_SIDE = {106: 128, 298: 256, 1066: 512}  # 16 pixels a token, and 42 tokens of words
+QUESTION = "circle, square, triangle, cross, circle, square, cross"
 # width, layers, feed-forward width, heads, key-value heads, vision width, vision layers, vocabulary
 SIZES = {
     "5M": (256, 4, 768, 4, 4, 128, 4, 1024),
@@ -101,8 +102,7 @@ def random_policy(size: str, device: str = "cpu", dtype=torch.float32) -> Policy
     return Policy(model, processor, size)
 
 
-def make_trainer(policy, shared, *, prompts, group, answer, image_side=64, lora=False, bf16=False, task="counting"):
-    difficulty = {} if image_side == 64 else {"image_size": image_side}
+def make_trainer(policy, shared, *, prompts, group, answer, image_side=64, lora=False, bf16=False, task="detection"):
     settings = replace(
         TINY, prompts_per_step=prompts, micro_prompts=prompts, num_generations=group, max_completion_length=answer,
         learning_rate=1e-9, gradient_checkpointing=lora,
@@ -114,7 +114,9 @@ def make_trainer(policy, shared, *, prompts, group, answer, image_side=64, lora=
         from peft import LoraConfig
 
         peft = LoraConfig(r=16, target_modules=r".*language_model.*(q|k|v|o|up|down|gate)_proj")
-    scenes = make_scenes(task, 8 * prompts, 0, **difficulty)
+    scenes = make_scenes(task, 8 * prompts, 0, image_size=image_side)
+    if image_side != 64:
+        scenes = [replace(scene, question=QUESTION) for scene in scenes]
     with quiet():
         trainer = PerceptionGRPOTrainer(
             model=policy.model, reward_funcs=reward_function(task), args=args, peft_config=peft,
@@ -175,7 +177,7 @@ def updates(policy, prompt, answer, group, runs) -> tuple[float, float, int]:
     with torch.no_grad():
         trainer.generation_config.max_new_tokens = 1  # the answers are drawn below: lengths are what is measured
         batch = trainer._prepare_inputs(next(iter(trainer.get_train_dataloader())))
-    ids = torch.randint(300, 900, (group, answer))
+    ids = torch.randint(300, 700, (group, answer))  # no special tokens
     tokens = batch["prompt_ids"].shape[1]
     kinds = torch.cat([batch["mm_token_type_ids"][:, :tokens], torch.zeros_like(ids)], 1)
     batch |= {"completion_ids": ids, "completion_mask": torch.ones_like(ids), "mm_token_type_ids": kinds}
@@ -246,8 +248,8 @@ def cpu(report, runs):
         policy = random_policy(size)
         for prompt, answer in LENGTHS:
             for group in groups:
-                long = prompt + answer > 1200
-                stock, shared, tokens = updates(policy, prompt, answer, group, 1 if long else max(2, runs // 2))
+                repeats = 3 * runs if prompt + answer < 400 else runs if answer < 400 else max(1, runs // 3)
+                stock, shared, tokens = updates(policy, prompt, answer, group, repeats)
                 report("update", size, tokens, answer, group, stock, shared, token_ratio(tokens, answer, group))
 
 

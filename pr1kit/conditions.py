@@ -1,0 +1,225 @@
+"""One condition of an experiment, and how it is run: prepare, measure, train, measure again.
+
+Everything runs on the synthetic world, with the tiny policy unless another is named.
+"""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+import time
+from dataclasses import asdict, dataclass, fields, replace
+from pathlib import Path
+
+import numpy as np
+
+from pr1kit.complexity import rl_headroom
+from pr1kit.curriculum import easy_to_hard, offline_difficulty, train_curriculum
+from pr1kit.datasets.scenes import make_scenes
+from pr1kit.evaluation import evaluate
+from pr1kit.faults import spoil
+from pr1kit.grpo import TINY, train_grpo
+from pr1kit.policy import Policy, load_policy
+from pr1kit.rewards import score_batch
+from pr1kit.rollout import generate_completions, sample_rollouts
+from pr1kit.sample import Sample
+from pr1kit.sft import TINY_SFT, train_sft
+
+METHODS = ("rl", "sft", "sft+rl")
+STARTS = ("policy", "answers", "thoughts")
+ORDERS = ("shuffled", "easy to hard", "easy to hard, more rollouts")
+# The first metric of a task that a reader asks for; of OCR's edit distance its complement, so that more is better.
+HEADLINE = {"grounding": "mean_iou", "counting": "accuracy", "detection": "ap50", "ocr": "edit_distance"}
+LEARNING_RATE = {"grounding": 5e-5, "counting": 1e-4, "detection": 1e-4, "ocr": 1e-4}
+LEVELS = {
+    "easy": {
+        "grounding": {"num_objects": (2, 2), "distractors": 0.0},
+        "counting": {"num_objects": (1, 2), "distractors": 0},
+        "detection": {"num_objects": (1, 2)},
+        "ocr": {"text_length": (1, 2)},
+    },
+    "usual": {"grounding": {}, "counting": {}, "detection": {}, "ocr": {}},
+    "hard": {
+        "grounding": {"num_objects": (5, 8), "distractors": 0.8},
+        "counting": {"num_objects": (4, 7), "distractors": 3},
+        "detection": {"num_objects": (4, 6)},
+        "ocr": {"text_length": (5, 6)},
+    },
+}
+SFT_STEPS_PER_RL_STEP = 1.0
+PREPARATION_SEED = 1000
+TEST_SEED = 300  # held-out scenes that neither the demo nor any choice of settings has seen
+
+
+@dataclass(frozen=True)
+class Condition:
+    """Everything that decides a run besides its seed. Fields are the factors that a grid can vary.
+
+    `method`: reinforcement (`rl`), supervision on the truth (`sft`), or both, half the compute each; `steps`: the
+    compute, in RL steps; `start`: the policy as it is, or after as many supervised steps on faulty answers alone
+    (`answers`) or with a short templated thought before each (`thoughts`); `level`: difficulty of the scenes, see
+    `LEVELS`; `order`: in which the samples come; the rest are fields of `GRPOSettings`.
+    """
+
+    task: str = "counting"
+    policy: str = "tiny"
+    method: str = "rl"
+    start: str = "policy"
+    level: str = "usual"
+    order: str = "shuffled"
+    recipe: str = "kit"
+    matching: str = "optimal"
+    drop: tuple[str, ...] = ()
+    num_generations: int = 8
+    prompts_per_step: int = 16
+    steps: int = 60
+    rate: float = 1.0  # times the task's learning rate
+    beta: float = 0.0
+    temperature: float = 1.0
+    loss_type: str = "grpo"
+    scale_rewards: str = "group"
+    held_out: int = 200
+    preparation: int = 150
+
+    def __post_init__(self):
+        object.__setattr__(self, "drop", tuple(self.drop))
+        for name, choices in (
+            ("task", HEADLINE), ("method", METHODS), ("start", STARTS), ("order", ORDERS), ("level", LEVELS),
+        ):  # fmt: skip
+            if getattr(self, name) not in choices:
+                raise ValueError(f"Unknown {name} {getattr(self, name)!r}: choose one of {', '.join(choices)}.")
+
+    @classmethod
+    def of(cls, values: dict) -> Condition:
+        """A condition from its factors. Raises ValueError for a factor that there is not."""
+        known = [field.name for field in fields(cls)]
+        if unknown := [name for name in values if name not in known]:
+            raise ValueError(f"Unknown factor {', '.join(unknown)}: the factors are {', '.join(known)}.")
+        return cls(**values)
+
+    @property
+    def thinking(self) -> bool:
+        return self.start == "thoughts"
+
+    def scenes(self, count: int, seed: int, split: str = "train") -> list[Sample]:
+        return make_scenes(self.task, count, seed, split=split, **LEVELS[self.level][self.task])
+
+
+def templated_thought(sample: Sample) -> str:
+    """What a thinker would say first: where the object is, or how much there is. Uses the sample's own target.
+
+    >>> templated_thought(make_scenes("counting", 1, seed=7)[0])
+    'I see 2.'
+    """
+    if sample.task == "grounding" and len(sample.target.boxes):
+        x, y = sample.target.boxes[0].reshape(2, 2).mean(0) / sample.target.image_size
+        return f"I see it {'left' if x < 0.5 else 'right'}, {'top' if y < 0.5 else 'bottom'}."
+    return f"I see {len(sample.target.text.split()) if sample.task == 'ocr' else len(sample.target.boxes)}."
+
+
+def run_condition(condition: Condition, seed: int, work: Path, bar=None) -> tuple[list[dict], dict]:
+    """Run one condition with one seed; returns its per-step rows and its results, see `experiments`.
+
+    `work` keeps prepared policies between runs.
+    """
+    policy = prepared(condition, work)
+    held_out = condition.scenes(condition.held_out, TEST_SEED + seed, split="test")
+    results = {"before": measure(policy, condition, held_out, seed)}
+    probes = condition.scenes(64, TEST_SEED + seed, split="validation")
+    groups = sample_rollouts(policy, probes, 8, seed=seed, max_new_tokens=112, thinking=condition.thinking)
+    headroom = asdict(rl_headroom(groups))
+    results["headroom"] = {name: value for name, value in headroom.items() if name != "by_prompt"}
+    rows, seconds = [], {}
+    with tempfile.TemporaryDirectory() as folder:
+        for phase, share in {"rl": {"rl": 1.0}, "sft": {"sft": 1.0}, "sft+rl": {"sft": 0.5, "rl": 0.5}}[
+            condition.method
+        ].items():
+            train = {"sft": _supervise, "rl": _reinforce}[phase]
+            started = time.perf_counter()
+            log = train(policy, condition, seed, share, Path(folder) / phase, bar)
+            seconds[phase] = round(time.perf_counter() - started, 1)
+            rows += [{"phase": phase, **row} for row in log]
+    results["after"] = measure(policy, condition, held_out, seed)
+    return rows, {**results, "train_seconds": seconds}
+
+
+def measure(policy: Policy, condition: Condition, samples: list[Sample], seed: int) -> dict[str, dict[str, float]]:
+    """The task's metrics, and the mean `kit` reward, of greedy answers and of two samples each at temperature 1."""
+    targets, results = [sample.target for sample in samples], {}
+    frames = [policy.frame(sample.load_image().size) for sample in samples]
+    for mode, temperature, answers in (("greedy", 0.0, 1), ("sampled", 1.0, 2)):
+        texts = generate_completions(
+            policy,
+            samples,
+            num_generations=answers,
+            temperature=temperature,
+            seed=seed,
+            max_new_tokens=112,
+            thinking=condition.thinking,
+        )
+        metrics = evaluate(condition.task, texts, targets, frame=frames)
+        value = metrics[HEADLINE[condition.task]]
+        rewards = [
+            result.total
+            for group, target, frame in zip(texts, targets, frames, strict=True)
+            for result in score_batch(condition.task, group, [target] * answers, frame=frame)
+        ]
+        results[mode] = {
+            "headline": 1 - value if condition.task == "ocr" else value,
+            "reward": float(np.mean(rewards)),
+            **metrics,
+        }
+        results[mode] = {name: round(float(number), 5) for name, number in results[mode].items()}
+    return results
+
+
+def prepared(condition: Condition, work: Path) -> Policy:
+    """The policy from which training starts: as loaded, or after supervised steps on faulty answers or thoughts.
+
+    What is prepared is the same for every seed, kept in `work`, and made only once.
+    """
+    if condition.start == "policy":
+        return load_policy(condition.policy)
+    key = f"{condition.task}-{condition.start}-{condition.level}-{condition.preparation}"
+    folder = work / "prepared" / Path(condition.policy).name / key
+    if not (folder / "config.json").exists():
+        policy = load_policy(condition.policy)
+        settings = replace(TINY_SFT, steps=condition.preparation, thinking=condition.thinking, save_steps=10**6)
+        scenes = condition.scenes(condition.preparation * settings.batch_size, PREPARATION_SEED)
+        faulty = [spoil(scene, np.random.default_rng([PREPARATION_SEED, i])) for i, scene in enumerate(scenes)]
+        with tempfile.TemporaryDirectory() as run:
+            train_sft(policy, faulty, run, settings, thought=templated_thought if condition.thinking else None)
+        half = folder.with_name(f"{key}.tmp")
+        shutil.rmtree(half, ignore_errors=True)
+        policy.model.save_pretrained(half)
+        policy.processor.save_pretrained(half)
+        half.replace(folder)
+    return load_policy(str(folder))
+
+
+def _supervise(policy, condition: Condition, seed: int, share: float, folder: Path, bar) -> list[dict]:
+    steps = max(1, round(condition.steps * share * SFT_STEPS_PER_RL_STEP))
+    settings = replace(TINY_SFT, steps=steps, seed=seed, thinking=condition.thinking, save_steps=10**6)
+    scenes = condition.scenes(min(steps * settings.batch_size, condition.steps * condition.prompts_per_step), seed)
+    thought = templated_thought if condition.thinking else None
+    return train_sft(policy, scenes, folder, settings, thought=thought)
+
+
+def _reinforce(policy, condition: Condition, seed: int, share: float, folder: Path, bar) -> list[dict]:
+    taken = ("recipe", "matching", "drop", "num_generations", "prompts_per_step", "beta", "temperature", "thinking")
+    settings = replace(
+        TINY,
+        **{name: getattr(condition, name) for name in (*taken, "loss_type", "scale_rewards")},
+        steps=max(1, round(condition.steps * share)),
+        micro_prompts=condition.prompts_per_step,
+        learning_rate=LEARNING_RATE[condition.task] * condition.rate,
+        max_completion_length=112,
+        save_steps=10**6,
+        seed=seed,
+    )
+    scenes = condition.scenes(condition.steps * condition.prompts_per_step, seed)
+    if condition.order == "shuffled":
+        return train_grpo(policy, scenes, folder, settings, bar=bar)
+    difficulty = offline_difficulty(policy, scenes, recipe=condition.recipe, seed=seed, max_new_tokens=112)
+    generations = (4, 8, 16) if "more" in condition.order else (condition.num_generations,) * 3
+    return train_curriculum(policy, easy_to_hard(scenes, difficulty, settings.steps, generations), folder, settings)

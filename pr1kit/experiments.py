@@ -146,7 +146,7 @@ def _run(folder: Path, condition, seed: int, root: Path, work: Path) -> None:
     lines += [",".join(_number(row.get(key)) for key in COLUMNS.values()) for row in rows]
     _write(folder / "steps.csv", "\n".join(lines) + "\n")
     _write(folder / "environment.json", json.dumps(environment(time.time() - started), indent=1) + "\n")
-    _write(folder / "results.json", json.dumps(results, indent=1) + "\n")
+    _write(folder / "results.json", json.dumps({"steps": len(rows), **results}, indent=1) + "\n")
 
 
 def _same_run(folder: Path, identity: dict) -> bool:
@@ -210,13 +210,13 @@ def load_runs(grid: Grid, root: str | Path = ROOT) -> list[Run]:
                 continue
             config, results, made = (_read_json(folder / f"{n}.json") for n in ("config", "results", "environment"))
             try:
-                if not {"before", "after"} <= set(results):
-                    raise KeyError
-                with (folder / "steps.csv").open(newline="") as file:
-                    steps = [
-                        {k: v if k == "phase" else float(v) for k, v in row.items() if v != ""}
-                        for row in csv.DictReader(file)
-                    ]
+                text = (folder / "steps.csv").read_text(encoding="utf-8")
+                steps = [
+                    {k: v if k == "phase" else float(v) for k, v in row.items() if v != ""}
+                    for row in csv.DictReader(text.splitlines())
+                ]
+                if not ({"before", "after"} <= set(results) and len(steps) == results["steps"] and text[-1:] == "\n"):
+                    raise ValueError
                 runs.append(Run(cell, config["seed"], grid.factors_of(cell), results, steps, made))
             except (KeyError, TypeError, ValueError, OSError):
                 raise ValueError(f"The log {folder} is damaged: remove it and run the grid again.") from None

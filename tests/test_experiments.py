@@ -1,6 +1,7 @@
 """Experiments: grids in folders, resumed and refused; supervised runs, curricula, and what is made of the logs."""
 
 import json
+import shutil
 from dataclasses import asdict
 
 import numpy as np
@@ -71,10 +72,12 @@ def test_finished_runs_are_skipped_and_a_cut_one_is_run_again(finished, monkeypa
     run_grid(grid, root / "results", work=root / "work")
     assert asked == []
     assert before == {path.name: path.stat().st_mtime_ns for path in done.iterdir()}
-    (done / "results.json").rename(done / "kept")
+    shutil.copytree(done, kept := root / "kept")
+    (done / "results.json").unlink()
     run_grid(grid, root / "results", work=root / "work")
     assert [condition.method for condition, *_ in asked] == ["sft"]
-    (done / "kept").replace(done / "results.json")
+    shutil.rmtree(done)
+    kept.replace(done)
 
 
 def test_a_run_that_another_grid_has_made_is_copied(finished, monkeypatch):
@@ -110,7 +113,7 @@ def test_a_damaged_log_is_named(finished, name):
     grid, root = finished
     path = root / "results" / "small" / "sft" / "seed-0" / name
     text = path.read_text()
-    path.write_text(text[: len(text) // 2] + ("\x00" if name == "steps.csv" else ""))
+    path.write_text(text[:-3])
     try:
         with pytest.raises(ValueError, match=r"seed-0.* is damaged"):
             load_runs(grid, root / "results")
@@ -238,7 +241,7 @@ def test_charts_show_every_seed_and_what_they_say():
     ax = plot_scaling(runs_of({**gains, ("grounding", "8"): (0, 0, 0)}), "level")
     assert [text.get_text() for text in ax.get_legend().get_texts()] == ["ocr", "grounding"]
     ax = plot_gain_vs_headroom(runs, "gap")
-    assert ax.get_title().startswith("rank correlation +1.00")
+    assert ax.get_title("left").startswith("rank correlation +1.00")
     assert ax.get_xlabel() == "before: gap"
     ax = plot_perplexity({"few": [1, 2, 3], "crowded": [1, 2, 30]})
     assert max(line.get_xdata()[-1] for line in ax.lines) == pytest.approx(32.42, abs=0.01)

@@ -12,7 +12,8 @@ import numpy as np
 
 from pr1kit.complexity import log10_matchings, perceptual_perplexity
 from pr1kit.drawing import INK, NEUTRAL, PREDICTION, TRUTH, style
-from pr1kit.experiments import Run, mean_interval, rank_correlation
+from pr1kit.experiments import Run
+from pr1kit.seed_statistics import mean_interval, rank_correlation
 
 TASK_COLOURS = {"grounding": TRUTH, "counting": PREDICTION, "detection": "#009E73", "ocr": "#CC79A7"}
 MARKERS = "osD^v"

@@ -21,9 +21,6 @@ from dataclasses import asdict, dataclass, field, replace
 from itertools import product
 from pathlib import Path
 
-import numpy as np
-from scipy import stats
-
 ROOT = Path(__file__).resolve().parent.parent / "data" / "runs"
 FORMAT = 1
 COLUMNS = {  # of steps.csv, and what TRL calls them
@@ -105,23 +102,28 @@ def run_grid(grid: Grid, root: str | Path = ROOT, *, work: str | Path = "runs/ex
         condition = Condition.of(fields)
         for seed in grid.seeds:
             folder = root / grid.name / cell / f"seed-{seed}"
-            if not _finished(folder, _identity(condition, seed)):
+            if not _finished(folder, condition, seed):
                 plan.append((folder, condition, seed))
     total = len(grid.cells()) * len(grid.seeds)
     for folder, condition, seed in tqdm(plan, desc=grid.name, initial=total - len(plan), total=total):
         _run(folder, condition, seed, root, Path(work))
 
 
-def _identity(condition, seed: int) -> dict:
-    return json.loads(json.dumps({"format": FORMAT, "seed": seed, "condition": asdict(condition)}))
+def _is(config: dict, condition, seed: int) -> bool:
+    """Whether `config` is that of this run; a factor that is younger than the config had its default then."""
+    try:
+        known = type(condition).of(config["condition"])
+    except (KeyError, TypeError, ValueError):
+        return False
+    return (config.get("format"), config.get("seed"), known) == (FORMAT, seed, condition)
 
 
-def _finished(folder: Path, identity: dict) -> bool:
+def _finished(folder: Path, condition, seed: int) -> bool:
     """Whether `folder` holds this run, finished. Raises ValueError where it holds another."""
     config = folder / "config.json"
     if not config.exists():
         return False
-    if _read_json(config) != identity:
+    if not _is(_read_json(config), condition, seed):
         raise ValueError(
             f"{folder} holds a run of another configuration or version of the kit: move it away, or choose another "
             "folder for the results."
@@ -132,10 +134,11 @@ def _finished(folder: Path, identity: dict) -> bool:
 def _run(folder: Path, condition, seed: int, root: Path, work: Path) -> None:
     from pr1kit.conditions import run_condition
 
-    identity = _identity(condition, seed)
     folder.mkdir(parents=True, exist_ok=True)
-    same = next((other for other in root.glob("*/*/seed-*") if other != folder and _same_run(other, identity)), None)
-    _write(folder / "config.json", json.dumps(identity, indent=1) + "\n")
+    others = (path.parent for path in root.glob(f"*/*/seed-{seed}/results.json") if path.parent != folder)
+    same = next((other for other in others if _is(_read_json(other / "config.json"), condition, seed)), None)
+    config = {"format": FORMAT, "seed": seed, "condition": asdict(condition)}
+    _write(folder / "config.json", json.dumps(config, indent=1) + "\n")
     if same:
         for name in ("environment.json", "steps.csv", "results.json"):
             _write(folder / name, (same / name).read_text())
@@ -147,10 +150,6 @@ def _run(folder: Path, condition, seed: int, root: Path, work: Path) -> None:
     _write(folder / "steps.csv", "\n".join(lines) + "\n")
     _write(folder / "environment.json", json.dumps(environment(time.time() - started), indent=1) + "\n")
     _write(folder / "results.json", json.dumps({"steps": len(rows), **results}, indent=1) + "\n")
-
-
-def _same_run(folder: Path, identity: dict) -> bool:
-    return (folder / "results.json").exists() and _read_json(folder / "config.json") == identity
 
 
 def _number(value) -> str:
@@ -241,60 +240,3 @@ def provenance(runs: Sequence[Run]) -> str:
         f"Replaying {len(runs)} logged runs, {len({run.cell for run in runs})} conditions × seeds "
         f"{', '.join(map(str, seeds))}: {minutes:.0f} minutes on {', '.join(devices)}, {' and '.join(dates)}."
     )
-
-
-def mean_interval(values: Sequence[float], level: float = 0.95) -> tuple[float, float, float]:
-    """Mean over seeds and its t interval, `(mean, low, high)`; nan limits for fewer than two.
-
-    >>> [round(float(v), 3) for v in mean_interval([1.0, 2.0, 3.0])]
-    [2.0, -0.484, 4.484]
-    """
-    values = np.asarray(values, float)
-    if len(values) < 2:
-        return float(values.mean()), np.nan, np.nan
-    half = stats.t.ppf((1 + level) / 2, len(values) - 1) * values.std(ddof=1) / np.sqrt(len(values))
-    return float(values.mean()), float(values.mean() - half), float(values.mean() + half)
-
-
-def paired_difference(
-    runs: Sequence[Run], one: Mapping[str, str], other: Mapping[str, str], value=lambda run: run.gain()
-) -> tuple[float, float, float]:
-    """Mean of `value` at the levels `one` less that at `other`, with its t interval; paired by seed and other factors.
-
-    Raises ValueError where no pair of runs differs by these levels alone.
-    """
-
-    def at(levels):
-        return {
-            (run.seed, *(v for k, v in sorted(run.factors.items()) if k not in levels)): value(run)
-            for run in runs
-            if all(run.factors[name] == level for name, level in levels.items())
-        }
-
-    ones, others = at(one), at(other)
-    if not (pairs := sorted(set(ones) & set(others))):
-        raise ValueError(f"No runs to pair: {dict(one)} with {dict(other)}.")
-    return mean_interval([ones[pair] - others[pair] for pair in pairs])
-
-
-def rank_correlation(
-    x: Sequence[float], y: Sequence[float], *, resamples: int = 2000, seed: int = 0
-) -> tuple[float, float, float]:
-    """Spearman's rank correlation and its 95 % percentile bootstrap interval over pairs; nan where a side is constant.
-
-    >>> rank_correlation([1, 2, 3, 4], [2, 4, 6, 9])[0]
-    1.0
-    """
-    x, y = np.asarray(x, float), np.asarray(y, float)
-    ranks = np.random.default_rng(seed).integers(0, len(x), (resamples, len(x)))
-    drawn = np.array([_spearman(x[chosen], y[chosen]) for chosen in ranks])
-    drawn = drawn[np.isfinite(drawn)]
-    low, high = np.quantile(drawn, [0.025, 0.975]) if len(drawn) else (np.nan, np.nan)
-    return _spearman(x, y), float(low), float(high)
-
-
-def _spearman(x: np.ndarray, y: np.ndarray) -> float:
-    a, b = stats.rankdata(x), stats.rankdata(y)
-    if np.ptp(a) == 0 or np.ptp(b) == 0:
-        return float("nan")
-    return float(np.corrcoef(a, b)[0, 1])

@@ -16,14 +16,12 @@ from pr1kit.experiments import (
     fast,
     levels,
     load_runs,
-    mean_interval,
-    paired_difference,
     provenance,
-    rank_correlation,
     run_grid,
 )
 from pr1kit.grids import GRIDS
 from pr1kit.grpo import TINY
+from pr1kit.seed_statistics import mean_interval, paired_difference, rank_correlation
 from pr1kit.sft import TINY_SFT, supervised_answer, train_sft
 
 SMALL = {"steps": 2, "held_out": 4, "preparation": 2, "prompts_per_step": 4}

@@ -256,20 +256,47 @@ def cpu(report, runs):
 def gpu(report, runs):
     for size in ("Qwen2-VL-2B", "Qwen2.5-VL-3B"):
         for answer in (60, 400):
-            results, memory = {}, {}
+            results, more = {}, {}
             for name in ("stock", "shared"):  # one after the other: both do not fit beside each other
-                policy = random_policy(size, "cuda", torch.bfloat16)
-                trainer = make_trainer(
-                    policy, name == "shared", prompts=2, group=8, answer=answer, image_side=896, lora=True, bf16=True
-                )
-                trainer.model.to("cuda")
+                trainer = gpu_trainer(size, name == "shared", prompts=2, group=8, answer=answer)
                 times, peak = whole_steps({name: trainer}, runs, "cuda")
-                results[name], memory[name] = times[name], peak[name]
-                del policy, trainer
+                results[name] = times[name]
+                more |= {
+                    f"{name}_gib": f"{peak[name]:.1f}",
+                    f"{name}_tokens_per_s": f"{2 * 8 * answer / times[name]['step']:.0f}",
+                }
+                del trainer
                 torch.cuda.empty_cache()
             for part in ("rollout", "update", "step"):
-                peaks = {f"{name}_gib": f"{memory[name]:.1f}" for name in memory}
-                report(part, size, 1066, answer, 8, results["stock"][part], results["shared"][part], **peaks)
+                report(part, size, 1066, answer, 8, results["stock"][part], results["shared"][part], **more)
+        for limit in (16, 24, 80):
+            largest = {f"{name}_group": largest_group(size, name == "shared", limit) for name in ("stock", "shared")}
+            report(f"largest group in {limit} GiB", size, 1066, 60, "", np.nan, np.nan, **largest)
+
+
+def gpu_trainer(size, shared, **lengths):
+    policy = random_policy(size, "cuda", torch.bfloat16)
+    trainer = make_trainer(policy, shared, image_side=896, lora=True, bf16=True, **lengths)
+    trainer.model.to("cuda")
+    return trainer
+
+
+def largest_group(size, shared, gib) -> int:
+    """The largest of 4, 8, … 128 rollouts of 60 tokens to one prompt whose step fits into `gib`; 0 for none."""
+    total, fits = torch.cuda.get_device_properties(0).total_memory, 0
+    torch.cuda.set_per_process_memory_fraction(min(1.0, gib * 2**30 / total))
+    for group in (4, 8, 16, 32, 64, 128):
+        try:
+            trainer = gpu_trainer(size, shared, prompts=1, group=group, answer=60)
+            whole_steps({"": trainer}, 1, "cuda")
+        except torch.cuda.OutOfMemoryError:
+            break
+        finally:
+            trainer = None
+            torch.cuda.empty_cache()
+        fits = group
+    torch.cuda.set_per_process_memory_fraction(1.0)
+    return fits
 
 
 if __name__ == "__main__":

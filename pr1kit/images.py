@@ -1,4 +1,4 @@
-"""What does the model see of an image file? Upright, RGB, transparency over white; and where its boxes go when it turns.
+"""What does the model see of an image file? It upright, in RGB, transparency over white; its boxes turn with it.
 
 Cameras store a photograph as the sensor lay and note in EXIF how to turn it. The kit shows models the upright image, as
 every viewer does; boxes annotated on the stored one turn with it (`upright_boxes`).
@@ -6,6 +6,7 @@ every viewer does; boxes annotated on the stored one turn with it (`upright_boxe
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -89,9 +90,7 @@ def probe(source: Any, decode: bool = True) -> tuple[tuple[int, int], int]:
     if isinstance(source, Image.Image):
         return source.size, orientation(source)
     try:
-        with (
-            source.open() if hasattr(source, "open") and not hasattr(source, "is_file") else Image.open(source) as image
-        ):
+        with Image.open(source) if isinstance(source, str | Path) else source.open() as image:
             size, turn = image.size, orientation(image)
             if decode:
                 image.load()

@@ -77,9 +77,7 @@ class Target:
                     "are its coordinates in another frame?"
                 )
         places = len(boxes) or len(points)
-        if self.count is not None and (
-            int(self.count) != self.count or self.count < 0 or places not in (0, self.count)
-        ):
+        if self.count is not None and (self.count < 0 or places not in (0, self.count)):
             raise ValueError(f"Target has {places} places but the count {self.count!r}.")
         self.__dict__.update(boxes=boxes, labels=labels, points=points, image_size=size)
         self.__dict__["text"] = "" if self.text is None else str(self.text)

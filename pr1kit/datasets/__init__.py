@@ -91,6 +91,7 @@ def load_dataset(
         records = list(islice(_records(file or path, source, layout, split, limit, skipped), limit))
     if task is not None and any(record.task != task for record in records):
         raise ValueError(f"{source} holds {records[0].task} samples, not {task}.")
+    categories = () if coco is None else coco["categories"]
     home = file.parent if file is not None else Path()
     return assemble(
         records,
@@ -100,6 +101,7 @@ def load_dataset(
         box_format=box_format,
         verify=verify,
         skipped=skipped,
+        categories=categories,
     )
 
 

@@ -100,9 +100,8 @@ def assemble(
 def _nothing(source: str, skipped: Sequence[tuple[str, str]]) -> str:
     if not skipped:
         return f"{source} holds no rows."
-    return (
-        f"{source} gives no sample: all {len(skipped)} were left out, the first ({skipped[0][0]}) as {skipped[0][1]}."
-    )
+    name, reason = skipped[0]
+    return f"{source} gives no sample: all {len(skipped)} were left out, the first ({name}) as {reason}."
 
 
 def _key(image: Any) -> Any:

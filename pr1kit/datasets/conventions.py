@@ -60,8 +60,8 @@ def check(records: Sequence[Record], sizes: Sequence[tuple[int, int]], source: s
         beyond = (rows > 1001).any(1).mean()
         if beyond > FEW:
             raise ValueError(
-                f"Coordinates of {source} reach {rows.max():g}, taken for thousandths of the image: if they are pixels, "
-                'say frame="pixel" (--frame pixel).'
+                f"Coordinates of {source} reach {rows.max():g}, taken for thousandths of the image: "
+                'if they are pixels, say frame="pixel" (--frame pixel).'
             )
         _check_twice(records, sizes, source)
     elif not any(record.fixed for record in records):
@@ -108,7 +108,8 @@ def _check_twice(records: Sequence[Record], sizes: Sequence[tuple[int, int]], so
                 apart.append(record.id)
     if pairs and len(apart) > FEW * pairs:
         raise ValueError(
-            f"solution and normalized_solution disagree in {len(apart)} of {pairs} rows of {source} (first {apart[0]}): "
+            f"solution and normalized_solution disagree in {len(apart)} of {pairs} rows of {source}, "
+            f"{apart[0]} the first: "
             'are these the images that were annotated? Say frame="norm1000" (--frame norm1000) to read the second, or '
             'frame="pixel" (--frame pixel) to read the first.'
         )

@@ -64,11 +64,10 @@ def read_counting(row: Mapping, name: str) -> Iterator[Record]:
 def read_clicks(row: Mapping, name: str) -> Iterator[Record]:
     """One record with points, or with boxes where the clicks have four numbers."""
     values = as_numbers(first_of(row, ("clicks", "solution")))
-    if not isinstance(values, list | tuple) or not all(
-        isinstance(v, list | tuple) and len(v) in (2, 4) for v in values
-    ):
+    places = values if isinstance(values, list | tuple) else [None]
+    if not all(isinstance(place, list | tuple) and len(place) in (2, 4) for place in places):
         raise ValueError(f"{str(values)[:60]!r} is neither one box nor a list of points")
-    kind = {"boxes" if values and len(values[0]) == 4 else "points": [list(v) for v in values]}
+    kind = {"boxes" if places and len(places[0]) == 4 else "points": [list(place) for place in places]}
     yield Record(name, image_of(row), "counting", str(row["problem"]), frame="norm1000", size=stated_size(row), **kind)
 
 

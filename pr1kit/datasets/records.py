@@ -48,7 +48,7 @@ class Record:
 
 @dataclass(frozen=True, eq=False)
 class StoredImage:
-    """A picture in a table: row `index` of a `datasets.Dataset`, or the encoded bytes themselves; decoded when opened."""
+    """A picture in a table: row `index` of a `datasets.Dataset`, or its encoded bytes; decoded when opened."""
 
     name: str
     table: Any
@@ -212,7 +212,7 @@ def _table_rows(table: Any) -> Iterator[dict]:
     pictures = [name for name, kind in table.features.items() if isinstance(kind, datasets.Image)]
     for name in pictures:
         table = table.cast_column(name, datasets.Image(decode=False))
-    indexed = hasattr(table, "__getitem__")
+    indexed = isinstance(table, datasets.Dataset)  # a streamed one gives its pictures with the row
     for index, row in enumerate(table.remove_columns(pictures) if indexed and len(pictures) else table):
         row = {name: _with_names(value, table.features.get(name)) for name, value in row.items()}
         for name in pictures:

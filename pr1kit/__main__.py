@@ -1,10 +1,12 @@
-"""`python -m pr1kit demo | make-tiny-policy`: the kit from the command line."""
+"""`python -m pr1kit demo | eval | make-tiny-policy`: the kit from the command line."""
 
 from __future__ import annotations
 
 import argparse
 import sys
 from pathlib import Path
+
+from pr1kit import eval_command
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -18,6 +20,9 @@ def main(argv: list[str] | None = None) -> int:
     demo.add_argument("--seeds", type=int, nargs="+", default=[0], help="one run each; several give one table")
     demo.add_argument("--fresh", action="store_true", help="begin anew instead of resuming what --out holds")
     demo.add_argument("--fast", action="store_true", help="a few steps and scenes, to see that it runs")
+
+    measure = commands.add_parser("eval", help="measure a model on benchmark files, beside the paper's numbers")
+    eval_command.add_arguments(measure)
 
     tiny = commands.add_parser("make-tiny-policy", help="train the tiny policy from random weights")
     tiny.add_argument("--out", type=Path, default=Path("data/tiny-policy"), help="default: %(default)s")
@@ -59,7 +64,7 @@ def _make_tiny_policy(arguments) -> int:
     return 0
 
 
-COMMANDS = {"demo": _demo, "make-tiny-policy": _make_tiny_policy}
+COMMANDS = {"demo": _demo, "eval": eval_command.run, "make-tiny-policy": _make_tiny_policy}
 
 if __name__ == "__main__":
     sys.exit(main())

@@ -168,6 +168,22 @@ def answers_table(
     return coco_table(truth, [dict(row, score=protocol.box_score) for row in rows[1]], protocol)
 
 
+def coco_detections(answers: Sequence[Answer], truth: dict, box_score: float = 1.0) -> list[dict]:
+    """Parsed answers in pixels, one for each of the truth's images, as COCO results; unknown classes are dropped."""
+    ids = {fold(category["name"]): category["id"] for category in truth["categories"]}
+    return [
+        {
+            "image_id": image["id"],
+            "category_id": ids[label],
+            "bbox": [x1, y1, x2 - x1, y2 - y1],
+            "score": box_score,
+        }
+        for image, answer in zip(truth["images"], answers, strict=True)
+        for (x1, y1, x2, y2), label in zip(answer.boxes.tolist(), map(fold, answer.labels), strict=True)
+        if label in ids
+    ]
+
+
 def _index(coco: Any, truth: dict, annotations: Sequence[dict]) -> Any:
     coco.dataset = {**truth, "annotations": [dict(row) for row in annotations]}
     coco.createIndex()

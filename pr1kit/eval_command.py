@@ -1,0 +1,250 @@
+"""`python -m pr1kit eval`: a model on benchmark files, its completions kept, its numbers beside the paper's.
+
+    python -m pr1kit eval --model Qwen/Qwen2-VL-2B-Instruct --data refcoco_val.json --images coco/
+    accelerate launch -m pr1kit eval …                      the same, on every GPU of the machine
+    python -m pr1kit eval --completions runs/eval/refcoco_val.jsonl --data refcoco_val.json --images coco/
+
+Samples go to processes in whole batches, the same batches whatever the number of processes, so the completions are the
+same too. Interrupted, the same command goes on where it was.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from pr1kit.benchmarks import PROTOCOLS, Protocol, official_files
+from pr1kit.completions import CompletionStore, read_completions, write_atomically
+from pr1kit.datasets import LAYOUTS, load_dataset
+from pr1kit.evaluation import Metrics, evaluate
+from pr1kit.sample import TASKS
+
+BATCH = {"hf": 16, "vllm": 512}
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The options of `python -m pr1kit eval`."""
+    add, house = parser.add_argument, argparse.BooleanOptionalAction
+    add("--data", nargs="+", required=True, help="annotation files, hub ids, `scenes`, or the official eval folder")
+    add("--model", default="tiny", help="hub id, folder or `tiny` (default: %(default)s)")
+    add("--images", help="folder of the pictures (default: that of the file)")
+    add("--task", choices=TASKS, help="where the data leave it open")
+    add("--layout", default="auto", choices=("auto", "coco", *LAYOUTS), help="of the data (default: by its fields)")
+    add("--split", help="of a dataset that has several")
+    add("--limit", type=int, help="the first so many samples of each")
+    add("--frame", type=parse_frame, help="how the data write boxes: pixel, norm1000 or WxH, where that is open")
+    add("--box-format", choices=("xyxy", "xywh"), help="corners, or corner and size, where that is open")
+    add("--out", type=Path, default=Path("runs/eval"), help="folder of the results (default: %(default)s)")
+    add("--completions", type=Path, help="score these instead of asking a model")
+    add("--answer-frame", type=parse_frame, help="how --completions without a frame of their own write boxes")
+    add("--protocol", default="paper", choices=PROTOCOLS, help="the paper's prompts or those of its released scripts")
+    add("--prompt", help='other words, with "{question}" in them')
+    add("--max-new-tokens", type=int, help="longest completion (default: the protocol's)")
+    add("--thinking", action=house, default=False, help="ask to think first")
+    add("--engine", default="hf", choices=BATCH, help="transformers or vLLM (default: %(default)s)")
+    add("--batch-size", type=int, help=f"prompts at once (default: {BATCH['hf']}, vllm {BATCH['vllm']})")
+    add("--dtype", default="auto", help="of the weights, such as bfloat16 (default: the checkpoint's)")
+    add("--tensor-parallel", type=int, default=1, help="GPUs that share one model (vllm)")
+
+
+def parse_frame(text: str) -> Any:
+    """`pixel`, `norm1000`, or `WxH` as (W, H); argparse shows what is wrong with any other.
+
+    >>> parse_frame("1x1")
+    (1.0, 1.0)
+    """
+    if text in ("pixel", "norm1000"):
+        return text
+    try:
+        width, height = (float(side) for side in text.lower().split("x"))
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text!r} is not pixel, norm1000 or WxH") from None
+    return width, height
+
+
+@dataclass(frozen=True)
+class Result:
+    """One benchmark's numbers, and what they depend on."""
+
+    name: str
+    task: str
+    metrics: Metrics
+    protocol: str
+    left_out: str = ""
+
+    def to_dict(self) -> dict:
+        """Values, intervals and protocol, fit for JSON."""
+        values = {name: [value, *self.metrics.interval(name)] for name, value in self.metrics.items()}
+        about = {"name": self.name, "task": self.task, "samples": self.metrics.samples, "metrics": values}
+        return {**about, "protocol": self.protocol, "left_out": self.left_out}
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Ask, keep, score, print; the report and `results.json` go to `--out`."""
+    from pr1kit.benchmark_report import report
+
+    world, engine, results = _world(arguments), None, []
+    for name, path, images in _plan(arguments):
+        samples = load_dataset(
+            path, arguments.task, arguments.layout, _split(arguments, path), arguments.limit, arguments.frame,
+            images=images, box_format=arguments.box_format,
+        )  # fmt: skip
+        protocol, task = _protocol(arguments, samples[0].task), samples[0].task
+        if arguments.completions is not None:
+            rows, made_by = read_completions(arguments.completions), _made_by(arguments.completions)
+        else:
+            engine = engine or _engine(arguments, world)
+            made_by = {"model": arguments.model, "engine": arguments.engine, "dtype": arguments.dtype}
+            made_by |= {"task": task, "protocol": protocol.to_dict()}
+            rows = _ask(samples, CompletionStore(arguments.out, name, world.rank, world.processes), made_by, engine,
+                        arguments.batch_size or BATCH[arguments.engine], world)  # fmt: skip
+        if world.rank == 0:
+            results.append(score_completions(samples, rows, name, made_by, arguments.answer_frame))
+    if world.rank == 0:
+        text = report(results)
+        arguments.out.mkdir(parents=True, exist_ok=True)
+        write_atomically(arguments.out / "report.md", text)
+        write_atomically(arguments.out / "results.json", json.dumps([r.to_dict() for r in results], indent=1))
+        print(text)
+    world.wait()
+    return 0
+
+
+def score_completions(
+    samples: Sequence, rows: dict[str, dict], name: str = "", made_by: dict | None = None, frame: Any = None
+) -> Result:
+    """The metrics of kept completions, `rows` by id; `frame` reads rows without one of their own.
+
+    Raises ValueError where a sample has no completion, or one whose coordinates nobody says how to read.
+    """
+    missing = [sample.id for sample in samples if sample.id not in rows]
+    if missing:
+        raise ValueError(
+            f"{len(missing)} of {len(samples)} samples of {name or 'the data'} have no completion, {missing[0]!r} the "
+            "first: are these the completions of this file, or was the run cut short?"
+        )
+    chosen = [rows[sample.id] for sample in samples]
+    task = samples[0].task
+    frames = [row.get("frame") or frame for row in chosen]
+    if None in frames:
+        if task != "ocr":
+            raise ValueError(
+                f"The completion of {chosen[frames.index(None)]['id']!r} does not say how its numbers are to be read: "
+                "say --answer-frame pixel, norm1000 or WxH."
+            )
+        frames = "pixel"
+    texts, targets = [row["completion"] for row in chosen], [sample.target for sample in samples]
+    metrics = evaluate(task, texts, targets, frame=frames, coco=getattr(samples, "coco", None))
+    return Result(name, task, metrics, _told(made_by, frames), getattr(samples, "left_out", str)().lstrip(", "))
+
+
+def _plan(arguments: argparse.Namespace) -> Iterator[tuple[str, str, Any]]:
+    """(name, data, images) of each benchmark; names are distinct."""
+    seen = set()
+    for data in arguments.data:
+        folder = Path(data).expanduser()
+        found = official_files(folder) if (folder / "jsons").is_dir() else [(data, arguments.images)]
+        if not found:
+            raise ValueError(f"{data!r} has a folder `jsons` without benchmark files that the kit knows in it.")
+        for path, images in found:
+            name = f"scenes_{arguments.task}" if str(path) == "scenes" else Path(path).stem
+            name = name if arguments.split is None else f"{name}_{arguments.split}"
+            if name in seen:
+                raise ValueError(f"Two of the data are called {name!r}: evaluate them one by one, each with its --out.")
+            seen.add(name)
+            yield name, str(path), images
+    if arguments.completions is not None and len(seen) > 1:
+        raise ValueError(f"--completions goes with one --data, got {len(seen)}.")
+
+
+def _split(arguments: argparse.Namespace, path: str) -> str | None:
+    return "test" if path == "scenes" and arguments.split is None else arguments.split
+
+
+def _protocol(arguments: argparse.Namespace, task: str) -> Protocol:
+    protocol = PROTOCOLS[arguments.protocol][task]
+    changes = {"prompt": arguments.prompt, "max_new_tokens": arguments.max_new_tokens}
+    changes = {name: value for name, value in changes.items() if value is not None}
+    return replace(protocol, **changes, thinking=arguments.thinking)
+
+
+def _engine(arguments: argparse.Namespace, world: World):
+    from pr1kit.engines import make_engine
+
+    if arguments.engine == "vllm":
+        if world.processes > 1:
+            raise ValueError(
+                "vLLM spreads over GPUs by itself: run it without accelerate launch, with --tensor-parallel N."
+            )
+        return make_engine(
+            "vllm", arguments.model, dtype=arguments.dtype, tensor_parallel_size=arguments.tensor_parallel
+        )
+    return make_engine("hf", arguments.model, dtype=arguments.dtype, device=world.device)
+
+
+def _ask(samples, store: CompletionStore, made_by: dict, engine, batch_size: int, world: World) -> dict[str, dict]:
+    """Completions of all samples by id, those already kept not asked for again."""
+    from tqdm.auto import tqdm
+
+    if world.rank == 0:
+        store.claim(made_by)
+    world.wait()
+    kept = store.kept()
+    world.wait()  # all have read before any writes
+    batches = [samples[start : start + batch_size] for start in range(0, len(samples), batch_size)]
+    missing = [batch for batch in batches if any(sample.id not in kept for sample in batch)]
+    mine = missing[world.rank :: world.processes]
+    protocol = Protocol(**made_by["protocol"])
+    for batch in tqdm(mine, desc=store.name, disable=world.rank > 0 or not mine, file=sys.stderr):
+        store.append([row for row in engine(batch, protocol) if row["id"] not in kept])
+    world.wait()
+    if world.rank == 0:
+        store.join(sample.id for sample in samples)
+    world.wait()
+    return store.kept()
+
+
+@dataclass(frozen=True)
+class World:
+    """This process among those that `accelerate launch` started; alone by default."""
+
+    rank: int = 0
+    processes: int = 1
+    device: str | None = None
+    state: Any = None
+
+    def wait(self) -> None:
+        """Until all processes have come so far."""
+        if self.state is not None:
+            self.state.wait_for_everyone()
+
+
+def _world(arguments: argparse.Namespace) -> World:
+    if arguments.completions is not None or arguments.engine != "hf":
+        import os
+
+        return World(processes=int(os.environ.get("WORLD_SIZE", 1)))
+    from accelerate import PartialState
+
+    state = PartialState()
+    return World(state.process_index, state.num_processes, str(state.device), state)
+
+
+def _made_by(path: Path) -> dict | None:
+    about = path.with_suffix(".json")
+    return json.loads(about.read_text(encoding="utf-8")) if about.is_file() else None
+
+
+def _told(made_by: dict | None, frames: Any) -> str:
+    """One line that says how the numbers came about."""
+    shown = {str(frame) if isinstance(frame, str) else "the resized image" for frame in frames}
+    read = f"coordinates in {' and '.join(sorted(shown))}" if not isinstance(frames, str) else ""
+    if made_by is None:
+        return "; ".join(filter(None, ("completions of unknown origin", read)))
+    protocol, engine = Protocol(**made_by["protocol"]), made_by["engine"]
+    return "; ".join(filter(None, (f"{made_by['model']} ({engine}, {made_by['dtype']})", str(protocol), read)))

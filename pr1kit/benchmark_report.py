@@ -1,4 +1,4 @@
-"""The paper's tables, row for row: what was measured, its interval, what the paper reports, and under which protocol."""
+"""The paper's tables, row for row: what was measured, its interval, what the paper reports, and the protocol."""
 
 from __future__ import annotations
 

@@ -176,7 +176,7 @@ def _target(record: Record, image: Any, stored: tuple[int, int], turn: int) -> t
     elif size != upright:
         boxes, points = to_pixels(boxes, size, upright), to_pixels(points, size, upright)
     notes = [dict(note) for note in record.notes]
-    if unturned or size != upright:
+    if notes and (unturned or size != upright):
         scale = upright[0] * upright[1] / (size[0] * size[1])
         for note, (x1, y1, x2, y2) in zip(notes, boxes.tolist(), strict=True):
             note |= {"bbox": [x1, y1, x2 - x1, y2 - y1], "area": note["area"] * scale}

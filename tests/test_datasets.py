@@ -267,6 +267,8 @@ def test_coco_instances(folder):
     assert samples[0].target.labels == ("cat",)
     assert len(samples[2].target.boxes) == 0, "an image without annotations is asked about too"
     assert [note["iscrowd"] for note in samples.coco["annotations"]] == [0, 1, 0]
+    assert samples.coco["annotations"][0]["bbox"] == [64, 96, 256, 144]
+    assert samples.coco["annotations"][0]["area"] == 900, "the mask's area decides what is small"
     counted = load_dataset(path, "counting", images=folder / "coco" / "train2014")
     assert [(s.id, s.question, len(s.target.boxes)) for s in counted] == [
         ("instances_val2017/7/cat", "cat", 1),
@@ -274,6 +276,27 @@ def test_coco_instances(folder):
     ]
     with pytest.raises(ValueError, match="gives detection or counting samples, not ocr"):
         load_dataset(path, "ocr")
+
+
+def test_coco_files_with_boxes_as_corners_or_fractions_are_asked_about(folder):
+    path, images = instances(folder), folder / "coco" / "train2014"
+    content = json.loads(path.read_text())
+    for note in content["annotations"]:
+        note["bbox"] = DOG
+    with pytest.raises(ValueError, match=r'leave their images .* if they are corners, say box_format="xyxy"'):
+        load_dataset(write(path, content), images=images)
+    content["annotations"] = content["annotations"][:1]
+    assert load_dataset(write(path, content), images=images, box_format="xyxy")[0].target.boxes.tolist() == [DOG]
+    content["annotations"] *= 8
+    for note in content["annotations"]:
+        note["bbox"] = [0.1, 0.2, 0.4, 0.3]
+    with pytest.raises(ValueError, match=r"fractions of the image, say frame=\(1, 1\) \(--frame 1x1\)"):
+        load_dataset(write(path, content), images=images)
+    samples = load_dataset(write(path, content), images=images, frame=(1, 1))
+    assert samples[0].target.boxes[0] == pytest.approx(CAT)
+    (note, *_) = samples.coco["annotations"]
+    assert note["bbox"] == pytest.approx([64, 96, 256, 144])
+    assert note["area"] == pytest.approx(256 * 144)
 
 
 def test_a_folder_of_ones_own_images_with_a_coco_file(folder):
@@ -370,9 +393,9 @@ def test_an_image_stored_smaller_than_its_file_says_scales_its_boxes(folder):
     row = {"image": "train2014/a.jpg", "sent": "cat", "bbox": [2 * v for v in CAT], "width": 1280, "height": 960}
     (sample,) = load_dataset(write(folder / "rec.json", [row]), images=folder / "coco")
     assert sample.target.boxes.tolist() == [CAT]
+    path = write(folder / "rec.json", [row | {"bbox": CAT, "width": 500, "height": 500}])
     with pytest.raises(ValueError, match=r"the file says 500x500 pixels, .*a.jpg has 640x480"):
-        row |= {"bbox": CAT, "width": 500, "height": 500}
-        load_dataset(write(folder / "rec.json", [row]), images=folder / "coco")
+        load_dataset(path, images=folder / "coco")
 
 
 @pytest.mark.parametrize(("size", "most"), [(WIDE, 10**6), ((1234, 777), 200_000), ((40, 30), 10**6)])

@@ -88,7 +88,8 @@ def assemble(
             continue
         if record.coco_id is not None:
             coco["images"].append({"id": record.coco_id})
-            coco["annotations"] += notes
+            start = len(coco["annotations"]) + 1  # pycocotools takes the id 0 for no match
+            coco["annotations"] += [note | {"id": i} for i, note in enumerate(notes, start)]
     if not samples:
         raise ValueError(_nothing(source, skipped))
     result = Samples(samples, source, skipped, coco if coco["images"] else None)
@@ -145,7 +146,7 @@ def _reframed(record: Record, frame: Any, box_format: str | None) -> Record:
     if frame == "pixel" and record.pixel_boxes is not None:
         record = replace(record, boxes=record.pixel_boxes)
     changes = {} if frame is None else {"frame": frame}
-    if box_format is not None and not record.fixed:
+    if box_format is not None:
         changes["box_format"] = box_format
     return replace(record, **changes)
 
@@ -169,18 +170,19 @@ def _target(record: Record, image: Any, stored: tuple[int, int], turn: int) -> t
     upright, (size, unturned) = upright_size(stored, turn), _written(record, image, stored, turn)
     if not unturned and abs(size[0] * upright[1] / (size[1] * upright[0]) - 1) > 0.02:
         raise ValueError(f"the file says {size[0]}x{size[1]} pixels, {image} has {upright[0]}x{upright[1]}")
+    scale = upright[0] * upright[1] / (size[0] * size[1])
     boxes = to_pixels(corners(record.boxes, record.box_format), record.frame, size)
     points = to_pixels(as_rows(as_numbers(record.points), 2, "points"), record.frame, size)
     if unturned:
         boxes, points = upright_boxes(boxes, turn, stored), upright_points(points, turn, stored)
     elif size != upright:
         boxes, points = to_pixels(boxes, size, upright), to_pixels(points, size, upright)
-    notes = [dict(note) for note in record.notes]
-    if notes and (unturned or size != upright):
-        scale = upright[0] * upright[1] / (size[0] * size[1])
-        for note, (x1, y1, x2, y2) in zip(notes, boxes.tolist(), strict=True):
-            note |= {"bbox": [x1, y1, x2 - x1, y2 - y1], "area": note["area"] * scale}
-    keep = [i for i in range(len(boxes)) if not (notes and notes[i].get("iscrowd"))]
+    notes = []
+    for note, (x1, y1, x2, y2) in zip(record.notes, boxes.tolist(), strict=bool(record.notes)):
+        box, own = [x1, y1, x2 - x1, y2 - y1], record.frame == "pixel" and record.box_format == "xywh"
+        area = note["area"] * scale if own and note.get("area") else box[2] * box[3]
+        notes.append({**note, "bbox": box, "area": area, "iscrowd": note.get("iscrowd", 0)})
+    keep = [i for i in range(len(boxes)) if not (notes and notes[i]["iscrowd"])]
     labels = tuple(record.labels[i] for i in keep) if record.labels else ()
     if record.task == "grounding":
         labels = (record.question,) * len(keep)

@@ -87,5 +87,4 @@ def _objects(notes: list[dict], names: Mapping) -> dict:
         "labels": tuple(names[note["category_id"]] for note in notes),
         "notes": tuple(notes),
         "box_format": "xywh",
-        "fixed": True,
     }

@@ -18,7 +18,11 @@ from pr1kit.sample import as_rows
 
 FEW = 0.02  # a share of odd boxes up to this is annotators' slips, left out one by one
 ENOUGH = 8  # places from which "none reaches beyond" says something
-SMALL = ((1, "fractions", "(1, 1)"), (100, "percents", "(100, 100)"), (1000, "thousandths", '"norm1000"'))
+SMALL = (  # the largest coordinate, what it then may be, how to say so
+    (1, "fractions", "(1, 1) (--frame 1x1)"),
+    (100, "percents", "(100, 100) (--frame 100x100)"),
+    (1000, "thousandths", '"norm1000" (--frame norm1000)'),
+)
 
 
 def corners(values: Any, box_format: str) -> np.ndarray:
@@ -36,45 +40,53 @@ def corners(values: Any, box_format: str) -> np.ndarray:
 def check(records: Sequence[Record], sizes: Sequence[tuple[int, int]], source: str, frame: Any, box_format: str | None):
     """Raises ValueError where boxes or points cannot be in the convention they are taken for.
 
-    `sizes` are the images' (width, height), one for each record; `frame` and `box_format` what the user said, or None.
+    `sizes` are the (width, height) of the images that were annotated, one for each record; `frame` and `box_format`
+    what the user said, or None: what was said is not asked again.
     """
-    places, owners = [], []
+    found: dict[tuple, list] = {}  # (frame, format, whether boxes) -> places (N, 4), sides of their images (N, 2)
     for record, size in zip(records, sizes, strict=True):
         try:
-            boxes = corners(record.boxes, "xyxy" if record.fixed else box_format or record.box_format)
+            places = as_rows(as_numbers(record.boxes), 4, "boxes")
             points = as_rows(as_numbers(record.points), 2, "points")
         except ValueError:
             continue  # left out by itself, with its reason
-        rows = boxes if len(boxes) else np.tile(points, 2)
-        places.append(rows)
-        owners += [(*size, record.frame)] * len(rows)
-    if not owners:
-        return
-    rows = np.concatenate([place for place in places if len(place)])
-    sides, written = np.array([owner[:2] for owner in owners], float), owners[0][2]
-    if not all(record.fixed for record in records):
-        _check_format(rows, source, box_format)
-    if frame is not None:
-        return
-    if written == "norm1000":
-        beyond = (rows > 1001).any(1).mean()
-        if beyond > FEW:
-            raise ValueError(
-                f"Coordinates of {source} reach {rows.max():g}, taken for thousandths of the image: "
-                'if they are pixels, say frame="pixel" (--frame pixel).'
-            )
+        boxed = len(places) > 0
+        rows = places if boxed else np.tile(points, 2)
+        if len(rows):
+            found.setdefault((str(record.frame), record.box_format, boxed), []).append((rows, [size] * len(rows)))
+    for (written, form, boxed), parts in found.items():
+        rows = np.concatenate([rows for rows, _ in parts])
+        sides = np.array([size for _, sizes in parts for size in sizes], float)
+        if boxed and box_format is None:
+            _check_format(rows, sides, source, form, written)
+        if frame is None:
+            rows = corners(rows, form) if boxed else rows
+            _check_thousandths(rows, source) if written == "norm1000" else _check_pixels(rows, sides, source)
+    if frame is None:
         _check_twice(records, sizes, source)
-    elif not any(record.fixed for record in records):
-        _check_pixels(rows, sides, source)
 
 
-def _check_format(rows: np.ndarray, source: str, box_format: str | None) -> None:
-    inverted = (rows[:, 2:] < rows[:, :2]).any(1)
-    if box_format is None and inverted.mean() > FEW:
-        example = rows[inverted][0].tolist()
+def _check_format(rows: np.ndarray, sides: np.ndarray, source: str, form: str, written: str) -> None:
+    if form == "xyxy":
+        odd = (rows[:, 2:] < rows[:, :2]).any(1)
+        what, other, say = "end before they begin", "x, y, width, height", "xywh"
+    else:
+        limits = np.full_like(sides, 1000) if written == "norm1000" else sides
+        fits = (rows[:, 2:] <= limits + 1).all(1) & (rows[:, 2:] >= rows[:, :2]).all(1)
+        odd = (rows[:, :2] + rows[:, 2:] > limits + 1).any(1) & fits
+        what, other, say = "leave their images if they are x, y, width, height", "corners", "xyxy"
+    if odd.mean() > FEW:
         raise ValueError(
-            f"{inverted.sum()} of {len(rows)} boxes of {source} end before they begin (such as {example}): if they are "
-            'x, y, width, height, say box_format="xywh" (--box-format xywh), else "xyxy".'
+            f"{odd.sum()} of {len(rows)} boxes of {source} {what} (such as {rows[odd][0].tolist()}): if they are "
+            f'{other}, say box_format="{say}" (--box-format {say}), else "{form}".'
+        )
+
+
+def _check_thousandths(rows: np.ndarray, source: str) -> None:
+    if (rows > 1001).any(1).mean() > FEW:
+        raise ValueError(
+            f"Coordinates of {source} reach {rows.max():g}, taken for thousandths of the image: "
+            'if they are pixels, say frame="pixel" (--frame pixel).'
         )
 
 

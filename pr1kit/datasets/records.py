@@ -23,8 +23,8 @@ ROW_FILES = (".json", ".jsonl", ".csv", ".tsv", ".parquet")
 class Record:
     """One question about one image, coordinates as written.
 
-    `boxes` are written in `frame` (see `boxes`) and `box_format`; `fixed` says that the layout fixes both, so that they
-    are not asked about. `pixel_boxes` are the same boxes once more in pixels, where the file has both. `size` is the
+    `boxes` are written in `frame` (see `boxes`) and `box_format`. `pixel_boxes` are the same boxes once more in pixels,
+    where the file has both. `size` is the
     `(width, height)` that the file states. `notes` are a COCO file's annotations of image `coco_id`, one for each box.
     """
 
@@ -40,7 +40,6 @@ class Record:
     size: tuple[int, int] | None = None
     frame: Any = "pixel"
     box_format: str = "xyxy"
-    fixed: bool = False
     pixel_boxes: Any = None
     notes: tuple[dict, ...] = ()
     coco_id: Any = None

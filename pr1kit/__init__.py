@@ -16,6 +16,7 @@ _HOME = {
     "Sample": "sample",
     "Target": "sample",
     "load_dataset": "datasets",
+    "save_official": "datasets.official",
     "make_scenes": "datasets.scenes",
     "parse": "parsing",
     "reward_function": "rewards",

@@ -12,8 +12,9 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -143,9 +144,9 @@ def score_completions(
     return Result(name, task, metrics, _told(made_by, frames), getattr(samples, "left_out", str)().lstrip(", "))
 
 
-def _plan(arguments: argparse.Namespace) -> Iterator[tuple[str, str, Any]]:
+def _plan(arguments: argparse.Namespace) -> list[tuple[str, str, Any]]:
     """(name, data, images) of each benchmark; names are distinct."""
-    seen = set()
+    plan: dict[str, tuple] = {}
     for data in arguments.data:
         folder = Path(data).expanduser()
         found = official_files(folder) if (folder / "jsons").is_dir() else [(data, arguments.images)]
@@ -154,12 +155,12 @@ def _plan(arguments: argparse.Namespace) -> Iterator[tuple[str, str, Any]]:
         for path, images in found:
             name = f"scenes_{arguments.task}" if str(path) == "scenes" else Path(path).stem
             name = name if arguments.split is None else f"{name}_{arguments.split}"
-            if name in seen:
+            if name in plan:
                 raise ValueError(f"Two of the data are called {name!r}: evaluate them one by one, each with its --out.")
-            seen.add(name)
-            yield name, str(path), images
-    if arguments.completions is not None and len(seen) > 1:
-        raise ValueError(f"--completions goes with one --data, got {len(seen)}.")
+            plan[name] = (name, str(path), images)
+    if arguments.completions is not None and len(plan) > 1:
+        raise ValueError(f"--completions are of one --data, got {len(plan)}.")
+    return list(plan.values())
 
 
 def _split(arguments: argparse.Namespace, path: str) -> str | None:
@@ -225,13 +226,16 @@ class World:
 
 
 def _world(arguments: argparse.Namespace) -> World:
-    if arguments.completions is not None or arguments.engine != "hf":
-        import os
-
-        return World(processes=int(os.environ.get("WORLD_SIZE", 1)))
+    launched = int(os.environ.get("WORLD_SIZE", 1))
+    if launched == 1 or arguments.completions is not None or arguments.engine != "hf":
+        return World(processes=launched)
+    import torch
     from accelerate import PartialState
+    from accelerate.utils import parse_flag_from_env
 
-    state = PartialState()
+    state = PartialState(cpu=parse_flag_from_env("ACCELERATE_USE_CPU") or not torch.accelerator.is_available())
+    if state.num_processes != launched:
+        raise ValueError(f"{launched} processes were launched, but {state.num_processes} found each other.")
     return World(state.process_index, state.num_processes, str(state.device), state)
 
 

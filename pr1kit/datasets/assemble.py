@@ -178,10 +178,11 @@ def _target(record: Record, image: Any, stored: tuple[int, int], turn: int) -> t
     elif size != upright:
         boxes, points = to_pixels(boxes, size, upright), to_pixels(points, size, upright)
     notes = []
+    as_coco = record.frame == "pixel" and record.box_format == "xywh"
     for note, (x1, y1, x2, y2) in zip(record.notes, boxes.tolist(), strict=bool(record.notes)):
-        box, own = [x1, y1, x2 - x1, y2 - y1], record.frame == "pixel" and record.box_format == "xywh"
-        area = note["area"] * scale if own and note.get("area") else box[2] * box[3]
-        notes.append({**note, "bbox": box, "area": area, "iscrowd": note.get("iscrowd", 0)})
+        area = note["area"] * scale if as_coco and note.get("area") else (x2 - x1) * (y2 - y1)
+        moved = {} if as_coco and size == upright else {"bbox": [x1, y1, x2 - x1, y2 - y1]}
+        notes.append({**note, **moved, "area": area, "iscrowd": note.get("iscrowd", 0)})
     keep = [i for i in range(len(boxes)) if not (notes and notes[i]["iscrowd"])]
     labels = tuple(record.labels[i] for i in keep) if record.labels else ()
     if record.task == "grounding":

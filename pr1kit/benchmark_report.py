@@ -34,7 +34,7 @@ def report(results: Sequence[Result]) -> str:
 
 
 def _table(task: str, results: Sequence[Result]) -> list[str]:
-    rows = [["benchmark", "images", *COLUMNS[task].values()]]
+    rows = [["benchmark", "samples", *COLUMNS[task].values()]]
     for result in results:
         rows.append([result.name, f"{result.metrics.samples:,}", *(_cell(result, name) for name in COLUMNS[task])])
         for model, values in paper_rows(result.name, task):
@@ -54,5 +54,4 @@ def _cell(result: Result, name: str) -> str:
 
 def _protocol(result: Result) -> str:
     left_out = f"; {result.left_out}" if result.left_out else ""
-    note = f"; {result.metrics.note}" if result.task == "detection" else ""
-    return f"- {result.name}: {result.protocol}{note}{left_out}"
+    return f"- {result.name}: {result.protocol}{left_out}"

@@ -2,7 +2,7 @@
 
     name.jsonl              {"id": …, "completion": …, "frame": …}, in the order of the samples
     name.part-1-of-4.jsonl  what a process has added since; joined to `name.jsonl` when all have finished
-    name.json               what produced them: model, protocol, engine
+    name.settings.json      what produced them: model, protocol, engine
 
 `frame` says how the completion's numbers are to be read (see `boxes`), so that scoring needs no model.
 """
@@ -49,7 +49,7 @@ class CompletionStore:
     def claim(self, made_by: dict) -> None:
         """Write down what makes these completions. Raises ValueError where others were made otherwise."""
         self.folder.mkdir(parents=True, exist_ok=True)
-        path = self.folder / f"{self.name}.json"
+        path = self.folder / f"{self.name}.settings.json"
         if path.exists() and (other := json.loads(path.read_text(encoding="utf-8"))) != made_by:
             names = [name for name in made_by if made_by[name] != other.get(name)]
             raise ValueError(

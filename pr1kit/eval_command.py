@@ -22,7 +22,7 @@ from typing import Any
 from pr1kit.benchmarks import PROTOCOLS, Protocol, official_files
 from pr1kit.completions import CompletionStore, read_completions, write_atomically
 from pr1kit.datasets import LAYOUTS, load_dataset
-from pr1kit.evaluation import Metrics, evaluate
+from pr1kit.evaluation import DetectionProtocol, Metrics, evaluate
 from pr1kit.sample import TASKS
 
 BATCH = {"hf": 16, "vllm": 512}
@@ -141,7 +141,10 @@ def score_completions(
         frames = "pixel"
     texts, targets = [row["completion"] for row in chosen], [sample.target for sample in samples]
     metrics = evaluate(task, texts, targets, frame=frames, coco=getattr(samples, "coco", None))
-    return Result(name, task, metrics, _told(made_by, frames), getattr(samples, "left_out", str)().lstrip(", "))
+    protocol = _told(made_by, () if task == "ocr" else frames)
+    if task == "detection":
+        protocol += f"; {_coco_rules(samples)}"
+    return Result(name, task, metrics, protocol, getattr(samples, "left_out", str)().lstrip(", "))
 
 
 def _plan(arguments: argparse.Namespace) -> list[tuple[str, str, Any]]:
@@ -239,15 +242,22 @@ def _world(arguments: argparse.Namespace) -> World:
     return World(state.process_index, state.num_processes, str(state.device), state)
 
 
+def _coco_rules(samples: Sequence) -> str:
+    rules = DetectionProtocol()
+    truth = "the COCO file, crowds and areas included" if getattr(samples, "coco", None) else "the samples' boxes"
+    kept = "/".join(map(str, rules.max_detections))
+    return f"every box scored {rules.box_score:g}, at most {kept} a class and image, measured on {truth}"
+
+
 def _made_by(path: Path) -> dict | None:
-    about = path.with_suffix(".json")
+    about = path.with_suffix(".settings.json")
     return json.loads(about.read_text(encoding="utf-8")) if about.is_file() else None
 
 
-def _told(made_by: dict | None, frames: Any) -> str:
+def _told(made_by: dict | None, frames: Sequence) -> str:
     """One line that says how the numbers came about."""
-    shown = {str(frame) if isinstance(frame, str) else "the resized image" for frame in frames}
-    read = f"coordinates in {' and '.join(sorted(shown))}" if not isinstance(frames, str) else ""
+    shown = {{"norm1000": "thousandths", "pixel": "pixels"}.get(str(f), "pixels of the resized image") for f in frames}
+    read = f"coordinates in {' and '.join(sorted(shown))}" if shown else ""
     if made_by is None:
         return "; ".join(filter(None, ("completions of unknown origin", read)))
     protocol, engine = Protocol(**made_by["protocol"]), made_by["engine"]

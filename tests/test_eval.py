@@ -104,7 +104,7 @@ def test_the_papers_numbers_stand_under_the_row_they_belong_to(official, tmp_pat
     rows = read_completions(keep(tmp_path / "kept.jsonl", "refcoco_val", texts))
     lines = report([score_completions(samples, rows, "refcoco_val")]).splitlines()
     cells = [[cell.strip() for cell in line.strip("|").split("|")] for line in lines if line.startswith("|")]
-    assert cells[0] == ["benchmark", "images", "Acc@.5", "Acc@.75", "Acc@.95", "Avg"]
+    assert cells[0] == ["benchmark", "samples", "Acc@.5", "Acc@.75", "Acc@.95", "Avg"]
     assert cells[2][:2] == ["refcoco_val", "7"]
     assert cells[2][2].startswith("57.1 [")
     assert cells[3] == ["*paper: Perception-R1, Table 1*", "", "89.1", "", "", ""]
@@ -221,7 +221,7 @@ def test_an_interrupted_run_goes_on_where_it_was(official, tmp_path):
         "whole batches again"
     )
     assert len(rows) == N
-    assert {path.name for path in (tmp_path / "cut").iterdir()} == {"refcoco_val.json", "refcoco_val.jsonl"}
+    assert {path.name for path in (tmp_path / "cut").iterdir()} == {"refcoco_val.settings.json", "refcoco_val.jsonl"}
     assert (tmp_path / "cut/refcoco_val.jsonl").read_bytes() == (tmp_path / "whole/refcoco_val.jsonl").read_bytes()
     third = Answers()
     ask(samples, tmp_path / "cut", third)
@@ -272,7 +272,7 @@ def test_two_processes_keep_the_same_file_as_one(official, small_policies, tmp_p
     )
     assert done.returncode == 0, done.stderr[-3000:]
     shown = [capsys.readouterr().out, done.stdout]
-    for file in ("refcoco_val.jsonl", "refcoco_val.json", "results.json", "report.md"):
+    for file in ("refcoco_val.jsonl", "refcoco_val.settings.json", "results.json", "report.md"):
         assert (tmp_path / "one" / file).read_bytes() == (tmp_path / "two" / file).read_bytes()
     rows = read_completions(tmp_path / "two" / "refcoco_val.jsonl")
     assert len(rows) == N

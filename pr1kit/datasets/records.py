@@ -208,12 +208,13 @@ def _table_rows(table: Any) -> Iterator[dict]:
     """Rows of a `datasets.Dataset`: image cells stay encoded where they are, class numbers become names."""
     import datasets
 
-    pictures = [name for name, kind in table.features.items() if isinstance(kind, datasets.Image)]
+    features = table.features or {}  # a streamed table may not know them
+    pictures = [name for name, kind in features.items() if isinstance(kind, datasets.Image)]
     for name in pictures:
         table = table.cast_column(name, datasets.Image(decode=False))
     indexed = isinstance(table, datasets.Dataset)  # a streamed one gives its pictures with the row
     for index, row in enumerate(table.remove_columns(pictures) if indexed and len(pictures) else table):
-        row = {name: _with_names(value, table.features.get(name)) for name, value in row.items()}
+        row = {name: _with_names(value, features.get(name)) for name, value in row.items()}
         for name in pictures:
             cell = (table, index) if indexed else (row[name], None)
             row[name] = StoredImage(f"{name} of row {index}", *cell, name)

@@ -71,7 +71,8 @@ COLUMNS = {
 }
 
 # Benchmark: (what a file of it is called, its table in the paper, {model: {metric: percent}}).
-R1, BASE = "Perception-R1", "base model"
+R1 = "Perception-R1"
+BASE, DETECTION_BASE = "Qwen2-VL-2B-Instruct", "Qwen2.5-VL-3B-Instruct"  # what it was trained from
 RESULTS = {
     "refcoco_val": ("refcoco_val", "Table 1", {R1: {"acc@0.5": 89.1}, BASE: {"acc@0.5": 86.8}}),
     "refcocop_val": (r"refcoco(p|\+|plus)_val", "Table 1", {R1: {"acc@0.5": 81.7}, BASE: {"acc@0.5": 77.1}}),
@@ -82,7 +83,7 @@ RESULTS = {
     "coco_val2017": (
         "(coco|instances)_val2017",
         "Table 3",
-        {R1: {"ap": 31.9, "ap50": 46.7, "ap75": 33.4}, BASE: {"ap": 16.1}},
+        {R1: {"ap": 31.9, "ap50": 46.7, "ap75": 33.4}, DETECTION_BASE: {"ap": 16.1}},
     ),
 }
 

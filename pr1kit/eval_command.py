@@ -12,8 +12,10 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import os
 import sys
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -22,10 +24,18 @@ from typing import Any
 from pr1kit.benchmarks import PROTOCOLS, Protocol, official_files
 from pr1kit.completions import CompletionStore, read_completions, write_atomically
 from pr1kit.datasets import LAYOUTS, load_dataset
+from pr1kit.datasets.assemble import Samples
 from pr1kit.evaluation import DetectionProtocol, Metrics, evaluate
 from pr1kit.sample import TASKS
 
 BATCH = {"hf": 16, "vllm": 512}
+
+
+def add_command(commands: Any) -> None:
+    """`eval` among the commands of `python -m pr1kit`."""
+    parser = commands.add_parser("eval", help="measure a model on benchmark files, beside the paper's numbers")
+    add_arguments(parser)
+    parser.set_defaults(work=run)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -79,19 +89,21 @@ class Result:
     left_out: str = ""
 
     def to_dict(self) -> dict:
-        """Values, intervals and protocol, fit for JSON."""
-        values = {name: [value, *self.metrics.interval(name)] for name, value in self.metrics.items()}
+        """Values with their intervals (None where there is nothing to measure) and the protocol, fit for JSON."""
+        rows = {name: [value, *self.metrics.interval(name)] for name, value in self.metrics.items()}
+        values = {name: [None if math.isnan(each) else each for each in row] for name, row in rows.items()}
         about = {"name": self.name, "task": self.task, "samples": self.metrics.samples, "metrics": values}
         return {**about, "protocol": self.protocol, "left_out": self.left_out}
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Ask, keep, score, print; the report and `results.json` go to `--out`."""
+    """Ask, keep, score, print; the report and each benchmark's `.results.json` go to `--out`."""
     from pr1kit.benchmark_report import report
 
     world, engine, results = _world(arguments), None, []
     for name, path, images in _plan(arguments):
-        samples = load_dataset(
+        samples = _load(
+            world,
             path, arguments.task, arguments.layout, _split(arguments, path), arguments.limit, arguments.frame,
             images=images, box_format=arguments.box_format,
         )  # fmt: skip
@@ -110,7 +122,8 @@ def run(arguments: argparse.Namespace) -> int:
         text = report(results)
         arguments.out.mkdir(parents=True, exist_ok=True)
         write_atomically(arguments.out / "report.md", text)
-        write_atomically(arguments.out / "results.json", json.dumps([r.to_dict() for r in results], indent=1))
+        for result in results:
+            write_atomically(arguments.out / f"{result.name}.results.json", json.dumps(result.to_dict(), indent=1))
         print(text)
     world.wait()
     return 0
@@ -164,6 +177,16 @@ def _plan(arguments: argparse.Namespace) -> list[tuple[str, str, Any]]:
     if arguments.completions is not None and len(plan) > 1:
         raise ValueError(f"--completions are of one --data, got {len(plan)}.")
     return list(plan.values())
+
+
+def _load(world: World, *data, **options) -> Samples:
+    """The samples; what was left out is said in one line, by one process."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)
+        samples = load_dataset(*data, **options)
+    if samples.skipped and world.rank == 0:
+        print(f"pr1kit: {samples}", file=sys.stderr)
+    return samples
 
 
 def _split(arguments: argparse.Namespace, path: str) -> str | None:
@@ -251,7 +274,8 @@ def _coco_rules(samples: Sequence) -> str:
 
 def _made_by(path: Path) -> dict | None:
     about = path.with_suffix(".settings.json")
-    return json.loads(about.read_text(encoding="utf-8")) if about.is_file() else None
+    made_by = json.loads(about.read_text(encoding="utf-8")) if about.is_file() else {}
+    return made_by if {"model", "engine", "dtype", "protocol"} <= made_by.keys() else None
 
 
 def _told(made_by: dict | None, frames: Sequence) -> str:

@@ -5,6 +5,7 @@ import os
 import subprocess
 import sys
 from collections import defaultdict
+from dataclasses import replace
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
 
@@ -93,8 +94,9 @@ def test_perfect_completions_score_perfectly_without_a_model(official, task, tmp
     value = "0.0 [0.0, 0.0]" if task == "ocr" else "100.0 [100.0, 100.0]"
     assert line.split("|")[3].strip() == value
     assert "completions of unknown origin" in shown
-    (result,) = json.loads((tmp_path / "results.json").read_text())
-    assert result["samples"] == N
+    result = json.loads((tmp_path / f"{name}.results.json").read_text())
+    assert (result["samples"], result["task"]) == (N, task)
+    assert "NaN" not in (tmp_path / f"{name}.results.json").read_text()
     assert shown.startswith((tmp_path / "report.md").read_text())
 
 
@@ -108,7 +110,7 @@ def test_the_papers_numbers_stand_under_the_row_they_belong_to(official, tmp_pat
     assert cells[2][:2] == ["refcoco_val", "7"]
     assert cells[2][2].startswith("57.1 [")
     assert cells[3] == ["*paper: Perception-R1, Table 1*", "", "89.1", "", "", ""]
-    assert cells[4] == ["*paper: base model, Table 1*", "", "86.8", "", "", ""]
+    assert cells[4] == ["*paper: Qwen2-VL-2B-Instruct, Table 1*", "", "86.8", "", "", ""]
 
 
 @pytest.mark.parametrize(
@@ -183,6 +185,27 @@ def test_ap_of_completions_is_pycocotools_ap_of_their_boxes(tmp_path):
     assert list(metrics.values()) == pytest.approx(expected.stats.tolist(), abs=1e-9)
     low, high = metrics.interval("ap")
     assert low < metrics["ap"] < high
+
+
+@pytest.mark.parametrize(("kind", "frame"), [("qwen2_vl", "norm1000"), ("qwen2_5_vl", (64, 64))])
+def test_each_class_of_model_says_how_its_numbers_are_read(official, small_policies, kind, frame, monkeypatch):
+    """And running out of memory is one sentence that says what to lower."""
+    import torch
+
+    import pr1kit.rollout
+
+    samples, protocol = samples_of(official, "grounding")[:1], PROTOCOLS["paper"]["grounding"]
+    engine = make_engine("hf", small_policies[kind])
+    (row,) = engine(samples, replace(protocol, max_new_tokens=2))
+    assert (row["id"], row["frame"]) == ("refcoco_val/0", frame)
+
+    def too_much(*_, **__):
+        raise torch.OutOfMemoryError
+
+    monkeypatch.setattr(pr1kit.rollout, "generate_completions", too_much)
+    engine = make_engine("hf", small_policies[kind])
+    with pytest.raises(ValueError, match="does not hold 1 answers of 512 tokens: lower --batch-size first"):
+        engine(samples, protocol)
 
 
 class Answers:
@@ -272,7 +295,7 @@ def test_two_processes_keep_the_same_file_as_one(official, small_policies, tmp_p
     )
     assert done.returncode == 0, done.stderr[-3000:]
     shown = [capsys.readouterr().out, done.stdout]
-    for file in ("refcoco_val.jsonl", "refcoco_val.settings.json", "results.json", "report.md"):
+    for file in ("refcoco_val.jsonl", "refcoco_val.settings.json", "refcoco_val.results.json", "report.md"):
         assert (tmp_path / "one" / file).read_bytes() == (tmp_path / "two" / file).read_bytes()
     rows = read_completions(tmp_path / "two" / "refcoco_val.jsonl")
     assert len(rows) == N
@@ -317,9 +340,24 @@ def test_the_official_folder_is_evaluated_at_once(official, tmp_path, monkeypatc
     assert "Locate every item from the category list" in shown
     assert "31.9" in shown
     assert {path.stem for path in tmp_path.glob("*.jsonl")} == set(BENCHMARKS.values())
-    assert len(json.loads((tmp_path / "results.json").read_text())) == 4
+    assert len(list(tmp_path.glob("*.results.json"))) == 4
     with pytest.raises(SystemExit):
         main(["eval", "--data", str(official), "--frame", "percent"])
+
+
+def test_what_is_left_out_is_said_once_and_stands_in_the_report(official, tmp_path, capsys):
+    path, images = file_of(official, "grounding")
+    absent = {"image": "absent.png", "problem": "x", "normalized_solution": [1, 1, 9, 9]}
+    rows = [*json.loads(Path(path).read_text()), absent]
+    (tmp_path / "refcoco_val.json").write_text(json.dumps(rows))
+    kept = keep(tmp_path / "kept.jsonl", "refcoco_val", perfect("grounding"))
+    (tmp_path / "kept.settings.json").write_text("{}")
+    data = ["eval", "--data", str(tmp_path / "refcoco_val.json"), "--images", images]
+    assert main([*data, "--completions", str(kept), "--out", str(tmp_path / "out")]) == 0
+    shown = capsys.readouterr()
+    assert shown.err.count("1 left out (refcoco_val/7: its image 'absent.png' is not in") == 1
+    assert "1 left out (refcoco_val/7" in shown.out
+    assert "completions of unknown origin" in shown.out
 
 
 def test_bad_input_is_one_sentence_and_loses_nothing(official, tmp_path, capsys):

@@ -40,7 +40,7 @@ def add_command(commands: Any) -> None:
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The options of `python -m pr1kit eval`."""
-    add, house = parser.add_argument, argparse.BooleanOptionalAction
+    add = parser.add_argument
     add("--data", nargs="+", required=True, help="annotation files, hub ids, `scenes`, or the official eval folder")
     add("--model", default="tiny", help="hub id, folder or `tiny` (default: %(default)s)")
     add("--images", help="folder of the pictures (default: that of the file)")
@@ -56,7 +56,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--protocol", default="paper", choices=PROTOCOLS, help="the paper's prompts or those of its released scripts")
     add("--prompt", help='other words, with "{question}" in them')
     add("--max-new-tokens", type=int, help="longest completion (default: the protocol's)")
-    add("--thinking", action=house, default=False, help="ask to think first")
+    add("--thinking", action="store_true", help="ask to think first")
     add("--engine", default="hf", choices=BATCH, help="transformers or vLLM (default: %(default)s)")
     add("--batch-size", type=int, help=f"prompts at once (default: {BATCH['hf']}, vllm {BATCH['vllm']})")
     add("--dtype", default="auto", help="of the weights, such as bfloat16 (default: the checkpoint's)")

@@ -349,6 +349,7 @@ def test_hub_datasets_with_an_image_column(folder, monkeypatch):
     table.to_parquet(folder / "data" / "validation-00000-of-00001.parquet")
     for source, more in (
         (table, {}),
+        (table.to_iterable_dataset(), {}),
         (folder / "saved", {}),
         (folder / "splits", {"split": "test"}),
         (folder / "data", {"split": "validation"}),

@@ -341,8 +341,11 @@ def test_the_official_folder_is_evaluated_at_once(official, tmp_path, monkeypatc
     assert "31.9" in shown
     assert {path.stem for path in tmp_path.glob("*.jsonl")} == set(BENCHMARKS.values())
     assert len(list(tmp_path.glob("*.results.json"))) == 4
-    with pytest.raises(SystemExit):
+    with pytest.raises(SystemExit, match="2"):
         main(["eval", "--data", str(official), "--frame", "percent"])
+    assert "'percent' is not pixel, norm1000 or WxH" in capsys.readouterr().err
+    with pytest.raises(SystemExit, match="0"):
+        main(["eval", "--help"])
 
 
 def test_what_is_left_out_is_said_once_and_stands_in_the_report(official, tmp_path, capsys):

@@ -294,7 +294,7 @@ def test_two_processes_keep_the_same_file_as_one(official, small_policies, tmp_p
         text=True,
     )
     assert done.returncode == 0, done.stderr[-3000:]
-    shown = [capsys.readouterr().out, done.stdout]
+    shown = [text[text.index("### ") :] for text in (capsys.readouterr().out, done.stdout)]
     for file in ("refcoco_val.jsonl", "refcoco_val.settings.json", "refcoco_val.results.json", "report.md"):
         assert (tmp_path / "one" / file).read_bytes() == (tmp_path / "two" / file).read_bytes()
     rows = read_completions(tmp_path / "two" / "refcoco_val.jsonl")

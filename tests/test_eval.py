@@ -15,13 +15,12 @@ import pytest
 import pr1kit
 from pr1kit import eval_command
 from pr1kit.__main__ import main
-from pr1kit.benchmark_report import report
+from pr1kit.benchmark_report import report, score_completions
 from pr1kit.benchmarks import COLUMNS, PROTOCOLS, RESULTS, paper_rows
 from pr1kit.completions import CompletionStore, read_completions
 from pr1kit.datasets import load_dataset
 from pr1kit.datasets.official import save_official
 from pr1kit.engines import make_engine
-from pr1kit.eval_command import score_completions
 from pr1kit.tasks import get_task
 
 COCO = Path(__file__).resolve().parents[2] / "shared" / "data" / "coco"

@@ -33,7 +33,7 @@ def add_command(commands: Any) -> None:
     """`eval` among the commands of `python -m pr1kit`."""
     parser = commands.add_parser("eval", help="measure a model on benchmark files, beside the paper's numbers")
     add_arguments(parser)
-    parser.set_defaults(work=run)
+    parser.set_defaults(run=run)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

@@ -15,6 +15,8 @@ _HOME = {
     "Rollout": "sample",
     "Sample": "sample",
     "Target": "sample",
+    "load_dataset": "datasets",
+    "save_official": "datasets.official",
     "make_scenes": "datasets.scenes",
     "parse": "parsing",
     "reward_function": "rewards",

@@ -1,10 +1,12 @@
-"""`python -m pr1kit demo | experiments | make-tiny-policy`: the kit from the command line."""
+"""`python -m pr1kit demo | eval | experiments | make-tiny-policy`: the kit from the command line."""
 
 from __future__ import annotations
 
 import argparse
 import sys
 from pathlib import Path
+
+from pr1kit import eval_command
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -18,6 +20,7 @@ def main(argv: list[str] | None = None) -> int:
     demo.add_argument("--seeds", type=int, nargs="+", default=[0], help="one run each; several give one table")
     demo.add_argument("--fresh", action="store_true", help="begin anew instead of resuming what --out holds")
     demo.add_argument("--fast", action="store_true", help="a few steps and scenes, to see that it runs")
+    demo.set_defaults(run=_demo)
 
     tiny = commands.add_parser("make-tiny-policy", help="train the tiny policy from random weights")
     tiny.add_argument("--out", type=Path, default=Path("data/tiny-policy"), help="default: %(default)s")
@@ -26,6 +29,9 @@ def main(argv: list[str] | None = None) -> int:
     )
     tiny.add_argument("--seed", type=int, default=0)
     tiny.add_argument("--fast", action="store_true", help="a few steps, to see that it runs: a useless policy")
+    tiny.set_defaults(run=_make_tiny_policy)
+
+    eval_command.add_command(commands)
 
     grids = commands.add_parser(
         "experiments", help="run the grids that test the paper's claims, or what is left of them"
@@ -34,10 +40,11 @@ def main(argv: list[str] | None = None) -> int:
     grids.add_argument("--out", type=Path, help="default: data/runs, with --fast runs/experiments-fast")
     grids.add_argument("--seeds", type=int, nargs="+", help="instead of each grid's own")
     grids.add_argument("--fast", action="store_true", help="three steps, eight scenes, one seed: to see that it runs")
+    grids.set_defaults(run=_experiments)
 
     arguments = parser.parse_args(argv)
     try:
-        return COMMANDS[arguments.command](arguments)
+        return arguments.run(arguments)
     except (ValueError, FileNotFoundError) as error:
         print(f"pr1kit: {error}", file=sys.stderr)
         return 2
@@ -84,8 +91,6 @@ def _experiments(arguments) -> int:
     print(f"Finished; the logs are in {out}.")
     return 0
 
-
-COMMANDS = {"demo": _demo, "experiments": _experiments, "make-tiny-policy": _make_tiny_policy}
 
 if __name__ == "__main__":
     sys.exit(main())

@@ -68,10 +68,18 @@ class CocoTable:
         tables = evaluator.eval
         self.values = {name: _mean(tables[kind][_slot(tables[kind], at)]) for name, (kind, *at) in COCO_METRICS.items()}
         self._curves: dict = {}
+        self._means: dict = {}
 
     def weighted(self, name: str, weights: np.ndarray) -> float:
         """The number `name` had image s occurred `weights[s]` times; `weights` (S,), images in order of their ids."""
         kind, threshold, area, depth = COCO_METRICS[name]
+        drawn = (kind, area, depth, weights.tobytes())
+        if drawn not in self._means:  # AP, AP50 and AP75 are read off the same curves
+            self._means[drawn] = self._mean_per_threshold(kind, area, depth, weights)
+        values = self._means[drawn] if threshold is None else self._means[drawn][[threshold]]
+        return float(np.nanmean(values)) if np.isfinite(values).any() else math.nan
+
+    def _mean_per_threshold(self, kind: str, area: int, depth: int, weights: np.ndarray) -> np.ndarray:
         if (area, depth) not in self._curves:
             classes = range(len(self.params.catIds))
             curves = (self._sorted(category, area, self.params.maxDets[depth]) for category in classes)
@@ -79,8 +87,8 @@ class CocoTable:
         measure = _average_precision if kind == "precision" else _recall
         per_class = [measure(*curve, weights) for curve in self._curves[area, depth]]  # (T,) each, nan without truth
         values = np.array(per_class).reshape(-1, len(self.params.iouThrs))
-        values = values if threshold is None else values[:, threshold]
-        return float(np.nanmean(values)) if np.isfinite(values).any() else math.nan
+        with np.errstate(invalid="ignore"):
+            return np.nansum(values, 0) / np.isfinite(values).sum(0)  # (T,), nan where no class has truth
 
     def _sorted(self, category: int, area: int, depth: int):
         """One class: image (D,) of each detection, hits and misses (T, D), best score first; objects per image (S,)."""
@@ -166,6 +174,22 @@ def answers_table(
         "annotations": [dict(row, id=i, iscrowd=0) for i, row in enumerate(rows[0], 1)],  # id 0 would read as unmatched
     }
     return coco_table(truth, [dict(row, score=protocol.box_score) for row in rows[1]], protocol)
+
+
+def coco_detections(answers: Sequence[Answer], truth: dict, box_score: float = 1.0) -> list[dict]:
+    """Parsed answers in pixels, one for each of the truth's images, as COCO results; unknown classes are dropped."""
+    ids = {fold(category["name"]): category["id"] for category in truth["categories"]}
+    return [
+        {
+            "image_id": image["id"],
+            "category_id": ids[label],
+            "bbox": [x1, y1, x2 - x1, y2 - y1],
+            "score": box_score,
+        }
+        for image, answer in zip(truth["images"], answers, strict=True)
+        for (x1, y1, x2, y2), label in zip(answer.boxes.tolist(), map(fold, answer.labels), strict=True)
+        if label in ids
+    ]
 
 
 def _index(coco: Any, truth: dict, annotations: Sequence[dict]) -> Any:

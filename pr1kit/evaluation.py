@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from pr1kit.average_precision import DetectionProtocol
+from pr1kit.average_precision import DetectionProtocol, coco_detections, coco_table
 from pr1kit.rewards import check_target, completion_text, frames_of, read_answer
 from pr1kit.sample import Target
 from pr1kit.tasks import get_task
@@ -118,13 +118,16 @@ def evaluate(
     *,
     frame: Any = "pixel",
     protocol: DetectionProtocol | None = None,
+    coco: dict | None = None,
     resamples: int | None = None,
     seed: int = 0,
 ) -> Metrics:
     """The metrics of `task` over S samples: one completion each, or a list of K completions each (then their mean).
 
     `frame` is one for all or a list with one per sample; `protocol` (detection) overrides it with its own. `resamples`
-    is the number of bootstrap draws, by default 1000, and 200 for detection. Raises ValueError for bad targets.
+    is the number of bootstrap draws, by default 1000, and 200 for detection. `coco` (detection) is a COCO truth of the
+    same images in the same order: AP is then measured on it, with its crowds and areas. Raises ValueError for bad
+    targets.
 
     >>> metrics = evaluate("counting", ["(1,1),(5,5)", "None"], [{"boxes": [[1, 1, 5, 5]]}, {"boxes": []}])
     >>> metrics["accuracy"], metrics.interval("accuracy")
@@ -148,7 +151,11 @@ def evaluate(
         shown = frame if not isinstance(frame, list) or len(frame) == 2 else "one per sample"
         protocol = DetectionProtocol(frame=shown) if protocol is None else protocol
         note = str(protocol)
-        cocos = [module.metrics(answers, truths, protocol) for answers in rounds]
+        if coco is None:
+            cocos = [module.metrics(answers, truths, protocol) for answers in rounds]
+        else:
+            found = [coco_detections(answers, coco, protocol.box_score) for answers in rounds]
+            cocos = [coco_table(coco, each, protocol) for each in found]
         values = {name: float(np.mean([coco.values[name] for coco in cocos])) for name in cocos[0].values}
 
         def weighted(name: str, weights: np.ndarray) -> np.ndarray:

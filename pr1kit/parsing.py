@@ -19,7 +19,7 @@ THINK_FIRST = "Think first inside <think>…</think>, then answer inside <answer
 LONGEST = 16_384  # characters in which boxes are looked for: some 300 objects; no honest answer is longer
 
 _TAG = re.compile(r"<(/?)(think|answer)>", re.IGNORECASE)
-_END = re.compile(r"<\|(?:im_end|endoftext)\|>|<｜end▁of▁sentence｜>")
+END = re.compile(r"<\|(?:im_end|endoftext)\|>|<｜end▁of▁sentence｜>")
 _FENCE = re.compile(r"```[a-zA-Z]{0,12}+")
 _NOTHING = re.compile(
     r"(?:\[\s*+\]|null|(?:none|nothing|no|there (?:is|are|were) (?:no|none|nothing))\b[^0-9]{0,120})", re.I
@@ -82,7 +82,7 @@ def is_tagged(completion: Any) -> bool:
     """
     if not isinstance(completion, str):
         return False
-    text = _END.split(completion, maxsplit=1)[0].strip()
+    text = END.split(completion, maxsplit=1)[0].strip()
     tags = [tag.group().lower() for tag in _TAG.finditer(text)]
     return (
         tags == ["<think>", "</think>", "<answer>", "</answer>"]
@@ -102,7 +102,7 @@ def answer_region(completion: Any) -> tuple[str, str]:
     """
     if not isinstance(completion, str):
         return "", "no text"
-    text = _END.split(completion, maxsplit=1)[0]
+    text = END.split(completion, maxsplit=1)[0]
     if _TAG.search(text):
         kept, start, thinking = [], 0, False
         for tag in _TAG.finditer(text):

@@ -13,6 +13,7 @@ import torch
 from tqdm.auto import tqdm
 
 from pr1kit.decoding import branches, can_branch
+from pr1kit.parsing import END
 from pr1kit.policy import Policy, chat
 from pr1kit.rewards import score_batch
 from pr1kit.sample import Rollout, Sample
@@ -41,14 +42,19 @@ def generate_completions(
     max_new_tokens: int = 128,
     batch_size: int = 256,
     thinking: bool = False,
+    repetition_penalty: float | None = None,
+    keep_special_tokens: bool = False,
     progress: str = "",
 ) -> list[list[str]]:
     """`num_generations` answers to each sample, greedy at temperature 0; `batch_size` counts answers.
 
+    `repetition_penalty` None is the model's own; `keep_special_tokens` leaves box tokens in, but no end or padding.
     The same seed gives the same answers on the same device for the same batch size.
     """
     processor, model = policy.processor, policy.model
     sampling = {"temperature": temperature, "top_k": 0, "top_p": 1.0} if temperature > 0 else {}
+    if repetition_penalty is not None:
+        sampling["repetition_penalty"] = repetition_penalty
     prompts_at_once = max(1, batch_size // num_generations)
     grouped = {"num_return_sequences": num_generations}
     if can_branch(model):
@@ -67,7 +73,9 @@ def generate_completions(
             tokens = model.generate(
                 **inputs, max_new_tokens=max_new_tokens, do_sample=temperature > 0, **sampling, **grouped
             )
-            texts = processor.batch_decode(tokens[:, inputs["input_ids"].shape[1] :], skip_special_tokens=True)
+            tokens = tokens[:, inputs["input_ids"].shape[1] :]
+            texts = processor.batch_decode(tokens, skip_special_tokens=not keep_special_tokens)
+            texts = [END.split(text, maxsplit=1)[0] for text in texts] if keep_special_tokens else texts
             answers += [texts[i : i + num_generations] for i in range(0, len(texts), num_generations)]
     model.train(was_training)
     return answers

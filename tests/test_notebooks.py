@@ -78,6 +78,20 @@ assert not {s.id for s in scenes} & {s.id for s in held_out}
 fresh = load_policy(POLICY).model.parameters()
 assert any(not torch.equal(one, other) for one, other in zip(policy.model.parameters(), fresh, strict=True))
 """,
+    "12_evaluation": """
+assert set(samples) == set(results) == set(kept) == set(NAMES.values())
+assert all(len(each) == len(kept[name]) == N == 8 for name, each in samples.items())
+assert [name for name, _ in some.skipped] == ["pages/1", "pages/2"] and len(some) == 2
+assert rescored["metrics"] == results[NAMES["grounding"]]["metrics"]
+assert frames["as thousandths"]["acc@0.5"] == 0 and (np.diff(curve) <= 0).all()
+assert np.isclose(curve[50], metrics["acc@0.5"]) and np.isclose(ious.mean(), metrics["mean_iou"])
+assert np.isclose(plain.values["ap"], results[NAMES["detection"]]["metrics"]["ap"][0])
+assert abs(plain.values["ar100"] - oracle.values["ar100"]) < 0.05
+assert 3 < width["PixMo-Count val"] < 4 and width["RefCOCO val"] < 1
+assert len(other) == 8 and low <= change <= high
+text = (out / "report.md").read_text()
+assert all(number in text for number in ("89.1", "78.1", "98.2", "31.9", "| – "))
+""",
 }
 
 every_notebook = pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)

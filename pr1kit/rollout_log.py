@@ -1,0 +1,154 @@
+"""What did the policy answer at step s? The rollouts that a training run logged, read where they are looked at.
+
+`rollouts.jsonl` holds one line a group, in the order of steps, and may be gigabytes long. Nothing is read at opening but
+its first and last line; a step is found by bisection over byte offsets, so a log opens at once whatever its length,
+also while the run still writes it.
+"""
+
+from __future__ import annotations
+
+import json
+import mmap
+import re
+from pathlib import Path
+
+from pr1kit.datasets.scenes import make_scenes
+from pr1kit.sample import TASKS, Sample
+from pr1kit.tasks import get_task
+
+_STEP = re.compile(rb'\{"step": ?(\d+)')
+_SCENE = re.compile(r"scenes/(\w+)/(train|validation|test)/(\d+)/(\d+)")
+
+
+class RolloutLog:
+    """The groups of a run folder, `first_step` to `last_step`. Raises one sentence where there is no log to read.
+
+    `settings` are those of the run (empty where the folder holds none).
+    """
+
+    def __init__(self, folder: str | Path):
+        folder = Path(folder)
+        self.path = folder if folder.is_file() else folder / "rollouts.jsonl"
+        if not self.path.is_file():
+            below = sorted(path.parent for path in folder.glob("**/rollouts.jsonl"))
+            if len(below) != 1:
+                hint = f"it holds {len(below)} runs, name one: {', '.join(map(str, below[:4]))}" if below else "no run"
+                raise FileNotFoundError(f"{str(folder)!r} has no rollouts.jsonl: {hint}.")
+            self.path = below[0] / "rollouts.jsonl"
+        settings = self.path.parent / "settings.json"
+        self.settings = json.loads(settings.read_text(encoding="utf-8")) if settings.is_file() else {}
+        self.first_step = self._step_at(0)
+        if self.first_step is None:
+            raise ValueError(f"{str(self.path)!r} holds no group of rollouts yet.")
+        self.last_step = self._last_step()
+
+    def groups(self, step: int) -> list[dict]:
+        """The groups of one step, in the order logged; of the nearest later one where the log skips it.
+
+        A group is a mapping with `step`, `id`, `prompt`, `completions` (G), `rewards` (G), `advantages` (G), `parts`.
+        """
+        found, rows = None, []
+        with self.path.open("rb") as file:
+            file.seek(self._start_of(step))
+            for line in file:
+                row = _row(line)
+                if row is None:  # half written: the run was cut off, or writes it now
+                    continue
+                found = row["step"] if found is None else found
+                if row["step"] != found:
+                    break
+                rows.append(row)
+        return rows
+
+    def steps_with(self, sample_id: str, most: int = 12) -> list[int]:
+        """At which steps the sample was asked, at most the first `most` of them; scans the file without parsing it."""
+        if not sample_id or not self.path.stat().st_size:
+            return []
+        wanted, steps, at = b'"id": ' + json.dumps(sample_id, ensure_ascii=False).encode() + b",", [], 0
+        with self.path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
+            while len(steps) < most and (at := content.find(wanted, at)) >= 0:
+                line = content.rfind(b"\n", 0, at) + 1
+                if (found := _STEP.match(content, line)) and int(found[1]) not in steps:
+                    steps.append(int(found[1]))
+                at += len(wanted)
+        return steps
+
+    def curve(self, points: int = 40) -> list[dict]:
+        """How rewards move over training, at no more than `points` steps: `step`, `mean`, and `spread`.
+
+        `spread` is the mean standard deviation within a group: without it, a group teaches nothing.
+        """
+        last, count = self.last_step, min(points, self.last_step - self.first_step + 1)
+        wanted = {self.first_step + round(i * (last - self.first_step) / max(count - 1, 1)) for i in range(count)}
+        rows = []
+        for step in sorted(wanted):
+            rewards = [group["rewards"] for group in self.groups(step) if group["rewards"]]
+            if rewards:
+                means = [sum(r) / len(r) for r in rewards]
+                spreads = [(sum((x - m) ** 2 for x in r) / len(r)) ** 0.5 for r, m in zip(rewards, means, strict=True)]
+                rows.append({"step": step, "mean": sum(means) / len(means), "spread": sum(spreads) / len(spreads)})
+        return rows
+
+    def _step_at(self, offset: int) -> int | None:
+        """The step of the first line that begins at or after `offset`."""
+        with self.path.open("rb") as file:
+            if offset:
+                file.seek(offset - 1)
+                file.readline()
+            while line := file.readline():
+                if (found := _STEP.match(line)) and line.endswith(b"\n"):
+                    return int(found[1])
+        return None
+
+    def _start_of(self, step: int) -> int:
+        """An offset from which the next line is the first with `step` or a later one."""
+        low, high = 0, self.path.stat().st_size
+        while low < high:
+            middle = (low + high) // 2
+            there = self._step_at(middle)
+            if there is None or there >= step:
+                high = middle
+            else:
+                low = middle + 1
+        with self.path.open("rb") as file:
+            file.seek(max(low - 1, 0))
+            if low:
+                file.readline()
+            return file.tell()
+
+    def _last_step(self) -> int:
+        low, high = self.first_step, self.first_step
+        with self.path.open("rb") as file:
+            size, back = self.path.stat().st_size, 1 << 16
+            while True:
+                file.seek(max(size - back, 0))
+                steps = [int(found[1]) for line in file.readlines() if (found := _STEP.match(line))]
+                if steps or back >= size:
+                    return max([low, high, *steps])
+                back *= 4
+
+
+def _row(line: bytes) -> dict | None:
+    """One group, None where the line is no whole one."""
+    try:
+        row = json.loads(line)
+        lengths = {len(row[name]) for name in ("completions", "rewards", "advantages")}
+        return row if len(lengths) == 1 and isinstance(row["step"], int) else None
+    except (ValueError, KeyError, TypeError):
+        return None
+
+
+def scene_of(sample_id: str, prompt: str = "") -> Sample:
+    """The synthetic scene that an id names, drawn again. Raises ValueError where `prompt` tells that it is another one.
+
+    >>> scene_of("scenes/grounding/test/0/3").id
+    'scenes/grounding/test/0/3'
+    """
+    found = _SCENE.fullmatch(sample_id)
+    if not found or found[1] not in TASKS:
+        raise ValueError(f"The sample {sample_id!r} is no synthetic scene: pass samples=, the ones you trained on.")
+    task, split, seed, index = found.groups()
+    sample = make_scenes(task, 1, int(seed), split=split, start=int(index))[0]
+    if prompt and get_task(task).prompt(sample.question) not in prompt:
+        raise ValueError(f"The scene {sample_id!r} was drawn with other settings: pass samples=, those trained on.")
+    return sample

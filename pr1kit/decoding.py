@@ -9,6 +9,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import torch
+from torch.nn.functional import pad
+from transformers.cache_utils import DynamicLayer
 
 
 def branches(counts: int | Sequence[int], synced: bool = False):
@@ -25,6 +27,7 @@ def branches(counts: int | Sequence[int], synced: bool = False):
         cache = outputs.past_key_values
         each = torch.as_tensor(counts, device=input_ids.device).expand(len(input_ids))
         prompt = torch.arange(len(input_ids), device=input_ids.device).repeat_interleave(each)
+        cache.layers = [RoomyLayer(layer) if type(layer) is DynamicLayer else layer for layer in cache.layers]
         cache.batch_select_indices(prompt)
         _select(logits_processor, prompt)
         logits, ids = outputs.logits[prompt, -1], input_ids[prompt]
@@ -60,10 +63,38 @@ def branches(counts: int | Sequence[int], synced: bool = False):
                     use_cache=True,
                     return_dict=True,
                 ).logits[:, -1]
-        pad = generation_config._pad_token_tensor
-        return torch.nn.utils.rnn.pad_sequence(done, batch_first=True, padding_value=0 if pad is None else pad.item())
+        blank = generation_config._pad_token_tensor
+        return torch.nn.utils.rnn.pad_sequence(
+            done, batch_first=True, padding_value=0 if blank is None else blank.item()
+        )
 
     return decode
+
+
+class RoomyLayer(DynamicLayer):
+    """A cache layer `(rows, heads, length, width)` that grows by blocks: a step copies its token and no other."""
+
+    block = 64
+
+    def __init__(self, layer: DynamicLayer):
+        super().__init__()
+        self.__dict__.update(vars(layer))
+        self.room = (self.keys, self.values)
+
+    def update(self, key_states, value_states, *args, **kwargs):
+        start = self.keys.shape[-2]
+        end = start + key_states.shape[-2]
+        if end > self.room[0].shape[-2]:
+            self.room = tuple(pad(states, (0, 0, 0, end - start + self.block)) for states in (self.keys, self.values))
+        for room, states in zip(self.room, (key_states, value_states), strict=True):
+            room[:, :, start:end] = states
+        self.keys, self.values = (room[:, :, :end] for room in self.room)
+        return self.keys, self.values
+
+    def batch_select_indices(self, indices: torch.Tensor) -> None:
+        length = self.keys.shape[-2]
+        self.room = tuple(room[indices] for room in self.room)
+        self.keys, self.values = (room[:, :, :length] for room in self.room)
 
 
 def _select(processors, rows: torch.Tensor) -> None:

@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.artist import Artist
+from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch, Rectangle
@@ -255,10 +256,14 @@ def compact_figures(*, dpi: int = 80, colours: int = 160) -> None:
     from IPython import get_ipython
     from PIL import Image
 
+    house = [round(255 * part) for colour in (TRUTH, PREDICTION, BETTER, WORSE, INK) for part in to_rgb(colour)]
+
     def compact(figure) -> bytes:
         large, small = io.BytesIO(), io.BytesIO()
         figure.savefig(large, dpi=dpi, bbox_inches="tight")
-        Image.open(large).convert("RGB").quantize(colours).save(small, "PNG", optimize=True)
+        picture, palette = Image.open(large).convert("RGB"), Image.new("P", (1, 1))
+        palette.putpalette(picture.quantize(colours).getpalette()[: 3 * colours] + house)  # these keep their meaning
+        picture.quantize(palette=palette, dither=Image.Dither.NONE).save(small, "PNG", optimize=True)
         return small.getvalue()
 
     get_ipython().display_formatter.formatters["image/png"].for_type(Figure, compact)

@@ -23,10 +23,10 @@ from trl.models import unwrap_model_for_generation
 from trl.trainer.utils import pad
 
 from pr1kit.decoding import branches, can_branch
-from pr1kit.groups import IMAGE_FIELDS, ProcessedOnce, gather_groups, group_starts, micro_batches, row_images
+from pr1kit.groups import ProcessedOnce, gather_groups, micro_batches
 from pr1kit.policy import check_padding
+from pr1kit.rows import Rows
 from pr1kit.run_log import log_groups
-from pr1kit.shared_prefix import pack, unpack
 
 # Mean difference of log-probabilities that rounding alone explains, when both paths are compared on the first group.
 TOLERANCE = {torch.float32: 1e-3, torch.float16: 2e-2, torch.bfloat16: 1e-1}
@@ -213,7 +213,7 @@ class PerceptionGRPOTrainer(GRPOTrainer):
                 compute_aux_loss,
                 **fields,
             )
-        rows = _Rows(self, model, input_ids, attention_mask, logits_to_keep, compute_entropy, fields)
+        rows = Rows(self, model, input_ids, attention_mask, logits_to_keep, compute_entropy, fields)
         if not self._checked:
             self._checked = True
             self._check(model, rows)
@@ -250,83 +250,6 @@ class PerceptionGRPOTrainer(GRPOTrainer):
         if hasattr(model, "peft_config") or self.is_fsdp_enabled or self.is_deepspeed_enabled:
             return super()._load_from_checkpoint(resume_from_checkpoint, model)
         load_weights(model, resume_from_checkpoint)
-
-
-class _Rows:
-    """One batch of TRL's rows, and the two ways to their log-probabilities."""
-
-    def __init__(self, trainer, model, input_ids, attention_mask, logits_to_keep, compute_entropy, fields):
-        self.trainer, self.model, self.compute_entropy, self.fields = trainer, model, compute_entropy, fields
-        self.input_ids, self.attention_mask, self.length = input_ids, attention_mask, logits_to_keep
-        self.completion_mask = attention_mask[:, -logits_to_keep:]
-        self.starts = group_starts(input_ids[:, :-logits_to_keep], fields.get("num_images"))
-
-    def _images(self, rows) -> tuple[dict, list[int] | None]:
-        """`pixel_values` and `image_grid_thw` of these rows, each with its own copy, and how many each has."""
-        if self.fields.get("image_grid_thw") is None:
-            return {}, self.fields.get("num_images")
-        grid, pixels = self.fields["image_grid_thw"], self.fields["pixel_values"]
-        images, patches, counts = row_images(rows, self.starts, self.fields["num_images"], grid)
-        if not len(images):
-            return {}, counts
-        return {"pixel_values": pixels[patches.to(pixels.device)], "image_grid_thw": grid[images]}, counts
-
-    def stock(self, rows: range, batch_size=None):
-        """TRL's own way, a whole row for each completion."""
-        fields = {
-            name: value[rows.start : rows.stop] if torch.is_tensor(value) and name not in IMAGE_FIELDS else value
-            for name, value in self.fields.items()
-        }
-        if self.fields.get("num_images") is not None and self.fields.get("image_grid_thw") is not None:
-            images, fields["num_images"] = self._images(rows)
-            fields |= dict.fromkeys(IMAGE_FIELDS) | images
-        return GRPOTrainer._get_per_token_logps_and_entropies(
-            self.trainer,
-            self.model,
-            self.input_ids[rows.start : rows.stop],
-            self.attention_mask[rows.start : rows.stop],
-            self.length,
-            batch_size=batch_size,
-            compute_entropy=self.compute_entropy,
-            **fields,
-        )
-
-    def packed(self, rows: range):
-        """A packed row for each group: `(log-probabilities, entropies or None)`, each (rows, C)."""
-        starts = [rows.start, *(start for start in self.starts if rows.start < start < rows.stop)]
-        images, _ = self._images(starts)
-        here = slice(rows.start, rows.stop)
-        base = self.trainer._base(self.model)
-        packed = pack(
-            self.input_ids[here],
-            self.attention_mask[here],
-            self.length,
-            [start - rows.start for start in starts],
-            self._prompt_positions(base, starts, images),
-            [getattr(base.config, f"{kind}_token_id") for kind in ("image", "video")],
-        )
-        attention = base.config.get_text_config()._attn_implementation
-        with self.trainer.accelerator.autocast():
-            outputs = self.model(
-                input_ids=packed.input_ids,
-                attention_mask=packed.mask(attention, base.dtype),
-                position_ids=packed.position_ids,
-                shift_labels=packed.labels,
-                fused_lm_head=True,
-                **images,
-            )
-        mask = self.completion_mask[here]
-        entropies = unpack(outputs.entropy, packed, mask) if self.compute_entropy else None
-        return unpack(outputs.log_probs, packed, mask), entropies
-
-    def _prompt_positions(self, base, starts, images) -> torch.Tensor:
-        prompts, mask = self.input_ids[starts, : -self.length], self.attention_mask[starts, : -self.length]
-        if not images:
-            return (mask.cumsum(-1) - 1).clamp(min=0).expand(3, -1, -1)
-        kinds = self.fields["mm_token_type_ids"][starts, : -self.length]
-        return base.model.get_rope_index(prompts, kinds, image_grid_thw=images["image_grid_thw"], attention_mask=mask)[
-            0
-        ]
 
 
 def load_weights(model, checkpoint: str | Path) -> None:

@@ -53,6 +53,17 @@ assert all(len(s.target.boxes) == 3 for s in scenes["counting", 1.0, "3 objects"
 assert np.mean([table.loc[(task, 0.3, ""), "within"] < table.loc[(task, 1.0, ""), "within"]
                 for task in ("grounding", "counting")]) > 0, "cold answers are as varied as warm ones"
 """,
+    "06_grpo_step": """
+assert abs(A.sum()) < 1e-6 and np.allclose(A, batch["advantages"].numpy(), atol=1e-4) and A.std() > 0.5
+assert batch["num_images"] == [1, 0, 0, 0] and mask.sum() == (logps != 0).sum()
+assert np.abs(push - formula).max() < 1e-6 and norm > 0.01 and abs(loss.item()) < 1e-6
+assert abs(by_hand - trainers) < 1e-5 and abs(by_hand) > 1e-4
+assert (one - other).abs().max() < 1e-5 and apart < 1e-4
+assert not sees[branch == 2][:, branch == 1].any() and sees[branch == 2][:, branch == 0].all()
+first, second = (packed.position_ids[:, 0, np.nonzero(branch == k)[0][0]] for k in (1, 2))
+assert torch.equal(first, second)
+assert [round(ratio, 1) for *_, ratio in table.values()] == sorted(round(ratio, 1) for *_, ratio in table.values())
+""",
     "07_grpo_run": """
 import json
 assert [row["step"] for row in log] == [1, 2, 3] and log_again == log and same

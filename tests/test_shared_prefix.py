@@ -24,8 +24,8 @@ from pr1kit.decoding import branches, draw
 from pr1kit.groups import gather_groups, group_starts
 from pr1kit.grpo import TINY, to_dataset
 from pr1kit.policy import load_policy
+from pr1kit.rows import Rows
 from pr1kit.shared_prefix import pack
-from pr1kit.trainer import _Rows
 
 KINDS = ("qwen2_vl", "qwen2_5_vl")
 SIZES = ((64, 64), (48, 80), (96, 32))
@@ -108,13 +108,6 @@ def generated(t, per_step=None):
     return t._prepare_inputs(rows)
 
 
-def rows_of(t, batch, entropy=True):
-    ids = torch.cat([batch["prompt_ids"], batch["completion_ids"]], 1)
-    mask = torch.cat([batch["prompt_mask"], batch["completion_mask"]], 1)
-    fields = {k: batch.get(k) for k in ("pixel_values", "image_grid_thw", "num_images", "mm_token_type_ids")}
-    return _Rows(t, t.model, ids, mask, batch["completion_ids"].shape[1], entropy, fields)
-
-
 @pytest.mark.parametrize("attention", ["sdpa", "eager"])
 @pytest.mark.parametrize("images", [1, 2])
 @pytest.mark.parametrize("kind", KINDS)
@@ -122,7 +115,7 @@ def test_log_probabilities_and_gradients_are_trls(small_policies, tmp_path, kind
     t = trainer(SharedDrawn, small_policies[kind], tmp_path, data(images=images))
     t.model.set_attn_implementation(attention)
     batch = generated(t)
-    rows = rows_of(t, batch)
+    rows = Rows.of_batch(t, batch)
     assert rows.starts == [0, 4]
     everything = range(len(rows.input_ids))
     results = []
@@ -371,7 +364,7 @@ def test_the_first_group_is_checked_and_a_difference_falls_back(small_policies, 
         packed = real(*args, **kwargs)
         return replace(packed, position_ids=packed.position_ids + 3 * (packed.branch > 0))
 
-    monkeypatch.setattr("pr1kit.trainer.pack", broken)
+    monkeypatch.setattr("pr1kit.rows.pack", broken)
     with pytest.warns(UserWarning, match="Shared prefix is off: on the first group its log-probabilities differ"):
         t.train()
     stock = trainer(StockDrawn, small_policies["qwen2_5_vl"], tmp_path / "b", max_steps=2)
@@ -421,13 +414,8 @@ def test_flash_attention_gives_way_to_sdpa_in_the_language_layers_only(small_pol
 def test_an_image_token_in_an_answer_is_a_word_like_any_other(small_policies, tmp_path):
     t = trainer(SharedDrawn, small_policies["qwen2_5_vl"], tmp_path)
     batch = generated(t)
-    t._checked = True
     batch["completion_ids"][1, 0] = t.model.config.image_token_id
-    logps, _, _ = t._get_per_token_logps_and_entropies(
-        t.model, torch.cat([batch["prompt_ids"], batch["completion_ids"]], 1),
-        torch.cat([batch["prompt_mask"], batch["completion_mask"]], 1), batch["completion_ids"].shape[1],
-        **{k: batch[k] for k in ("pixel_values", "image_grid_thw", "num_images", "mm_token_type_ids")},
-    )  # fmt: skip
+    logps, _ = Rows.of_batch(t, batch).packed(range(8))
     assert torch.isfinite(logps).all()
 
 

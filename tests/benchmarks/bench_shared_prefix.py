@@ -5,8 +5,8 @@
 
 (a) whole steps (rollout, rewards, update) and their parts: the tiny policy as in the demo, and 26 million parameters at
 298 prompt and 40 answer tokens; (b) the update alone at four lengths and three group sizes, against the token ratio
-G(P + R) / (P + GR); (c) on a GPU, whole steps at the geometry of Qwen2-VL-2B and Qwen2.5-VL-3B with random weights, LoRA
-and bf16. Medians of alternating runs; nothing else should run on the machine.
+G(P + R) / (P + GR); (c) on a GPU, whole steps at the geometry of Qwen2-VL-2B and Qwen2.5-VL-3B with random weights,
+LoRA and bf16. Medians of alternating runs; nothing else should run on the machine.
 """
 
 import argparse
@@ -29,9 +29,9 @@ from transformers import (
 from pr1kit import PerceptionGRPOTrainer, load_policy, make_scenes, reward_function
 from pr1kit.grpo import TINY, to_dataset
 from pr1kit.policy import Policy
+from pr1kit.rows import Rows
 from pr1kit.run_log import quiet
 from pr1kit.tiny_policy import SPECIAL_TOKENS, build_processor
-from pr1kit.trainer import _Rows
 
 LENGTHS = ((106, 40), (298, 40), (1066, 60), (1066, 400))
 GROUPS = (4, 8, 16)
@@ -46,7 +46,7 @@ SIZES = {
 
 
 def random_policy(size: str, device: str = "cpu", dtype=torch.float32) -> Policy:
-    """Random weights at one of `SIZES`, over the tiny policy's processor; the real ones keep their own patches of 14."""
+    """Random weights at one of `SIZES`, over the tiny policy's processor; the real ones keep their patches of 14."""
     width, layers, inner, heads, kv_heads, vision_width, vision_layers, vocabulary = SIZES[size]
     processor = build_processor()
     real = size.startswith("Qwen")
@@ -150,8 +150,8 @@ def whole_steps(trainers: dict, runs: int, device="cpu") -> dict:
             trainer._step = run * trainer.args.steps_per_generation
             held = {}
 
-            def rollout(trainer=trainer, name=name, held=held):
-                held["inputs"] = trainer._prepare_inputs(batches[name][run])
+            def rollout(trainer=trainer, batch=batches[name][run], held=held):
+                held["inputs"] = trainer._prepare_inputs(batch)
 
             def update(trainer=trainer, held=held):
                 with trainer.compute_loss_context_manager():
@@ -176,14 +176,10 @@ def updates(policy, prompt, answer, group, runs) -> tuple[float, float, int]:
         trainer.generation_config.max_new_tokens = 1  # the answers are drawn below: lengths are what is measured
         batch = trainer._prepare_inputs(next(iter(trainer.get_train_dataloader())))
     ids = torch.randint(300, 900, (group, answer))
-    prompt_ids = batch["prompt_ids"]
-    rows = _Rows(
-        trainer, trainer.model, torch.cat([prompt_ids, ids], 1),
-        torch.cat([batch["prompt_mask"], torch.ones_like(ids)], 1), answer, True,
-        {"pixel_values": batch["pixel_values"], "image_grid_thw": batch["image_grid_thw"],
-         "num_images": batch["num_images"],
-         "mm_token_type_ids": torch.cat([batch["mm_token_type_ids"][:, : prompt_ids.shape[1]], torch.zeros_like(ids)], 1)},
-    )  # fmt: skip
+    tokens = batch["prompt_ids"].shape[1]
+    kinds = torch.cat([batch["mm_token_type_ids"][:, :tokens], torch.zeros_like(ids)], 1)
+    batch |= {"completion_ids": ids, "completion_mask": torch.ones_like(ids), "mm_token_type_ids": kinds}
+    rows = Rows.of_batch(trainer, batch)
     times = {"stock": [], "packed": []}
     for run in range(runs + 1):
         for name in times:
@@ -195,7 +191,7 @@ def updates(policy, prompt, answer, group, runs) -> tuple[float, float, int]:
             spent = seconds(work, "cpu")
             if run or runs == 1:
                 times[name].append(spent)
-    return float(np.median(times["stock"])), float(np.median(times["packed"])), prompt_ids.shape[1]
+    return float(np.median(times["stock"])), float(np.median(times["packed"])), tokens
 
 
 def token_ratio(prompt, answer, group):
@@ -246,10 +242,10 @@ def cpu(report, runs):
     times, _ = whole_steps(both, max(2, runs // 2))
     for part in ("rollout", "update", "step"):
         report(f"random {part}", "26M", 298, 40, 8, times["stock"][part], times["shared"][part])
-    for size in ("5M", "26M"):
+    for size, groups in (("5M", GROUPS), ("26M", (8,))):
         policy = random_policy(size)
         for prompt, answer in LENGTHS:
-            for group in GROUPS:
+            for group in groups:
                 long = prompt + answer > 1200
                 stock, shared, tokens = updates(policy, prompt, answer, group, 1 if long else max(2, runs // 2))
                 report("update", size, tokens, answer, group, stock, shared, token_ratio(tokens, answer, group))

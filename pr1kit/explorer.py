@@ -8,10 +8,9 @@ is the state: a moved box is written into the text, and the text is read again.
 from __future__ import annotations
 
 import base64
-import io
-import json
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -19,19 +18,21 @@ from typing import Any
 import anywidget
 import traitlets
 
-from pr1kit.boxes import from_pixels, pixels_per_unit
+from pr1kit.annotations import read_annotations
+from pr1kit.boxes import pixels_per_unit
 from pr1kit.explorer_picture import draw_explorer
+from pr1kit.explorer_wire import clean_text, count_in_utf16, picture_url
 from pr1kit.matching import MATCHINGS
-from pr1kit.readout import read_out, rewrite
+from pr1kit.readout import perfect_answer, read_out, rewrite
 from pr1kit.rewards import RECIPES
 from pr1kit.rollout_log import RolloutLog, scene_of
 from pr1kit.sample import TASKS, Sample, Target
 from pr1kit.tasks import get_task
 
 STATIC = Path(__file__).with_name("static")
-LARGEST_SIDE = 1400  # pixels of the picture that is sent; coordinates stay those of the original
-LONGEST_TEXT = 1_000_000
-HISTORY = 200
+SCRIPTS = ("dom.js", "stage.js", "panel.js", "explorer.js")  # one after the other they are one module
+UNREAD = {"items": [], "region": [0, 0], "reason": "", "overlap": [], "sums": {}, "transcript": [], "results": []}
+HISTORY = 200  # texts that undo can bring back
 
 
 class RewardExplorer(anywidget.AnyWidget):
@@ -51,7 +52,7 @@ class RewardExplorer(anywidget.AnyWidget):
     1.0
     """
 
-    _esm = "".join((STATIC / f"{name}.js").read_text(encoding="utf-8") for name in ("dom", "stage", "panel", "explorer"))
+    _esm = "".join((STATIC / name).read_text(encoding="utf-8") for name in SCRIPTS)
     _css = (STATIC / "explorer.css").read_text(encoding="utf-8")
 
     scene = traitlets.Dict().tag(sync=True)
@@ -64,7 +65,7 @@ class RewardExplorer(anywidget.AnyWidget):
     compare = traitlets.Enum(("", *RECIPES), "")
     matching = traitlets.Enum(MATCHINGS, "optimal")
     drop = traitlets.List(traitlets.Unicode())
-    group = traitlets.List()
+    group = traitlets.List(traitlets.Union([traitlets.Unicode(), traitlets.Float()]))
     member = traitlets.Int(None, allow_none=True)
 
     def __init__(
@@ -81,12 +82,10 @@ class RewardExplorer(anywidget.AnyWidget):
         **kwargs,
     ):
         self._frame, self._quiet, self._past, self._future, self._gesture = frame, True, [], [], None
-        self._log, self._samples, self._groups = None, {}, []
+        self._log, self._samples = None, {}
         super().__init__(**kwargs)
         self._show(sample, completion)
-        switches = {"recipe": recipe, "compare": compare, "matching": matching}
-        for name, value in switches.items():
-            self._choose(name, value)
+        self.recipe, self.compare, self.matching = recipe, compare, matching
         self.drop, self.group = list(drop), list(group)
         self._quiet = False
         self._refresh()
@@ -101,19 +100,16 @@ class RewardExplorer(anywidget.AnyWidget):
         """The logged rollouts of a training run: every step, every group, every answer.
 
         `samples` are those trained on (synthetic scenes are drawn again from their ids); `options` as for the class,
-        recipe and task by default those of the run. Raises FileNotFoundError or ValueError, one sentence, where there
-        is no log or no sample for its first group.
+        the recipe by default that of the run. Raises FileNotFoundError or ValueError, one sentence, where there is no
+        log or no sample for the group to begin with.
         """
         log = RolloutLog(folder)
         known = dict(samples) if isinstance(samples, Mapping) else {sample.id: sample for sample in samples}
-        start = log.first_step if step is None else step
-        first = log.groups(start)
-        if not first:
-            raise ValueError(f"{str(log.path)!r} holds no group at step {start}: it has {log.first_step} to {log.last_step}.")
+        row = log.groups_at(log.first_step if step is None else step)[0]
         options.setdefault("recipe", log.settings.get("recipe", "kit"))
-        explorer = cls(known.get(first[0]["id"]) or scene_of(first[0]["id"], first[0]["prompt"]), **options)
+        explorer = cls(known.get(row["id"]) or scene_of(row["id"], row["prompt"]), **options)
         explorer._log, explorer._samples = log, known
-        explorer.open_step(start)
+        explorer.open_step(row["step"])
         return explorer
 
     @property
@@ -123,13 +119,9 @@ class RewardExplorer(anywidget.AnyWidget):
 
     @sample.setter
     def sample(self, sample: Sample) -> None:
-        self._quiet = True
-        try:
+        with self._all_at_once():
             self.group, self.member = [], None
             self._show(sample, None)
-        finally:
-            self._quiet = False
-        self._refresh()
 
     @property
     def frame(self) -> Any:
@@ -145,39 +137,20 @@ class RewardExplorer(anywidget.AnyWidget):
         self._travel(self._future, self._past)
 
     def open_step(self, step: int, group: int = 0, member: int = 0) -> None:
-        """Show an answer of a logged group. Without a run: ValueError."""
+        """Show an answer of a logged group, the nearest where there is none so numbered. Without a run: ValueError."""
         if self._log is None:
             raise ValueError("There is no run to step through: begin with RewardExplorer.from_run(folder).")
-        step = min(max(int(step), self._log.first_step), self._log.last_step)
-        if not self._groups or self._groups[0]["step"] != step:
-            self._groups = self._log.groups(step)
-        if not self._groups:
-            raise ValueError(f"Step {step} holds no whole group: the run was cut off while it wrote it.")
-        index = min(max(int(group), 0), len(self._groups) - 1)
-        row = self._groups[index]
+        rows = self._log.groups_at(step)
+        index = min(max(int(group), 0), len(rows) - 1)
+        row = rows[index]
         sample = self._samples.get(row["id"]) or scene_of(row["id"], row["prompt"])
-        self._quiet = True
-        try:
+        with self._all_at_once():
             self._past.clear()
             self._future.clear()
-            self.group, self.member = row["completions"], min(max(int(member), 0), len(row["completions"]) - 1)
-            self._show(sample, row["completions"][self.member])
-        finally:
-            self._quiet = False
-        self.run = {
-            "name": self._log.path.parent.name,
-            "first": self._log.first_step,
-            "last": self._log.last_step,
-            "step": row["step"],
-            "index": index,
-            "questions": [each["prompt"][:120] for each in self._groups],
-            "rewards": row["rewards"],
-            "advantages": row["advantages"],
-            "recipe": self._log.settings.get("recipe", ""),
-            "curve": self.run.get("curve") or self._log.curve(),
-            "again": self._log.steps_with(row["id"]),
-        }
-        self._refresh()
+            place = min(max(int(member), 0), len(row["completions"]) - 1)
+            self._show(sample, row["completions"][place])
+            self.group, self.member = row["completions"], place
+            self.run = self._log.describe(rows, index) | {"curve": self.run.get("curve") or self._log.curve()}
 
     def picture(self) -> bytes:
         """What is shown, as a PNG: what a page without the widget's JavaScript gets."""
@@ -185,36 +158,16 @@ class RewardExplorer(anywidget.AnyWidget):
 
     def _show(self, sample: Sample, completion: str | None) -> None:
         image = sample.load_image()
-        self._size = image.size
         target = Target.of(sample.target)
-        sample = replace(sample, image=image, target=replace(target, image_size=target.image_size or image.size))
-        self._sample, self.task = sample, sample.task
-        self.text = self._perfect() if completion is None else completion
-        small = image.copy()
-        small.thumbnail((LARGEST_SIDE, LARGEST_SIDE))
-        buffer = io.BytesIO()
-        small.save(buffer, "PNG" if max(small.size) <= 512 else "JPEG", quality=88)
-        kind = "png" if max(small.size) <= 512 else "jpeg"
-        picture = f"data:image/{kind};base64,{base64.b64encode(buffer.getvalue()).decode()}"
-        self.scene = {"picture": picture, "size": list(image.size), **self._truth()}
+        target = replace(target, image_size=target.image_size or image.size)
+        self._sample, self._size = replace(sample, image=image, target=target), image.size
+        self.task = sample.task
+        self.text = perfect_answer(self._sample, self.frame) if completion is None else completion
+        self.scene = {"picture": picture_url(image), "size": list(image.size), **self._truth()}
 
     def _truth(self) -> dict:
         truth = self._sample.target.to_dict()
         return {"id": self._sample.id, "question": self._sample.question, "truth": truth}
-
-    def _perfect(self) -> str:
-        sample, frame = self._sample, self.frame
-        boxes = from_pixels(sample.target.boxes, frame, sample.target.image_size)
-        target = replace(sample.target, boxes=boxes, image_size=None)
-        return get_task(sample.task).write_answer(target, label=sample.question)
-
-    def _choose(self, name: str, value: Any) -> None:
-        """Set one switch; a wrong one raises one sentence."""
-        choices = self.traits()[name].values
-        if value not in choices:
-            named = ", ".join(choice for choice in choices if choice)
-            raise ValueError(f"Unknown {name} {value!r}: choose one of {named}.")
-        setattr(self, name, value)
 
     def _on_change(self, change) -> None:
         if self._quiet:
@@ -223,32 +176,39 @@ class RewardExplorer(anywidget.AnyWidget):
             self._remember(change["old"])
         self._refresh()
 
-    def _refresh(self, *, number: int = 0, error: str = "") -> None:
+    @contextmanager
+    def _all_at_once(self) -> Iterator[dict]:
+        """Several changes make one readout and one message to the page; yields the notes that go with it."""
+        notes = {"asked": "", "error": ""}
+        if self._quiet:  # part of a larger change
+            yield notes
+            return
+        self._quiet = True
+        with self.hold_sync():
+            try:
+                yield notes
+            finally:
+                self._quiet = False
+                self._refresh(**notes)
+
+    def _refresh(self, *, asked: str = "", error: str = "") -> None:
         """Compute the readout and send it; where a reward cannot be computed (no labels, say) it tells why."""
         recipes = [self.recipe, *([self.compare] if self.compare else [])]
         switches = {"matching": self.matching, "drop": self.drop, "frame": self.frame}
+        group = {"group": self.group, "member": self.member}
         try:
-            seen = read_out(
-                self.text, self._sample.target, task=self.task, recipes=recipes, group=self.group, member=self.member,
-                **switches,
-            )  # fmt: skip
+            seen = read_out(self.text, self._sample.target, task=self.task, recipes=recipes, **switches, **group)
         except ValueError as problem:
-            blank = {"region": [0, 0], "reason": "", "items": [], "results": [], "overlap": [], "transcript": []}
-            seen, error = {**blank, "text": self.text, "predictions": 0, "sums": {}}, error or str(problem)
-        chosen = {name: getattr(self, name) for name in ("task", "recipe", "compare", "matching", "drop")}
+            seen, error = {**UNREAD, "text": self.text}, error or str(problem)
         self.readout = {
-            **_for_javascript(self.text, seen),
-            **chosen,
-            "unit": self._unit(),
+            **count_in_utf16(self.text, seen),
+            **{name: getattr(self, name) for name in ("task", "recipe", "compare", "matching", "drop")},
+            "unit": list(pixels_per_unit(self.frame, self._size)),  # boxes snap to what the text can say
             "undo": len(self._past),
             "redo": len(self._future),
-            "number": number,
+            "asked": asked,
             "error": error,
         }
-
-    def _unit(self) -> list[float]:
-        """Pixels per unit of the completion's frame: boxes snap to what the text can say."""
-        return list(pixels_per_unit(self.frame, self._size))
 
     def _remember(self, text: str) -> None:
         self._past.append(text)
@@ -258,25 +218,20 @@ class RewardExplorer(anywidget.AnyWidget):
 
     def _travel(self, source: list, goal: list) -> None:
         if source:
-            goal.append(self.text)
-            self._quiet, self._gesture = True, None
-            self.text, self._quiet = source.pop(), False
-            self._refresh()
+            with self._all_at_once():
+                goal.append(self.text)
+                self.text, self._gesture = source.pop(), None
 
     def _receive(self, widget, message: Any, buffers) -> None:
-        """Do what the page asks. Whatever it sends, the widget stays alive: a refusal is one sentence in the readout."""
-        error, self._quiet = "", True
-        try:
-            self._act(message)
-        except (ValueError, OSError, traitlets.TraitError) as problem:
-            error = str(problem)
-        except (TypeError, KeyError, AttributeError):
-            error = "The page sent a change that cannot be read; nothing was changed."
-        finally:
-            self._quiet = False
-        number = message.get("number") if isinstance(message, dict) else 0
-        with self.hold_sync():
-            self._refresh(number=number if isinstance(number, int) else 0, error=error)
+        """Do what the page asks. Whatever it sends, the widget lives on: a refusal is one sentence in the readout."""
+        with self._all_at_once() as notes:
+            try:
+                notes["asked"] = str(message["asked"])
+                self._act(message)
+            except (ValueError, OSError, traitlets.TraitError) as problem:
+                notes["error"] = str(problem)
+            except (TypeError, KeyError, AttributeError):
+                notes["error"] = "The page sent a change that cannot be read; nothing was changed."
 
     def _act(self, message: dict) -> None:
         action, gesture = message["action"], message.get("gesture")
@@ -285,11 +240,10 @@ class RewardExplorer(anywidget.AnyWidget):
             base = self._past[-1] if going_on else self.text
             self._write(rewrite(base, message["items"], self._sample.target, task=self.task, frame=self.frame), gesture)
         elif action == "text":
-            self._write(_clean(message["text"]), gesture)
+            self._write(clean_text(message["text"]), gesture)
         elif action == "set":
             for name in ("task", "recipe", "compare", "matching"):
-                if name in message:
-                    self._choose(name, message[name])
+                setattr(self, name, message.get(name, getattr(self, name)))
             self.drop = message.get("drop", self.drop)
         elif action == "truth":
             self._set_truth(message["truth"])
@@ -305,6 +259,8 @@ class RewardExplorer(anywidget.AnyWidget):
             self._visit(int(message["member"]))
         elif action == "step":
             self.open_step(message["step"], message.get("group", 0))
+        elif action == "again" and self._log:
+            self.run = {**self.run, "again": self._log.steps_with(self._sample.id)}
         else:
             raise ValueError(f"There is no action {action!r}.")
 
@@ -346,41 +302,3 @@ class RewardExplorer(anywidget.AnyWidget):
         if unknown:
             raise ValueError(f"No reward has a part {unknown[0]!r} to drop: there are {', '.join(known)}.")
         return proposal["value"]
-
-
-def read_annotations(written: str) -> Target:
-    """A truth from JSON text, a mapping with the keys of `Target`. Raises ValueError, one sentence.
-
-    >>> read_annotations('{"boxes": [[1, 2, 3, 4]]}').boxes.tolist()
-    [[1.0, 2.0, 3.0, 4.0]]
-    """
-    try:
-        value = json.loads(written)
-    except (ValueError, RecursionError) as problem:
-        raise ValueError(f"The annotations are no JSON: {str(problem)[:80]}.") from None
-    if not isinstance(value, dict):
-        raise ValueError('The annotations must be an object like {"boxes": [[x1, y1, x2, y2]], "labels": ["cat"]}.')
-    if not {"boxes", "points", "text"} & value.keys():
-        raise ValueError(f"The annotations need boxes, points or text, got {', '.join(map(repr, value)) or 'nothing'}.")
-    return Target.of(value)
-
-
-def _clean(text: Any) -> str:
-    """A text as it can be sent back: half of a surrogate pair, which a page may send, becomes a question mark."""
-    if not isinstance(text, str):
-        raise ValueError("A completion is text.")
-    if len(text) > LONGEST_TEXT:
-        raise ValueError(f"The text has {len(text):,} characters; the explorer takes {LONGEST_TEXT:,}.")
-    return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
-
-
-def _for_javascript(text: str, seen: dict) -> dict:
-    """`seen` with its spans counted in UTF-16 units, as JavaScript counts: an emoji has two."""
-    if not text or max(text) <= "\uffff":
-        return seen
-
-    def units(span: list[int]) -> list[int]:
-        return [len(text[:at].encode("utf-16-le")) // 2 for at in span]
-
-    items = [{**item, "span": units(item["span"])} for item in seen["items"]]
-    return {**seen, "items": items, "region": units(seen["region"])}

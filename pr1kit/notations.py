@@ -28,7 +28,7 @@ _FIELDS = re.compile(
 
 
 class Place(NamedTuple):
-    """One item as written: its four (box) or two (point) numbers, its label, what is wrong with it, and where it stands.
+    """One item as written: its four (box) or two (point) numbers, its label, what is wrong with it, and its place.
 
     `span` is `(start, end)` in the text that was read, label included.
     """

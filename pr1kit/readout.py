@@ -7,6 +7,7 @@ pure functions. Rewards are those of `pr1kit.score`, so what is shown is what tr
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from functools import lru_cache
 from typing import Any
 
@@ -18,7 +19,7 @@ from pr1kit.matching import MATCHINGS, match
 from pr1kit.notations import find_fault, read_notation, write_place
 from pr1kit.parsing import LONGEST, fold, locate_answer
 from pr1kit.rewards import read_answer, score
-from pr1kit.sample import Answer, Target
+from pr1kit.sample import Answer, Sample, Target
 from pr1kit.tasks import get_task
 
 LARGEST_TABLE = 400  # pairs; a larger table of overlaps is not read by anyone
@@ -52,7 +53,7 @@ def read_out(
     """
     target = Target.of(target)
     for other in group:
-        if not isinstance(other, str | int | float) or not isinstance(other, str) and not np.isfinite(other):
+        if not isinstance(other, str) and not (isinstance(other, int | float) and np.isfinite(other)):
             raise ValueError(f"A group holds completions (text) or finite rewards (numbers), got {other!r}.")
     region, span, reason = locate_answer(text)
     answer = read_answer(task, text, target, frame)
@@ -113,6 +114,17 @@ def rewrite(text: str, items: Sequence[Mapping], target: Target | Mapping, *, ta
     return text[:end] + closing + body + text[end:] if reason else text[:start] + body + text[end:]
 
 
+def perfect_answer(sample: Sample, frame: Any = "pixel") -> str:
+    """The completion that says what is true of `sample`, its numbers in `frame`.
+
+    >>> perfect_answer(Sample(None, "grounding", "cat", Target(boxes=[[0, 0, 4, 2]], image_size=(8, 4))), "norm1000")
+    '<|object_ref_start|>cat<|object_ref_end|><|box_start|>(0,0),(500,500)<|box_end|>'
+    """
+    target = sample.target
+    boxes = from_pixels(target.boxes, frame, target.image_size)
+    return get_task(sample.task).write_answer(replace(target, boxes=boxes, image_size=None), label=sample.question)
+
+
 def _items(region: str, span: tuple[int, int], target: Target, task: str, frame: Any) -> list[dict]:
     """What is written in the answer, in its order. `prediction` is the index that the reward's matches use."""
     _, places = read_notation(region[:LONGEST])
@@ -146,7 +158,7 @@ def _written(item: Mapping, notation: str, frame: Any, image_size) -> str:
 
 
 def _overlap(answer: Answer, target: Target, task: str, any_label: bool) -> np.ndarray:
-    """How well each prediction fits each object, (N, M) in [0, 1]: IoU, nearness to a true point, 0 where names differ."""
+    """How well each prediction fits each object, (N, M) in [0, 1]: IoU or nearness to a point; 0 where names differ."""
     if task == "counting":
         points = np.tile(answer.points, 2)
         return get_task(task).closeness(np.concatenate([answer.boxes, points]), target)

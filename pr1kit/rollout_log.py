@@ -1,7 +1,7 @@
 """What did the policy answer at step s? The rollouts that a training run logged, read where they are looked at.
 
-`rollouts.jsonl` holds one line a group, in the order of steps, and may be gigabytes long. Nothing is read at opening but
-its first and last line; a step is found by bisection over byte offsets, so a log opens at once whatever its length,
+`rollouts.jsonl` holds one line a group, in the order of steps, and may be gigabytes long. Nothing is read at opening
+but its first and last line; a step is found by bisection over byte offsets, so a log opens at once whatever its length,
 also while the run still writes it.
 """
 
@@ -11,6 +11,8 @@ import json
 import mmap
 import re
 from pathlib import Path
+
+import numpy as np
 
 from pr1kit.datasets.scenes import make_scenes
 from pr1kit.sample import TASKS, Sample
@@ -40,7 +42,20 @@ class RolloutLog:
         self.first_step = self._step_at(0)
         if self.first_step is None:
             raise ValueError(f"{str(self.path)!r} holds no group of rollouts yet.")
-        self.last_step = self._last_step()
+
+    @property
+    def last_step(self) -> int:
+        """The step of the last whole line, now: a run may be writing."""
+        back = 1 << 16
+        with self.path.open("rb") as file:
+            size = self.path.stat().st_size
+            while True:
+                file.seek(max(size - back, 0))
+                lines = [line for line in file.readlines() if line.endswith(b"\n")]
+                steps = [int(found[1]) for line in lines if (found := _STEP.match(line))]
+                if steps or back >= size:
+                    return steps[-1] if steps else self.first_step
+                back *= 4
 
     def groups(self, step: int) -> list[dict]:
         """The groups of one step, in the order logged; of the nearest later one where the log skips it.
@@ -60,10 +75,32 @@ class RolloutLog:
                 rows.append(row)
         return rows
 
+    def groups_at(self, step: int) -> list[dict]:
+        """As `groups`, of the first or last step for one before or after all. Raises ValueError where none is whole."""
+        first, last = self.first_step, self.last_step
+        rows = self.groups(min(max(int(step), first), last))
+        if not rows:
+            raise ValueError(f"{str(self.path)!r} holds no whole group at step {step} or later.")
+        return rows
+
+    def describe(self, rows: list[dict], index: int) -> dict:
+        """What a page shows beside group `index` of `rows`, the groups of one step."""
+        row = rows[index]
+        return {
+            "name": self.path.parent.name,
+            "recipe": self.settings.get("recipe", ""),
+            "first": self.first_step,
+            "last": self.last_step,
+            "step": row["step"],
+            "index": index,
+            "id": row["id"],
+            "questions": [each["prompt"][:120] for each in rows],
+            "rewards": row["rewards"],
+            "advantages": row["advantages"],
+        }
+
     def steps_with(self, sample_id: str, most: int = 12) -> list[int]:
-        """At which steps the sample was asked, at most the first `most` of them; scans the file without parsing it."""
-        if not sample_id or not self.path.stat().st_size:
-            return []
+        """At which steps the sample was asked, the first `most` of them; searches the whole file, unparsed."""
         wanted, steps, at = b'"id": ' + json.dumps(sample_id, ensure_ascii=False).encode() + b",", [], 0
         with self.path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
             while len(steps) < most and (at := content.find(wanted, at)) >= 0:
@@ -78,16 +115,18 @@ class RolloutLog:
 
         `spread` is the mean standard deviation within a group: without it, a group teaches nothing.
         """
-        last, count = self.last_step, min(points, self.last_step - self.first_step + 1)
+        last = self.last_step
+        count = min(points, last - self.first_step + 1)
         wanted = {self.first_step + round(i * (last - self.first_step) / max(count - 1, 1)) for i in range(count)}
-        rows = []
+        rows = {}
         for step in sorted(wanted):
-            rewards = [group["rewards"] for group in self.groups(step) if group["rewards"]]
+            groups = self.groups(step)
+            rewards = [np.array(group["rewards"]) for group in groups if group["rewards"]]
             if rewards:
-                means = [sum(r) / len(r) for r in rewards]
-                spreads = [(sum((x - m) ** 2 for x in r) / len(r)) ** 0.5 for r, m in zip(rewards, means, strict=True)]
-                rows.append({"step": step, "mean": sum(means) / len(means), "spread": sum(spreads) / len(spreads)})
-        return rows
+                found = groups[0]["step"]
+                mean, spread = np.mean([(r.mean(), r.std()) for r in rewards], axis=0).tolist()
+                rows[found] = {"step": found, "mean": mean, "spread": spread}
+        return list(rows.values())
 
     def _step_at(self, offset: int) -> int | None:
         """The step of the first line that begins at or after `offset`."""
@@ -116,24 +155,14 @@ class RolloutLog:
                 file.readline()
             return file.tell()
 
-    def _last_step(self) -> int:
-        low, high = self.first_step, self.first_step
-        with self.path.open("rb") as file:
-            size, back = self.path.stat().st_size, 1 << 16
-            while True:
-                file.seek(max(size - back, 0))
-                steps = [int(found[1]) for line in file.readlines() if (found := _STEP.match(line))]
-                if steps or back >= size:
-                    return max([low, high, *steps])
-                back *= 4
-
 
 def _row(line: bytes) -> dict | None:
     """One group, None where the line is no whole one."""
     try:
         row = json.loads(line)
         lengths = {len(row[name]) for name in ("completions", "rewards", "advantages")}
-        return row if len(lengths) == 1 and isinstance(row["step"], int) else None
+        texts = all(isinstance(completion, str) for completion in row["completions"])
+        return row if len(lengths) == 1 and texts and isinstance(row["step"], int) else None
     except (ValueError, KeyError, TypeError):
         return None
 

@@ -1,4 +1,4 @@
-"""`python -m pr1kit demo | make-tiny-policy`: the kit from the command line."""
+"""`python -m pr1kit demo | explore | make-tiny-policy`: the kit from the command line."""
 
 from __future__ import annotations
 
@@ -18,6 +18,12 @@ def main(argv: list[str] | None = None) -> int:
     demo.add_argument("--seeds", type=int, nargs="+", default=[0], help="one run each; several give one table")
     demo.add_argument("--fresh", action="store_true", help="begin anew instead of resuming what --out holds")
     demo.add_argument("--fast", action="store_true", help="a few steps and scenes, to see that it runs")
+
+    explore = commands.add_parser("explore", help="the reward explorer in the browser: drag a box, see what it is paid")
+    explore.add_argument("path", nargs="?", help="a run folder with its rollouts, or a picture (default: a scene)")
+    explore.add_argument("annotations", nargs="?", help="JSON with what is true of the picture: boxes, labels, text")
+    explore.add_argument("--port", type=int, default=8866, help="default: %(default)s, or the next that is free")
+    explore.add_argument("--no-browser", action="store_true", help="print the address and open nothing")
 
     tiny = commands.add_parser("make-tiny-policy", help="train the tiny policy from random weights")
     tiny.add_argument("--out", type=Path, default=Path("data/tiny-policy"), help="default: %(default)s")
@@ -45,6 +51,13 @@ def _demo(arguments) -> int:
     return 0
 
 
+def _explore(arguments) -> int:
+    from pr1kit.explorer_page import serve_explorer
+
+    serve_explorer(arguments.path, arguments.annotations, port=arguments.port, browser=not arguments.no_browser)
+    return 0
+
+
 def _make_tiny_policy(arguments) -> int:
     from dataclasses import replace
 
@@ -59,7 +72,7 @@ def _make_tiny_policy(arguments) -> int:
     return 0
 
 
-COMMANDS = {"demo": _demo, "make-tiny-policy": _make_tiny_policy}
+COMMANDS = {"demo": _demo, "explore": _explore, "make-tiny-policy": _make_tiny_policy}
 
 if __name__ == "__main__":
     sys.exit(main())

@@ -30,7 +30,7 @@ from pr1kit.sample import TASKS, Sample, Target
 from pr1kit.tasks import get_task
 
 STATIC = Path(__file__).with_name("static")
-SCRIPTS = ("dom.js", "stage.js", "panel.js", "explorer.js")  # one after the other they are one module
+SCRIPTS = ("dom.js", "link.js", "stage.js", "panel.js", "editor.js", "explorer.js")  # together one module
 UNREAD = {"items": [], "region": [0, 0], "reason": "", "overlap": [], "sums": {}, "transcript": [], "results": []}
 HISTORY = 200  # texts that undo can bring back
 
@@ -136,12 +136,16 @@ class RewardExplorer(anywidget.AnyWidget):
         """What `undo` took back."""
         self._travel(self._future, self._past)
 
-    def open_step(self, step: int, group: int = 0, member: int = 0) -> None:
-        """Show an answer of a logged group, the nearest where there is none so numbered. Without a run: ValueError."""
+    def open_step(self, step: int, group: int | str = 0, member: int = 0) -> None:
+        """Show an answer of a logged group; `group` is its number in the step, or the id of its sample.
+
+        Takes the nearest where there is none so numbered. Without a run: ValueError.
+        """
         if self._log is None:
             raise ValueError("There is no run to step through: begin with RewardExplorer.from_run(folder).")
         rows = self._log.groups_at(step)
-        index = min(max(int(group), 0), len(rows) - 1)
+        ids = [row["id"] for row in rows]
+        index = ids.index(group) if group in ids else min(max(int(group), 0), len(rows) - 1)
         row = rows[index]
         sample = self._samples.get(row["id"]) or scene_of(row["id"], row["prompt"])
         with self._all_at_once():

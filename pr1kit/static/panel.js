@@ -117,14 +117,16 @@ function createGroup(ui) {
 
 // The steps of a training run: mean reward over training, and where we are.
 function createRun(ui) {
-  const go = (step, group = 0) => ui.send({ action: "step", step: Number(step), group: Number(group) });
+  const go = (step, group = 0) => ui.send({ action: "step", step: Number(step), group: Number(group), gesture: "step" });
   const slider = html("input", { type: "range", "aria-label": "step", oninput: () => go(slider.value) });
   const field = html("input", { type: "number", "aria-label": "step number", onchange: () => go(field.value) });
   const step = (by) => html("button", { type: "button", "aria-label": by < 0 ? "step back" : "step on", onclick: () => go(ui.run().step + by) }, by < 0 ? "‹" : "›");
+  const jump = (s) => html("button", { type: "button", onclick: () => ui.send({ action: "step", step: s, group: ui.run().id }) }, String(s));
   const question = html("select", { "aria-label": "question of this step", onchange: () => go(ui.run().step, question.value) });
   const line = svg("polyline"), spread = svg("polyline", { class: "pr1-spread" }), mark = svg("line");
   const chart = svg("svg", { class: "pr1-curve", viewBox: "0 0 100 30", preserveAspectRatio: "none", role: "img" }, spread, line, mark);
-  const again = html("p", { class: "pr1-note" }), title = html("h4");
+  const again = html("p", { class: "pr1-tools" }), title = html("h4");
+  const find = html("button", { type: "button", onclick: () => ui.send({ action: "again" }) }, "When else was this asked?");
   const key = html("p", { class: "pr1-note" }, "black: mean reward of the step; grey: spread within its groups");
   const root = html("section", { class: "pr1-run" }, title, chart, key, html("div", { class: "pr1-tools" }, step(-1), slider, step(1), field), question, again);
   chart.addEventListener("click", (event) => {
@@ -149,58 +151,8 @@ function createRun(ui) {
     fill(chart, { "aria-label": ends.map((row) => `mean reward ${number(row.mean, 2)} at step ${row.step}`).join(", ") }, []);
     pool(question, run.questions.length, (i) => html("option", { value: i })).forEach((each, i) => put(each, `${i + 1}. ${run.questions[i]}`));
     question.value = run.index;
-    put(again, run.again.length > 1 ? `This picture was asked at steps ${run.again.join(", ")}.` : "");
-  }
-  return { root, draw };
-}
-
-// The raw completion. A layer behind the text area marks what was read (orange) and what could not be (vermillion).
-function createText(ui) {
-  const area = html("textarea", { spellcheck: "false", "aria-label": "completion", rows: 5 });
-  const marks = html("div", { class: "pr1-marks", "aria-hidden": "true" });
-  const faults = html("ul", { class: "pr1-faults" }), note = html("span");
-  const root = html("section", { class: "pr1-text" }, html("h4", {}, "Completion ", note), html("div", { class: "pr1-paper" }, marks, area), faults);
-  area.addEventListener("input", () => ui.type(area.value));
-  area.addEventListener("scroll", () => (marks.scrollTop = area.scrollTop));
-  function draw() {
-    const { text = "", items = [], region = [0, 0], reason, explicit } = ui.readout();
-    if (!ui.typing() && area.value !== text) area.value = text;
-    const shown = area.value;
-    put(note, text.length > 2000 ? `${text.length.toLocaleString("en")} characters` : "");
-    const wrong = items.filter((item) => item.fault).map((item) => ({ span: item.span, fault: item.fault }));
-    if (reason && !wrong.length) wrong.push({ span: region, fault: reason });
-    const spans = items.filter((item) => !item.fault).map((item) => ({ span: item.span }));
-    const sorted = [...spans, ...wrong].sort((a, b) => a.span[0] - b.span[0]);
-    const nodes = [];
-    let at = 0;
-    if (shown === text) {
-      for (const { span: [start, end], fault } of sorted) {
-        if (start < at || end <= start) continue;
-        nodes.push(shown.slice(at, start), html("mark", { class: fault ? "pr1-fault" : false }, shown.slice(start, end)));
-        at = end;
-      }
-    }
-    marks.replaceChildren(...nodes, shown.slice(at) + "\n");
-    marks.scrollTop = area.scrollTop;
-    pool(faults, Math.min(wrong.length, 8), () => html("li", {}, html("button", { type: "button" }), html("span"))).forEach((row, i) => {
-      const { span: [start, end], fault } = wrong[i], piece = text.slice(start, Math.min(end, start + 30));
-      put(row.firstElementChild, fault);
-      put(row.lastElementChild, piece ? ` at character ${start + 1}: ${piece}${end > start + 30 ? "…" : ""}` : "");
-      row.firstElementChild.onclick = () => (area.focus(), area.setSelectionRange(start, end));
-    });
-    fill(area, { "aria-invalid": String(Boolean(wrong.length && explicit !== undefined)) }, []);
-  }
-  return { root, draw };
-}
-
-// How a transcript differs from the truth: what was read wrongly, what is missing.
-function createTranscript(ui) {
-  const said = html("p", { class: "pr1-said" });
-  const root = html("section", {}, html("h4", {}, "Letter by letter"), said);
-  function draw() {
-    const { transcript = [], task } = ui.readout();
-    root.hidden = task !== "ocr";
-    said.replaceChildren(...transcript.map(([text, mark]) => html("span", { class: `pr1-${mark}` }, text)));
+    const others = (run.again ?? []).filter((s) => s !== run.step);
+    again.replaceChildren(...(run.again ? [others.length ? "also at step" : "at no other step", ...others.map(jump)] : [find]));
   }
   return { root, draw };
 }

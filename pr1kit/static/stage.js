@@ -55,8 +55,9 @@ function createStage(ui) {
       if (!pointer.begun) return;
       pointer.values = ui.local(pointer.k).values.slice();
     }
-    const values = pointer.values;
-    if (ui.local(pointer.k).fresh) ui.change(pointer.k, resized(values, [dx < 0 ? -1 : 1, dy < 0 ? -1 : 1], dx, dy));
+    const values = pointer.values, item = ui.local(pointer.k);
+    if (!item) return;
+    if (item.fresh) ui.change(pointer.k, resized(values, [dx < 0 ? -1 : 1, dy < 0 ? -1 : 1], dx, dy));
     else if (pointer.handle) ui.change(pointer.k, resized(values, pointer.handle, dx, dy));
     else ui.change(pointer.k, moved(values, dx, dy));
   });

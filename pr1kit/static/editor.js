@@ -91,7 +91,7 @@ function createTruth(ui) {
   const root = html("details", { class: "pr1-truth" }, html("summary", {}, "The truth, as JSON"), area, apply);
   let drawn = null;
   function draw() {
-    const { truth } = ui.scene(), written = ui.scene().draft ?? JSON.stringify(truth);
+    const { truth } = ui.scene(), written = JSON.stringify(truth);
     if (written !== drawn) area.value = drawn = written;
   }
   return { root, draw };

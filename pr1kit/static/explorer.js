@@ -25,7 +25,7 @@ function render({ model, el }) {
     alert.hidden = !alert.textContent;
     stage.draw();
     for (const part of parts) part.draw();
-    root.dataset.asked = asked;
+    fill(root, { "data-asked": asked, "aria-busy": String(!ui.idle()) }, []);
     if (ui.refocus && ui.idle()) (ui.refocus = false), stage.focus(ui.selected);
     clearTimeout(speaking);
     speaking = setTimeout(() => put(live, results.map((r) => `${r.recipe} reward ${number(r.total, 2)}`).join(", ")), 600);
@@ -45,9 +45,8 @@ function render({ model, el }) {
     event.stopPropagation(); // the notebook's own shortcuts would delete cells
   });
   const onReadout = () => {
-    const asked = ui.answered();
+    ui.answered();
     draw();
-    if (asked !== null) root.dataset.latency = (performance.now() - asked).toFixed(1); // ms from the move to the numbers
   };
   const events = [["change:readout", onReadout], ["change:scene", () => draw()], ["change:run", () => draw()]];
   for (const [event, handler] of events) model.on(event, handler);

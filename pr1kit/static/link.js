@@ -6,7 +6,7 @@ const PAUSE = 900; // ms between two keys, after which undo takes them apart
 function connect(model, redraw) {
   const name = Math.random().toString(36).slice(2); // two views of one explorer never take each other's answers
   const waiting = [], later = []; // messages; and what has to begin from an answered state
-  let count = 0, sent = "", since = 0, timer = 0, gesture = null, typed = null, writing = "", lastKey = 0;
+  let count = 0, sent = "", timer = 0, gesture = null, typed = null, writing = "", lastKey = 0;
   const readout = () => model.get("readout") || {};
   const valid = () => (readout().items || []).map((item, place) => ({ ...item, place })).filter((item) => !item.fault);
   const idle = () => !sent && !waiting.length;
@@ -15,8 +15,7 @@ function connect(model, redraw) {
   function flush() {
     if (sent || !waiting.length) return;
     sent = fresh();
-    since = waiting[0].since;
-    model.send({ ...waiting.shift().message, asked: sent });
+    model.send({ ...waiting.shift(), asked: sent });
     clearTimeout(timer);
     timer = setTimeout(() => { ui.silent = true; sent = ""; redraw(); flush(); }, PATIENCE);
   }
@@ -24,8 +23,8 @@ function connect(model, redraw) {
   function send(message) {
     const last = waiting[waiting.length - 1];
     if (message.action !== "items") gesture = null;
-    if (last && message.gesture && last.message.gesture === message.gesture) last.message = message;
-    else waiting.push({ message, since: performance.now() });
+    if (last && message.gesture && last.gesture === message.gesture) waiting.pop();
+    waiting.push(message);
     flush();
   }
 
@@ -109,19 +108,18 @@ function connect(model, redraw) {
       typed = null;
       send({ action });
     },
-    // A new readout is there: the ms since it was asked for, null where somebody else asked.
+    // A new readout is there, whoever asked for it.
     answered() {
-      const mine = Boolean(sent) && readout().asked === sent, asked = since;
-      if (mine) sent = "";
-      if (mine) clearTimeout(timer);
+      if (sent && readout().asked === sent) {
+        sent = "";
+        clearTimeout(timer);
+      }
       ui.silent = false;
       flush();
-      if (idle()) {
-        typed = null;
-        if (gesture?.over && (gesture.kind !== "key" || performance.now() - lastKey > PAUSE)) gesture = null;
-        while (idle() && later.length) later.shift()();
-      }
-      return mine ? asked : null;
+      if (!idle()) return;
+      typed = null;
+      if (gesture?.over && (gesture.kind !== "key" || performance.now() - lastKey > PAUSE)) gesture = null;
+      while (idle() && later.length) later.shift()();
     },
     close: () => clearTimeout(timer),
   };

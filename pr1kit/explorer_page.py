@@ -9,7 +9,6 @@ from __future__ import annotations
 import secrets
 import tempfile
 import webbrowser
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -18,8 +17,8 @@ from pr1kit.annotations import load_sample
 from pr1kit.boxes import clip
 from pr1kit.datasets.scenes import make_scenes
 from pr1kit.explorer import RewardExplorer
+from pr1kit.notations import write_place
 from pr1kit.sample import Sample
-from pr1kit.tasks import get_task
 
 
 def open_explorer(path: str | Path | None = None, annotations: str | Path | None = None) -> RewardExplorer:
@@ -74,4 +73,4 @@ def _sloppy(scene: Sample) -> str:
     order = np.arange(len(scene.target.boxes))[::-1]
     off = np.random.default_rng(0).normal(0, 2.5, (len(order), 4))
     boxes = clip(np.round(scene.target.boxes[order] + off), scene.target.image_size)
-    return get_task(scene.task).write_answer(replace(scene.target, boxes=boxes), label=scene.question)
+    return "".join(write_place("pairs", box, scene.question) for box in boxes.tolist())

@@ -156,6 +156,13 @@ class RolloutLog:
             return file.tell()
 
 
+def example_run() -> Path:
+    """The folder of a short log to try things on: whole steps of a counting run of the tiny policy."""
+    package = Path(__file__).resolve().parent
+    installed = package / "data" / "rollouts-counting"
+    return installed if installed.is_dir() else package.parent / "data" / "rollouts-counting"
+
+
 def _row(line: bytes) -> dict | None:
     """One group, None where the line is no whole one."""
     try:

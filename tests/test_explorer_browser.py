@@ -33,7 +33,8 @@ from pr1kit.tasks import get_task
 ROOT = Path(__file__).parent.parent
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 pytestmark = pytest.mark.skipif(
-    CHROMIUM is None, reason="no Chromium: the explorer is not tested in a browser (as root: apt-get install chromium)"
+    CHROMIUM is None and not os.environ.get("CI"),
+    reason="no Chromium: the explorer is not tested in a browser (on Debian, as root: apt-get install chromium)",
 )
 LATENCY_MS = 80  # median from the move of the pointer to the numbers, what the explorer promises at 20 boxes
 MARGIN = 2.5  # for a machine that does something else, too
@@ -91,6 +92,7 @@ def running(command: list[str], folder: Path, **options):
 
 @pytest.fixture(scope="module")
 def browser():
+    assert CHROMIUM, "CI must test the explorer in a browser: apt-get install chromium"
     sync_api = pytest.importorskip("playwright.sync_api", reason="no playwright: pip install -e '.[dev]'")
     with sync_api.sync_playwright() as playwright:
         started = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox", "--disable-gpu"])
@@ -327,7 +329,7 @@ def test_the_keyboard_alone_does_it_all(explorer):
     page.keyboard.type("moon")
     press("Enter")
     explorer.settle()
-    assert "<|object_ref_start|>moon<|object_ref_end|>" in explorer.text
+    assert "moon(5," in explorer.text
     assert explorer.total() == paid(explorer.text)
 
 

@@ -20,6 +20,12 @@ from pr1kit.explorer import RewardExplorer
 from pr1kit.notations import write_place
 from pr1kit.sample import Sample
 
+# Nothing is loaded but from this server (Voilà's template would ask a CDN for an icon font).
+POLICY = (
+    "default-src 'self' 'unsafe-inline' 'unsafe-eval' data: blob:; "
+    "connect-src 'self' ws://127.0.0.1:* data: blob:; frame-ancestors 'self'; base-uri 'self'"
+)
+
 
 def open_explorer(path: str | Path | None = None, annotations: str | Path | None = None) -> RewardExplorer:
     """The explorer of a run folder, of a picture with its annotations, or of a scene with an imperfect answer.
@@ -65,7 +71,9 @@ def serve_explorer(
         file = Path(folder) / "pr1kit explorer.ipynb"
         nbformat.write(notebook, file)
         options = {"ip": "127.0.0.1", "port": port, "token": token, "open_browser": True, "log_level": "WARN"}
-        Page.launch_instance([str(file), *(f"--Voila.{name}={value}" for name, value in options.items())])
+        headers = {"Content-Security-Policy": POLICY}
+        arguments = [str(file), *(f"--Voila.{name}={value}" for name, value in options.items())]
+        Page.launch_instance(arguments, tornado_settings={"headers": headers})
 
 
 def _sloppy(scene: Sample) -> str:

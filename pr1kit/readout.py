@@ -72,7 +72,7 @@ def read_out(
         "explicit": answer.explicit,
         "items": items,
         "predictions": len(overlap),
-        "overlap": overlap.round(3).tolist() if overlap.size <= LARGEST_TABLE else [],
+        "overlap": overlap.round(4).tolist() if overlap.size <= LARGEST_TABLE else [],
         "sums": {how: round(sum(pair[2] for pair in match(overlap, how)), 4) for how in MATCHINGS},
         "transcript": _transcript(answer.text, target.text) if task == "ocr" else [],
         "results": results,

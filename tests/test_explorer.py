@@ -277,7 +277,10 @@ def test_the_cell_carries_a_picture_and_words(task, monkeypatch):
     with Image.open(io.BytesIO(b64decode(data["image/png"]))) as picture:
         assert picture.width > 600
         assert len(np.unique(np.asarray(picture.convert("RGB")).reshape(-1, 3), axis=0)) > 20
-    assert data["text/plain"] == f"RewardExplorer({task}: {sample.question!r}, kit 1.000, paper 2.000)"
+    assert (
+        data["text/plain"]
+        == f"RewardExplorer({task}: {sample.question!r}, kit 1.000, paper {4 if task == 'detection' else 2}.000)"
+    )
     assert "application/vnd.jupyter.widget-view+json" in data
     monkeypatch.setenv("PR1KIT_STATIC", "1")
     assert "application/vnd.jupyter.widget-view+json" not in explorer._repr_mimebundle_()[0]

@@ -18,7 +18,9 @@ import urllib.error
 import urllib.request
 from contextlib import contextmanager
 from pathlib import Path
+from urllib.parse import urlsplit
 
+import matplotlib
 import nbformat
 import numpy as np
 import pytest
@@ -37,6 +39,7 @@ pytestmark = pytest.mark.skipif(
     reason="no Chromium: the explorer is not tested in a browser (on Debian, as root: apt-get install chromium)",
 )
 LATENCY_MS = 80  # median from the move of the pointer to the numbers, what the explorer promises at 20 boxes
+PATIENCE = 180_000  # ms for a server, a kernel or a page to start on a machine that is busy
 MARGIN = 2.5  # for a machine that does something else, too
 
 SCENE, TEXT = open_explorer().sample, open_explorer().text
@@ -66,7 +69,8 @@ def free_port() -> int:
 def settings(folder: Path) -> dict:
     """An environment in which nothing of this machine's own Jupyter is read or written, and this code is imported."""
     places = {f"JUPYTER_{name}_DIR": str(folder / name.lower()) for name in ("CONFIG", "DATA", "RUNTIME")}
-    return {**os.environ, **places, "HOME": str(folder), "PYTHONPATH": str(ROOT), "IPYTHONDIR": str(folder / "ipython")}
+    places |= {"HOME": str(folder), "IPYTHONDIR": str(folder / "ipython"), "MPLCONFIGDIR": matplotlib.get_configdir()}
+    return {**os.environ, **places, "PYTHONPATH": str(ROOT)}
 
 
 @contextmanager
@@ -120,7 +124,7 @@ def lab(tmp_path_factory):
     command += [f"--port={port}", "--ServerApp.port_retries=0", f"--IdentityProvider.token={token}"]
     command += [f"--ServerApp.root_dir={folder / 'notebooks'}", "--LabApp.extension_manager=readonly"]
     with (folder / "log").open("w") as log, running(command, folder, stdout=log, stderr=log) as server:
-        address, deadline = f"http://127.0.0.1:{port}", time.monotonic() + 90
+        address, deadline = f"http://127.0.0.1:{port}", time.monotonic() + PATIENCE / 1000
         while not answers(f"{address}/api?token={token}"):
             assert server.poll() is None, (folder / "log").read_text()[-2000:]
             assert time.monotonic() < deadline, "JupyterLab did not start: " + (folder / "log").read_text()[-2000:]
@@ -159,7 +163,8 @@ class Explorer:
     def __init__(self, page, nth: int = 0):
         self.page, self.root = page, page.locator(".pr1kit-explorer").nth(nth)
         self.area, self.boxes = self.root.get_by_label("completion"), self.root.locator(".pr1-box")
-        self.root.wait_for(timeout=60_000)
+        self.root.wait_for(timeout=PATIENCE, state="attached")
+        self.root.scroll_into_view_if_needed()
 
     @property
     def text(self) -> str:
@@ -195,14 +200,15 @@ class Explorer:
 def notebook(browser, lab):
     """The notebook in JupyterLab, all cells run, and what went wrong on the page since."""
     page = browser.new_page(viewport={"width": 1500, "height": 1150}, device_scale_factor=1)
+    page.set_default_timeout(20_000)
     page.wrong = []
     page.on("pageerror", lambda error: page.wrong.append(str(error)))
     page.on("console", lambda message: page.wrong.append(message.text) if message.type == "error" else None)
-    page.goto(lab, timeout=90_000)
-    page.locator(".jp-Notebook .jp-CodeCell").nth(2).wait_for(timeout=90_000)
+    page.goto(lab, timeout=PATIENCE)
+    page.locator(".jp-Notebook .jp-CodeCell").nth(2).wait_for(timeout=PATIENCE)
     page.get_by_role("menuitem", name="Run", exact=True).click()
     page.get_by_role("menuitem", name="Run All Cells", exact=True).click()
-    page.locator(".pr1kit-explorer").nth(2).wait_for(timeout=90_000)
+    page.locator(".pr1kit-explorer").nth(2).wait_for(timeout=PATIENCE, state="attached")
     yield page
     page.close()
 
@@ -212,7 +218,6 @@ def explorer(notebook):
     """The first explorer, as it was when the cell had run; afterwards nothing may have gone wrong on the page."""
     notebook.wrong.clear()
     explorer = Explorer(notebook)
-    explorer.root.scroll_into_view_if_needed()
     for name, value in (("task", "counting"), ("recipe", "kit"), ("beside", ""), ("matching", "optimal")):
         explorer.root.get_by_label(name, exact=True).select_option(value)
     explorer.write(TEXT)
@@ -454,7 +459,6 @@ def test_a_run_is_stepped_through(notebook):
     notebook.wrong.clear()
     explorer = Explorer(notebook, 1)
     root = explorer.root
-    root.scroll_into_view_if_needed()
     assert "step 1 of 3" in root.inner_text()
     first = explorer.text
     root.get_by_label("step on").click()
@@ -481,7 +485,6 @@ def test_a_run_is_stepped_through(notebook):
 def test_twenty_boxes_follow_the_pointer(notebook, record_property):
     notebook.wrong.clear()
     explorer = Explorer(notebook, 2)
-    explorer.root.scroll_into_view_if_needed()
     assert explorer.boxes.count() == 20
     explorer.root.evaluate("""root => {
         let moved = 0;
@@ -526,9 +529,10 @@ def test_a_page_of_its_own_on_this_computer_alone(browser, tmp_path):
         with socket.socket() as outside, pytest.raises(OSError):  # noqa: PT011
             outside.connect((own_address(), int(address[1])))
         page = browser.new_page(viewport={"width": 1300, "height": 900})
-        wrong = []
+        wrong, reached = [], set()
         page.on("pageerror", lambda error: wrong.append(str(error)))
-        page.goto(address[0], timeout=60_000)
+        page.on("requestfinished", lambda request: reached.add(urlsplit(request.url).netloc))
+        page.goto(address[0], timeout=PATIENCE)
         explorer = Explorer(page)
         explorer.settle()
         assert explorer.total() == 1
@@ -543,6 +547,7 @@ def test_a_page_of_its_own_on_this_computer_alone(browser, tmp_path):
         explorer.picture("page")
         page.close()
         assert wrong == []
+        assert reached - {""} == {f"127.0.0.1:{address[1]}"}  # "": data and blobs
         server.send_signal(signal.SIGINT)
         assert server.wait(20) == 0
 

@@ -30,7 +30,7 @@ const signed = (value) => (value < 0 ? "" : "+") + number(value, 2);
 const clamp = (value, low, high) => Math.min(Math.max(value, Math.min(low, high)), Math.max(low, high));
 
 function choice(label, options, onchange) {
-  const select = html("select", { onchange: () => onchange(select.value) });
+  const select = html("select", { "aria-label": label, onchange: () => onchange(select.value) });
   for (const [value, text] of options) select.append(html("option", { value }, text));
   return { select, root: html("label", { class: "pr1-choice" }, html("span", {}, label), select) };
 }

@@ -63,7 +63,7 @@ function createParts(ui) {
 // Every prediction against every object; the pairs that the matching chose are framed.
 function createPairs(ui) {
   const table = html("table", { class: "pr1-pairs" }), sums = html("p", { class: "pr1-sums" });
-  const root = html("section", {}, html("h4", {}, "Who answers whom"), table, sums);
+  const root = html("section", {}, html("h4", {}, "Who answers whom: overlap of each prediction with each object"), table, sums);
   function draw() {
     const { overlap = [], sums: totals = {}, matching } = ui.readout(), m = overlap[0]?.length ?? 0;
     root.hidden = !m || overlap.length > 12 || m > 12;
@@ -110,17 +110,21 @@ function createGroup(ui) {
     put(note, !many ? "An advantage compares answers: put two or more into the group."
       : logged ? `Logged for this answer: reward ${number(run.rewards[result.place])}, advantage ${signed(run.advantages[result.place])}` + (run.recipe ? ` (${run.recipe}).` : ".")
       : `Mean reward ${number(all.reduce((sum, each) => sum + each.total, 0) / all.length)} over ${all.length} answers.`);
-    leave.hidden = join.hidden = Boolean(run.name);
+    join.hidden = Boolean(run.name);
+    leave.hidden = join.hidden || !all[1];
   }
   return { root, draw };
 }
 
 // The steps of a training run: mean reward over training, and where we are.
 function createRun(ui) {
-  const go = (step, group = 0) => ui.send({ action: "step", step: Number(step), group: Number(group), gesture: "step" });
+  const go = (step, group = 0) => {
+    slider.value = step; // where we shall be: two quick clicks are two steps
+    ui.send({ action: "step", step: Number(slider.value), group: Number(group), gesture: "step" });
+  };
   const slider = html("input", { type: "range", "aria-label": "step", oninput: () => go(slider.value) });
   const field = html("input", { type: "number", "aria-label": "step number", onchange: () => go(field.value) });
-  const step = (by) => html("button", { type: "button", "aria-label": by < 0 ? "step back" : "step on", onclick: () => go(ui.run().step + by) }, by < 0 ? "‹" : "›");
+  const step = (by) => html("button", { type: "button", "aria-label": by < 0 ? "step back" : "step on", onclick: () => go(Number(slider.value) + by) }, by < 0 ? "‹" : "›");
   const jump = (s) => html("button", { type: "button", onclick: () => ui.send({ action: "step", step: s, group: ui.run().id }) }, String(s));
   const question = html("select", { "aria-label": "question of this step", onchange: () => go(ui.run().step, question.value) });
   const line = svg("polyline"), spread = svg("polyline", { class: "pr1-spread" }), mark = svg("line");
@@ -140,7 +144,7 @@ function createRun(ui) {
     put(title, `Run ${run.name}: step ${run.step} of ${run.last}`);
     for (const input of [slider, field]) {
       fill(input, { min: run.first, max: run.last }, []);
-      if (document.activeElement !== input || input === slider) input.value = run.step;
+      if (ui.idle() && (document.activeElement !== input || input === slider)) input.value = run.step;
     }
     const top = Math.max(...run.curve.map((row) => row.mean), 1e-6), x = (s) => (100 * (s - run.first)) / Math.max(run.last - run.first, 1);
     const points = (name) => run.curve.map((row) => `${x(row.step)},${29 - (27 * row[name]) / top}`).join(" ");

@@ -1,5 +1,6 @@
 // The picture: truths (blue, dashed), predictions (orange), matching lines; moved by pointer and by keyboard.
 const HANDLES = [[-1, -1], [0, -1], [1, -1], [1, 0], [1, 1], [0, 1], [-1, 1], [-1, 0]];
+const TAG = 15; // height of a name, in screen pixels
 const DRAWN = 300; // boxes; more are read and scored, but nobody could tell them apart
 const ARROWS = { ArrowLeft: [-1, 0], ArrowRight: [1, 0], ArrowUp: [0, -1], ArrowDown: [0, 1] };
 
@@ -86,10 +87,27 @@ function createStage(ui) {
   });
 
   function prediction() {
-    const shapes = [svg("rect", { class: "pr1-halo" }), svg("rect", { class: "pr1-line" }), svg("circle"), svg("text")];
+    const shapes = [svg("rect", { class: "pr1-halo" }), svg("rect", { class: "pr1-line" }), svg("circle"), createTag()];
     const box = svg("g", { class: "pr1-box", tabindex: 0, role: "button" }, ...shapes);
     box.addEventListener("focus", () => ui.select(Number(box.dataset.box)));
     return box;
+  }
+
+  // A name on a ground of its own, within the picture; `anchor` of its width lies left of x, y is its upper edge.
+  function createTag() {
+    return svg("g", { class: "pr1-tag" }, svg("rect"), svg("text"));
+  }
+
+  function setTag(tag, text, x, y, u, anchor) {
+    const [ground, words] = tag.children, [w, h] = size();
+    if (words.textContent !== text || !Number(tag.dataset.width)) {
+      put(words, text);
+      tag.dataset.width = words.getComputedTextLength() / u; // screen pixels, measured once for each text
+    }
+    const width = (Number(tag.dataset.width) + 6) * u;
+    const left = clamp(x - anchor * width, 0, w - width), top = clamp(y, 0, h - TAG * u);
+    fill(ground, { x: left, y: top, width, height: TAG * u, rx: 2 * u }, []);
+    fill(words, { x: left + 3 * u, y: top + (TAG - 4) * u }, []);
   }
 
   function place(rect, [x1, y1, x2, y2]) {
@@ -106,7 +124,7 @@ function createStage(ui) {
     root.style.aspectRatio = `${w} / ${h}`;
     root.classList.toggle("pr1-crisp", Math.max(w, h) <= 256);
     const objects = truth.boxes.length ? truth.boxes : truth.points, matches = result ? result.matches : [];
-    const partner = new Map(matches.map(([p, t, s]) => [p, [t, s]])), found = new Set(matches.map(([, t]) => t));
+    const partner = new Map(matches.map(([p, t, s]) => [p, [t, s]])), found = new Map(matches.map(([p, t]) => [t, p]));
 
     pool(predictions, items.length, prediction).forEach((box, k) => {
       const { values, label, index } = items[k], [halo, line, dot, tag] = box.children, isBox = values.length === 4;
@@ -121,35 +139,35 @@ function createStage(ui) {
       dot.style.display = isBox ? "none" : "";
       fill(dot, { cx: values[0], cy: values[1], r: 6 * u }, []);
       const name = [label && readout.task === "detection" ? label : "", `p${index}`].join(" ").trim();
-      put(tag, result && !pair ? `${name} ✕` : name);
-      const top = values[1] - 4 * u;
-      fill(tag, { x: clamp(values[0], 0, w - 7 * u * tag.textContent.length), y: top < 12 * u ? values[1] + 13 * u : top }, []);
+      setTag(tag, result && !pair ? `${name} ✕` : name, values[0], values[1] - TAG * u, u, 0);
       const where = values.map((v) => Math.round(v * 100) / 100).join(", ");
       const state = pair ? `matched with object ${pair[0]}, score ${number(pair[1], 2)}` : "without a partner";
       fill(box, { "aria-label": `Prediction ${index}${label ? ` ${label}` : ""} at ${where}, ${state}` }, []);
     });
 
-    pool(truths, objects.length, () => svg("g", {}, svg("rect"), svg("circle"), svg("text"))).forEach((g, t) => {
+    pool(truths, objects.length, () => svg("g", {}, svg("rect"), svg("circle"), createTag())).forEach((g, t) => {
       const [rect, dot, tag] = g.children, values = objects[t], isBox = values.length === 4;
       rect.style.display = isBox ? "" : "none";
       dot.style.display = isBox ? "none" : "";
       if (isBox) place(rect, values);
       fill(dot, { cx: values[0], cy: values[1], r: 7 * u }, []);
-      const missed = result && !found.has(t), label = readout.task === "detection" ? (truth.labels[t] ?? "") : "";
+      const missed = result && !found.has(t), said = found.has(t) && ui.byIndex(found.get(t))?.label;
+      const name = (readout.task === "detection" && truth.labels[t]) || "";
+      const label = name === said ? "" : name; // where they agree, the prediction's tag says it
       g.classList.toggle("pr1-alone", Boolean(missed));
-      put(tag, `${label} t${t}${missed ? " missed" : ""}`.trim());
-      const [right, bottom] = isBox ? values.slice(2) : values, below = bottom + 12 * u;
-      fill(tag, { x: Math.max(right, 7 * u * tag.textContent.length), y: below > h - 2 * u ? bottom - 4 * u : below }, []);
+      const [right, bottom] = isBox ? values.slice(2) : values;
+      setTag(tag, `${label} t${t}${missed ? " missed" : ""}`.trim(), right, bottom, u, 1);
     });
 
     const centre = (v) => [(v[0] + v[v.length - 2]) / 2, (v[1] + v[v.length - 1]) / 2];
     const drawn = matches.filter(([p, t]) => ui.byIndex(p) && objects[t]);
-    pool(lines, drawn.length, () => svg("g", {}, svg("line", { class: "pr1-halo" }), svg("line"), svg("text"))).forEach(
+    pool(lines, drawn.length, () => svg("g", {}, svg("line", { class: "pr1-halo" }), svg("line"), svg("circle"), svg("circle"), createTag())).forEach(
       (g, i) => {
         const [p, t, score] = drawn[i], [x1, y1] = centre(ui.byIndex(p).values), [x2, y2] = centre(objects[t]);
         for (const line of [g.children[0], g.children[1]]) fill(line, { x1, y1, x2, y2 }, []);
-        put(g.children[2], number(score, 2));
-        fill(g.children[2], { x: (x1 + x2) / 2, y: (y1 + y2) / 2 + 4 * u }, []);
+        fill(g.children[2], { cx: x1, cy: y1, r: 3 * u }, []);
+        fill(g.children[3], { cx: x2, cy: y2, r: 3 * u }, []);
+        setTag(g.children[4], number(score, 2), (x1 + x2) / 2, (y1 + y2) / 2 - (TAG / 2) * u, u, 0.5);
       },
     );
 

@@ -19,7 +19,7 @@ function render({ model, el }) {
     frame = 0;
     if (!ui.scene().size) return;
     const { task, error, asked = "", results = [] } = ui.readout();
-    if (ui.selected >= ui.items().length) ui.selected = ui.items().length - 1;
+    if (ui.idle() && ui.selected >= ui.items().length) ui.selected = ui.items().length - 1;
     put(title, [task, ui.scene().question].filter(Boolean).join(": "));
     put(alert, ui.silent ? "Python does not answer: is the kernel busy or gone?" : error || "");
     alert.hidden = !alert.textContent;

@@ -93,7 +93,7 @@ function createGroup(ui) {
   const join = html("button", { type: "button", onclick: () => ui.send({ action: "join" }) }, "Put this answer in the group");
   const leave = html("button", { type: "button", onclick: () => ui.send({ action: "leave" }) }, "Empty the group");
   const root = html("section", {}, html("h4", {}, "The group and its advantages"), bars, note, html("div", { class: "pr1-tools" }, join, leave));
-  const bar = (i) => html("button", { type: "button", onclick: () => ui.send({ action: "member", member: i }) }, html("i"), html("small"));
+  const bar = (i) => html("button", { type: "button", onclick: () => ui.send({ action: "member", member: i }) }, html("i"), html("small"), html("small"));
   function draw() {
     const result = ui.shown(), all = result ? result.group : [], many = all.length > 1, run = ui.run();
     const top = Math.max(...all.map((each) => each.total), result?.top ?? 1);
@@ -101,7 +101,8 @@ function createGroup(ui) {
       const { total, advantage } = all[i], tone = advantage > 1e-6 ? "pr1-better" : advantage < -1e-6 ? "pr1-worse" : "";
       button.className = `${tone} ${i === result.place ? "pr1-here" : ""}`;
       button.firstElementChild.style.height = `${100 * clamp(total / top, 0.02, 1)}%`;
-      put(button.lastElementChild, number(total, 2));
+      put(button.children[1], number(total, 2));
+      put(button.children[2], signed(advantage));
       const logged = run.rewards ? `; logged: reward ${run.rewards[i]}, advantage ${run.advantages[i]}` : "";
       const text = `answer ${i}: reward ${number(total)}, advantage ${signed(advantage)}${logged}`;
       fill(button, { "aria-label": text, title: text, "aria-pressed": String(i === result.place) }, []);

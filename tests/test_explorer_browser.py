@@ -157,8 +157,10 @@ def write_run(folder: Path) -> None:
 class Explorer:
     """One explorer on a page, as a person sees and touches it."""
 
-    def __init__(self, page, nth: int = 0):
-        self.page, self.root = page, page.locator(".pr1kit-explorer").nth(nth)
+    def __init__(self, page, cell: int = 0):
+        place = page.locator(".jp-CodeCell").nth(cell)
+        place.scroll_into_view_if_needed(timeout=PATIENCE)  # what is out of sight may not be there yet
+        self.page, self.root = page, place.locator(".pr1kit-explorer")
         self.area, self.boxes = self.root.get_by_label("completion"), self.root.locator(".pr1-box")
         self.root.wait_for(timeout=PATIENCE, state="attached")
         self.root.scroll_into_view_if_needed()
@@ -203,9 +205,11 @@ def notebook(browser, lab):
     page.on("console", lambda message: page.wrong.append(message.text) if message.type == "error" else None)
     page.goto(lab, timeout=PATIENCE)
     page.locator(".jp-Notebook .jp-CodeCell").nth(2).wait_for(timeout=PATIENCE)
+    page.locator(".jp-Notebook-ExecutionIndicator[data-status='idle']").wait_for(
+        timeout=PATIENCE
+    )  # the kernel is there
     page.get_by_role("menuitem", name="Run", exact=True).click()
     page.get_by_role("menuitem", name="Run All Cells", exact=True).click()
-    page.locator(".pr1kit-explorer").nth(2).wait_for(timeout=PATIENCE, state="attached")
     yield page
     page.close()
 

@@ -46,7 +46,9 @@ SCENE, TEXT = open_explorer().sample, open_explorer().text
 CELLS = (
     "from pr1kit.explorer_page import open_explorer\nopen_explorer()",
     "from pr1kit import RewardExplorer\nRewardExplorer.from_run('run')",
-    "import sys; sys.path.insert(0, 'here')\nfrom crowd import crowd\ncrowd()",
+    "import json\nfrom pr1kit import Sample, Target\nshown = json.load(open('crowd.json'))\n"
+    "sample = Sample('crowd.png', 'detection', 'all', Target.of(shown['target']))\n"
+    "RewardExplorer(sample, shown['text'])",
 )
 
 
@@ -106,11 +108,10 @@ def lab(tmp_path_factory):
     """The address of a JupyterLab with the notebook of `CELLS`."""
     folder, port, token = tmp_path_factory.mktemp("lab"), free_port(), secrets.token_hex(8)
     write_run(folder / "notebooks" / "run")
-    (folder / "notebooks" / "here").mkdir()
-    shutil.copy(__file__, folder / "notebooks" / "here" / "crowd_scene.py")
-    (folder / "notebooks" / "here" / "crowd.py").write_text(
-        "import crowd_scene, pr1kit\ncrowd = lambda: pr1kit.RewardExplorer(*crowd_scene.crowd())\n"
-    )
+    scene, text = crowd()
+    scene.image.save(folder / "notebooks" / "crowd.png")
+    shown = {"target": scene.target.to_dict(), "text": text}
+    (folder / "notebooks" / "crowd.json").write_text(json.dumps(shown))
     kernel = {"kernelspec": {"name": "python3", "display_name": "Python 3", "language": "python"}}
     cells = [nbformat.v4.new_code_cell(source) for source in CELLS]
     nbformat.write(nbformat.v4.new_notebook(cells=cells, metadata=kernel), folder / "notebooks" / "try.ipynb")
@@ -120,6 +121,7 @@ def lab(tmp_path_factory):
     command = [sys.executable, "-m", "jupyterlab", "--no-browser", "--allow-root", "--ServerApp.ip=127.0.0.1"]
     command += [f"--port={port}", "--ServerApp.port_retries=0", f"--IdentityProvider.token={token}"]
     command += [f"--ServerApp.root_dir={folder / 'notebooks'}", "--LabApp.extension_manager=readonly"]
+    command += ["--LabApp.expose_app_in_browser=True"]
     with (folder / "log").open("w") as log, running(command, folder, stdout=log, stderr=log) as server:
         address, deadline = f"http://127.0.0.1:{port}", time.monotonic() + PATIENCE / 1000
         while not answers(f"{address}/api?token={token}"):
@@ -208,8 +210,7 @@ def notebook(browser, lab):
     page.locator(".jp-Notebook-ExecutionIndicator[data-status='idle']").wait_for(
         timeout=PATIENCE
     )  # the kernel is there
-    page.get_by_role("menuitem", name="Run", exact=True).click()
-    page.get_by_role("menuitem", name="Run All Cells", exact=True).click()
+    page.evaluate("() => void window.jupyterapp.commands.execute('notebook:run-all-cells')")
     yield page
     page.close()
 

@@ -207,10 +207,12 @@ def notebook(browser, lab):
     page.on("console", lambda message: page.wrong.append(message.text) if message.type == "error" else None)
     page.goto(lab, timeout=PATIENCE)
     page.locator(".jp-Notebook .jp-CodeCell").nth(2).wait_for(timeout=PATIENCE)
-    page.locator(".jp-Notebook-ExecutionIndicator[data-status='idle']").wait_for(
-        timeout=PATIENCE
-    )  # the kernel is there
-    page.evaluate("() => void window.jupyterapp.commands.execute('notebook:run-all-cells')")
+    shown, deadline = page.locator(".pr1kit-explorer"), time.monotonic() + PATIENCE / 1000
+    while not shown.count():  # a kernel that is just connecting may forget what it was asked
+        assert time.monotonic() < deadline, f"no explorer after {PATIENCE} ms"
+        if not any(re.search(r"[*\d]", prompt) for prompt in page.locator(".jp-InputPrompt").all_inner_texts()):
+            page.evaluate("() => void window.jupyterapp.commands.execute('notebook:run-all-cells')")
+        page.wait_for_timeout(2000)
     yield page
     page.close()
 

@@ -286,26 +286,6 @@ def boxes_of(text: str) -> list[list[int]]:
     return get_task("counting").parse(text).boxes.tolist()
 
 
-def test_a_finger_drags_too(explorer):
-    page, start = explorer.page, explorer.text
-    x, y = explorer.middle(0)
-    touch = page.context.new_cdp_session(page)
-    touch.send("Emulation.setTouchEmulationEnabled", {"enabled": True})
-
-    def send(kind, *points):
-        touch.send("Input.dispatchTouchEvent", {"type": kind, "touchPoints": [{"x": a, "y": b} for a, b in points]})
-
-    send("touchStart", (x, y))
-    for move in range(1, 11):
-        send("touchMove", (x + 4 * move, y + 4 * move))
-        page.wait_for_timeout(20)
-    explorer.settle()
-    assert explorer.total() == paid(explorer.text)
-    assert boxes_of(explorer.text)[0] != boxes_of(start)[0]
-    send("touchEnd")
-    touch.send("Emulation.setTouchEmulationEnabled", {"enabled": False})
-
-
 def test_the_keyboard_alone_does_it_all(explorer):
     page, press = explorer.page, explorer.page.keyboard.press
     explorer.boxes.nth(0).focus()
@@ -532,7 +512,7 @@ def test_a_page_of_its_own_on_this_computer_alone(browser, tmp_path):
             urllib.request.urlopen(f"http://127.0.0.1:{address[1]}/api/kernels/{'0' * 8}-0000-0000-0000-{'0' * 12}")
         with socket.socket() as outside, pytest.raises(OSError):  # noqa: PT011
             outside.connect((own_address(), int(address[1])))
-        page = browser.new_page(viewport={"width": 1300, "height": 900})
+        page = browser.new_page(viewport={"width": 1300, "height": 900}, has_touch=True)
         wrong, reached = [], set()
         page.on("pageerror", lambda error: wrong.append(str(error)))
         page.on("requestfinished", lambda request: reached.add(urlsplit(request.url).netloc))
@@ -549,11 +529,25 @@ def test_a_page_of_its_own_on_this_computer_alone(browser, tmp_path):
         truth = {"boxes": [[10, 10, 40, 40]], "labels": ["cat"], "image_size": (80, 60)}
         assert explorer.total() == round(score("detection", explorer.text, truth).total, 3) < 1
         explorer.picture("page")
+        before = explorer.text
+        drag_with_a_finger(page, explorer.middle(0))
+        explorer.settle()
+        assert explorer.text != before
+        assert explorer.total() == round(score("detection", explorer.text, truth).total, 3)
         page.close()
         assert wrong == []
         assert reached - {""} == {f"127.0.0.1:{address[1]}"}  # "": data and blobs
         server.send_signal(signal.SIGINT)
         assert server.wait(20) == 0
+
+
+def drag_with_a_finger(page, start: tuple[float, float]) -> None:
+    touch = page.context.new_cdp_session(page)
+    for kind, far in (("touchStart", 0), *(("touchMove", 6 * move) for move in range(1, 11))):
+        point = {"x": start[0] - far, "y": start[1] - far}
+        touch.send("Input.dispatchTouchEvent", {"type": kind, "touchPoints": [point]})
+        page.wait_for_timeout(40)
+    touch.send("Input.dispatchTouchEvent", {"type": "touchEnd", "touchPoints": []})
 
 
 def own_address() -> str:

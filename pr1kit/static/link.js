@@ -26,6 +26,7 @@ function connect(model, redraw) {
     if (last && message.gesture && last.gesture === message.gesture) waiting.pop();
     waiting.push(message);
     flush();
+    redraw();
   }
 
   function commit() {

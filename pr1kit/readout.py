@@ -121,6 +121,9 @@ def perfect_answer(sample: Sample, frame: Any = "pixel") -> str:
     '<|object_ref_start|>cat<|object_ref_end|><|box_start|>(0,0),(500,500)<|box_end|>'
     """
     target = sample.target
+    if sample.task == "counting" and not len(target.boxes) and len(target.points):
+        points = from_pixels(target.points, frame, target.image_size).tolist()
+        return f"[{', '.join(write_place('json', point, sample.question) for point in points)}]"
     boxes = from_pixels(target.boxes, frame, target.image_size)
     return get_task(sample.task).write_answer(replace(target, boxes=boxes, image_size=None), label=sample.question)
 

@@ -424,6 +424,7 @@ def test_malformed_annotations_are_one_sentence_and_the_widget_lives(explorer):
     assert not root.get_by_role("alert").is_visible()
     assert explorer.total() == paid(TEXT)
     root.get_by_text("The truth, as JSON").click()
+    assert not truth.is_visible()
 
 
 def test_what_it_looks_like(explorer, tmp_path):

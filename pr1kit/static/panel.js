@@ -12,6 +12,7 @@ function createSwitches(ui) {
   };
   const root = html("div", { class: "pr1-switches" }, ...Object.values(choices).map((each) => each.root));
   const draw = () => {
+    if (!ui.idle()) return; // what was chosen stays chosen until Python has answered
     for (const [name, { select }] of Object.entries(choices)) select.value = ui.readout()[name] ?? "";
   };
   return { root, draw };
@@ -42,7 +43,7 @@ function createParts(ui) {
     body.dataset.names = names.join();
     [...body.children].forEach((row, r) => {
       const name = names[r], tick = row.querySelector("input");
-      tick.checked = !drop.includes(name);
+      if (ui.idle()) tick.checked = !drop.includes(name);
       tick.onchange = () => ui.set({ drop: tick.checked ? drop.filter((d) => d !== name) : [...drop, name] });
       while (row.children.length > results.length + 1) row.lastElementChild.remove();
       while (row.children.length < results.length + 1) row.append(bar());

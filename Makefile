@@ -4,13 +4,23 @@ VENV := .venv
 RUN := $(VENV)/bin/python
 READY := $(VENV)/.installed
 
-.PHONY: demo experiments test notebooks lint clean
+.PHONY: demo experiments test browser notebooks lint clean
 
 demo: $(READY)
 	$(RUN) -m pr1kit demo
 
-test: $(READY) lint
+test: $(READY) lint browser
 	$(RUN) -m pytest
+
+# The explorer is tested in Chromium, which root can install on Debian. Elsewhere those tests are left out, and say so.
+browser:
+	@command -v chromium >/dev/null || command -v chromium-browser >/dev/null || command -v google-chrome >/dev/null || \
+	if grep -qs '^ID=debian' /etc/os-release && test "$$(id -u)" = 0; then \
+		echo "Installing Chromium, for the tests of the explorer: a minute, once."; \
+		apt-get update -qq && apt-get install -qq -y --no-install-recommends chromium fonts-dejavu-core >/dev/null; \
+	fi || true
+	@command -v chromium >/dev/null || command -v chromium-browser >/dev/null || command -v google-chrome >/dev/null || \
+		echo "No Chromium here: the tests of the explorer in a browser are LEFT OUT (install it: apt-get install chromium)."
 
 lint: $(READY)
 	$(RUN) -m ruff check .
@@ -20,9 +30,9 @@ lint: $(READY)
 experiments: $(READY)
 	$(RUN) -m pr1kit experiments $(if $(FAST),--fast)
 
-# Execute the notebooks in place, with their full (not FAST) settings.
+# Execute the notebooks in place, with their full (not FAST) settings, widgets as still pictures.
 notebooks: $(READY)
-	$(RUN) -m jupyter nbconvert --to notebook --execute --inplace \
+	PR1KIT_STATIC=1 $(RUN) -m jupyter nbconvert --to notebook --execute --inplace \
 		--ExecutePreprocessor.store_widget_state=False --ExecutePreprocessor.record_timing=False notebooks/[0-9]*.ipynb
 
 $(READY): pyproject.toml

@@ -22,6 +22,7 @@ _HOME = {
     "reward_function": "rewards",
     "score": "rewards",
     "score_batch": "rewards",
+    "RewardExplorer": "explorer",
     "evaluate": "evaluation",
     "pass_at_k": "plots",
     "plot_before_after": "plots",

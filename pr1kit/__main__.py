@@ -1,4 +1,4 @@
-"""`python -m pr1kit demo | eval | experiments | make-tiny-policy`: the kit from the command line."""
+"""`python -m pr1kit demo | eval | experiments | explore | make-tiny-policy`: the kit from the command line."""
 
 from __future__ import annotations
 
@@ -21,6 +21,13 @@ def main(argv: list[str] | None = None) -> int:
     demo.add_argument("--fresh", action="store_true", help="begin anew instead of resuming what --out holds")
     demo.add_argument("--fast", action="store_true", help="a few steps and scenes, to see that it runs")
     demo.set_defaults(run=_demo)
+
+    explore = commands.add_parser("explore", help="the reward explorer in the browser: drag a box, see what it is paid")
+    explore.add_argument("path", nargs="?", help="a run folder with its rollouts, or a picture (default: a scene)")
+    explore.add_argument("annotations", nargs="?", help="JSON with what is true of the picture: boxes, labels, text")
+    explore.add_argument("--port", type=int, default=8866, help="default: %(default)s, or the next that is free")
+    explore.add_argument("--no-browser", action="store_true", help="print the address and open nothing")
+    explore.set_defaults(run=_explore)
 
     tiny = commands.add_parser("make-tiny-policy", help="train the tiny policy from random weights")
     tiny.add_argument("--out", type=Path, default=Path("data/tiny-policy"), help="default: %(default)s")
@@ -57,6 +64,13 @@ def _demo(arguments) -> int:
     from pr1kit.demo import run_demo
 
     run_demo(arguments.out, arguments.seeds, fresh=arguments.fresh, fast=arguments.fast)
+    return 0
+
+
+def _explore(arguments) -> int:
+    from pr1kit.explorer_page import serve_explorer
+
+    serve_explorer(arguments.path, arguments.annotations, port=arguments.port, browser=not arguments.no_browser)
     return 0
 
 

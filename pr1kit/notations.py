@@ -28,25 +28,61 @@ _FIELDS = re.compile(
 
 
 class Place(NamedTuple):
-    """One item as written: its four (box) or two (point) numbers, its label, and what is wrong with it."""
+    """One item as written: its four (box) or two (point) numbers, its label, what is wrong with it, and its place.
+
+    `span` is `(start, end)` in the text that was read, label included.
+    """
 
     values: list[float]
     label: str = ""
     fault: str = ""
+    span: tuple[int, int] = (0, 0)
 
 
 def find_places(text: str) -> list[Place]:
     """The items of `text`, in the first notation that occurs in it.
 
     >>> find_places("a cat (1,2),(3,4)")
-    [Place(values=[1.0, 2.0, 3.0, 4.0], label='a cat', fault='')]
+    [Place(values=[1.0, 2.0, 3.0, 4.0], label='a cat', fault='', span=(0, 17))]
     """
-    return next(filter(None, (read(text) for read in (_objects, _tokens, _pairs, _lists))), [])
+    return read_notation(text)[1]
+
+
+def read_notation(text: str) -> tuple[str, list[Place]]:
+    """The name of the first notation that occurs in `text` ("json", "tokens", "pairs", "lists", or ""), and its items.
+
+    >>> read_notation("[1,2,3,4]")[0], read_notation("no boxes")
+    ('lists', ('', []))
+    """
+    for name, read in (("json", _objects), ("tokens", _tokens), ("pairs", _pairs), ("lists", _lists)):
+        if places := read(text):
+            return name, places
+    return "", []
+
+
+def write_place(notation: str, values: list[float], label: str = "") -> str:
+    """One item in `notation`: what `read_notation` reads back. Four numbers make a box, two a point.
+
+    >>> write_place("pairs", [1, 2.5, 3, 4], "cat"), write_place("json", [5, 6])
+    ('cat(1,2.5),(3,4)', '{"point_2d": [5, 6]}')
+    """
+    numbers = [f"{value:.2f}".rstrip("0").rstrip(".") for value in values]
+    if notation == "json":
+        key = "bbox_2d" if len(values) == 4 else "point_2d"
+        named = f', "label": {json.dumps(label, ensure_ascii=False)}' if label else ""
+        return f'{{"{key}": [{", ".join(numbers)}]{named}}}'
+    if notation == "lists":
+        return f"[{', '.join(numbers)}]"
+    couples = ",".join(f"({','.join(numbers[i : i + 2])})" for i in range(0, len(numbers), 2))
+    if notation == "pairs":
+        return label + couples
+    named = f"<|object_ref_start|>{label}<|object_ref_end|>" if label else ""
+    return f"{named}<|box_start|>{couples}<|box_end|>"
 
 
 def find_fault(place: Place, labelled: bool) -> str:
     """What is wrong with an item, "" if nothing. A comparison with NaN is false, so NaN is never in range."""
-    values, label, fault = place
+    values, label, fault, _ = place
     if fault or len(values) not in (2, 4):
         return fault or "not two or four numbers"
     x1, y1, x2, y2 = values if len(values) == 4 else values * 2
@@ -69,7 +105,7 @@ def _objects(text: str) -> list[Place]:
     places, known = [], False
     for found in _OBJECT.finditer(text):
         if not found[2]:
-            places.append(Place([], fault="cut short"))
+            places.append(Place([], fault="cut short", span=found.span()))
             known |= "bbox" in found[1] or "point" in found[1]
             continue
         item = _fields(found[0])
@@ -79,10 +115,10 @@ def _objects(text: str) -> list[Place]:
             values = values[0]
         label = item.get("label")
         if not isinstance(values, list) or not all(type(value) in (int, float) for value in values):
-            places.append(Place([], fault="no box"))
+            places.append(Place([], fault="no box", span=found.span()))
         else:
             values = [float(value) if abs(value) <= LARGEST else math.nan for value in values]
-            places.append(Place(values, label if isinstance(label, str) else ""))
+            places.append(Place(values, label if isinstance(label, str) else "", span=found.span()))
     return places if known else []
 
 
@@ -102,34 +138,45 @@ def _fields(text: str) -> dict:
 
 def _tokens(text: str) -> list[Place]:
     """Qwen's `<|box_start|>(x1,y1),(x2,y2)<|box_end|>`; an `<|object_ref_start|>` label holds until the next."""
-    places, label = [], ""
+    places, label, end = [], "", 0
     before, *pieces = text.split("<|box_start|>")
+    at = len(before)  # where the box's opening token stands
     for piece in pieces:
+        start = at
         if "<|object_ref_start|>" in before:
             label = before.rpartition("<|object_ref_start|>")[2].partition("<|object_ref_end|>")[0]
+            start = end + before.rindex("<|object_ref_start|>")
         inside, closed, rest = piece.partition("<|box_end|>")
-        places.append(Place(_numbers(inside), label, "" if closed else "cut short"))
-        before = rest if closed else inside
+        inner = at + len("<|box_start|>")
+        end = inner + len(inside) + len(closed) if closed else inner
+        shown = end if closed else inner + len(inside.rstrip())
+        places.append(Place(_numbers(inside), label, "" if closed else "cut short", (start, shown)))
+        before, at = rest if closed else inside, inner + len(piece)
     return places
 
 
 def _pairs(text: str) -> list[Place]:
     """`(x1,y1),(x2,y2)`: how box tokens look once a tokenizer has stripped them. The words before are the label."""
-    places, end = [], 0
+    places, end, opened = [], 0, set()
     for found in _PAIR.finditer(text):
-        label = text[max(end, found.start() - 100) : found.start()]
-        places.append(Place([float(value) for value in found.groups()], label.strip(" \t\r\n,;:.")))
+        before = text[max(end, found.start() - 100) : found.start()]
+        label = before.strip(" \t\r\n,;:.")
+        start = found.start() - len(before) + before.find(label) if label else found.start()
+        places.append(Place([float(value) for value in found.groups()], label, span=(start, found.end())))
+        opened |= {found.start(), text.rindex("(", 0, found.start(3))}
         end = found.end()
     if places:
-        halves = sum(1 for _ in _HALF.finditer(text)) - 2 * len(places)
-        places += [Place([], fault="cut short")] * ((halves + 1) // 2)
+        halves = [half.span() for half in _HALF.finditer(text)]
+        missing = (len(halves) - 2 * len(places) + 1) // 2
+        broken = [span for span in halves if span[0] not in opened][::2] if missing else []
+        places += [Place([], fault="cut short", span=span) for span in broken[:missing]]
     return places
 
 
 def _lists(text: str) -> list[Place]:
     """`[x1, y1, x2, y2]`, nested or not; lists that do not begin with a number are prose."""
     return [
-        Place(_numbers(inside), fault="" if closed else "cut short")
-        for inside, closed in _LIST.findall(text)
-        if re.match(r"\s*+[-+.]?[0-9]", inside)
+        Place(_numbers(found[1]), fault="" if found[2] else "cut short", span=found.span())
+        for found in _LIST.finditer(text)
+        if re.match(r"\s*+[-+.]?[0-9]", found[1])
     ]

@@ -100,39 +100,65 @@ def answer_region(completion: Any) -> tuple[str, str]:
     >>> answer_region("<think>(1,1),(2,2)</think> <answer>None</answer> done")
     ('None', '')
     """
+    text, _, reason = locate_answer(completion)
+    return text, reason
+
+
+def locate_answer(completion: Any) -> tuple[str, tuple[int, int], str]:
+    """As `answer_region`, with where it stands: `(text, (start, end), reason)`; without an answer, where the fault is.
+
+    >>> locate_answer("<think>hm</think> None")
+    ('None', (18, 22), '')
+    >>> locate_answer("so <think>hm")
+    ('', (3, 12), 'the thought is not closed')
+    """
     if not isinstance(completion, str):
-        return "", "no text"
+        return "", (0, 0), "no text"
     text = END.split(completion, maxsplit=1)[0]
+    pieces = [(0, len(text))]  # what is no thought
+    first, last = 0, len(text)  # the answer, in what is no thought
     if _TAG.search(text):
-        kept, start, thinking = [], 0, False
+        pieces, start, thinking = [], 0, None
         for tag in _TAG.finditer(text):
             if tag[2].lower() != "think":
                 continue
             if tag[1]:
-                if not thinking:
-                    kept.clear()  # its opening tag stood in the prompt, or within the thought before
-                start, thinking = tag.end(), False
-            elif not thinking:
-                kept.append(text[start : tag.start()])
-                thinking = True
-        if thinking:
-            return "", "the thought is not closed"
-        text = _last_answer("".join([*kept, text[start:]]))
-    text = text.strip()
-    return text, "" if text else "no text"
+                if thinking is None:
+                    pieces.clear()  # its opening tag stood in the prompt, or within the thought before
+                start, thinking = tag.end(), None
+            elif thinking is None:
+                pieces.append((start, tag.start()))
+                thinking = tag.start()
+        if thinking is not None:
+            return "", (thinking, len(text)), "the thought is not closed"
+        pieces.append((start, len(text)))
+        text = "".join(text[a:b] for a, b in pieces)
+        first, last = _last_answer(text)
+    answer = text[first:last]
+    first += len(answer) - len(answer.lstrip())
+    answer = answer.strip()
+    span = (_origin(pieces, first, 1), _origin(pieces, first + len(answer), 0))
+    return answer, span, "" if answer else "no text"
 
 
-def _last_answer(text: str) -> str:
+def _last_answer(text: str) -> tuple[int, int]:
     """What stands between the last pair of answer tags, or after a lone opening one; else all of `text`."""
     answer, start = None, None
     for tag in _TAG.finditer(text):
         if not tag[1]:
             start = tag.end()
         elif start is not None:
-            answer, start = text[start : tag.start()], None
-    if answer is not None:
-        return answer
-    return text if start is None else text[start:]
+            answer, start = (start, tag.start()), None
+    return answer or (start or 0, len(text))
+
+
+def _origin(pieces: list[tuple[int, int]], position: int, beyond: int) -> int:
+    """Where a position in the joined `pieces` stood; one on a seam ends a piece, or with `beyond` 1 begins the next."""
+    for a, b in pieces:
+        if position + beyond <= b - a:
+            return a + position
+        position -= b - a
+    return pieces[-1][1]
 
 
 def read_text(completion: Any) -> Answer:
@@ -174,7 +200,7 @@ def read_places(completion: Any, *, labelled: bool = False) -> Answer:
         return Answer(text=text, reason="" if nothing else "no box in the answer", format_score=float(nothing))
     boxes, labels, points, faults = [], [], [], []
     for place in places:
-        values, label, _ = place
+        values, label, *_ = place
         fault = find_fault(place, labelled)
         if fault:
             faults.append(fault)

@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 
 TASKS = ("grounding", "counting", "ocr", "detection")
+LONGEST_TABLE = 50  # rows; a longer one is cut where it is shown
 
 
 def as_rows(values: Any, width: int, what: str) -> np.ndarray:
@@ -103,7 +104,12 @@ class Target:
         }
 
 
-@dataclass(frozen=True, eq=False)
+def _in_brief(target: Target) -> str:
+    count = len(target.boxes) or len(target.points)
+    return target.text[:100] or f"{count} object{'s' * (count != 1)}"
+
+
+@dataclass(frozen=True, eq=False, repr=False)
 class Sample:
     """One question about one image, and its truth.
 
@@ -138,6 +144,11 @@ class Sample:
         except (OSError, SyntaxError, ValueError) as error:
             raise ValueError(f"Image {str(self.image)!r} of sample {self.id!r} cannot be read: {error}.") from None
 
+    def __repr__(self) -> str:
+        size, truth = getattr(self.image, "size", None), _in_brief(self.target)
+        image = "x".join(map(str, size)) if isinstance(size, tuple) else repr(self.image)[:80]
+        return f"Sample({self.task} {self.question!r}, image {image}, truth {truth!r}, id {self.id!r})"
+
     def _repr_html_(self) -> str:
         import base64
         import io
@@ -145,7 +156,7 @@ class Sample:
         buffer, image = io.BytesIO(), self.load_image()
         image.save(buffer, "PNG")
         data = base64.b64encode(buffer.getvalue()).decode()
-        truth = self.target.text or f"{len(self.target.boxes)} boxes"
+        truth = _in_brief(self.target)
         return (
             f'<img src="data:image/png;base64,{data}" width="{max(192, min(image.width, 480))}" '
             f'style="image-rendering:pixelated"><br><b>{html.escape(self.task)}</b>: '
@@ -171,6 +182,21 @@ class Answer:
     format_score: float = 0.0
     explicit: bool = True
     malformed: int = 0
+
+    def _repr_html_(self) -> str:
+        labels = self.labels or ("",) * len(self.boxes)
+        places = [(label, box) for label, box in zip(labels, self.boxes.tolist(), strict=True)]
+        places += [("", point) for point in self.points.tolist()]
+        rows = "".join(
+            f"<tr><td>{i}</td><td>{html.escape(label)}</td><td>{', '.join(f'{value:g}' for value in values)}</td></tr>"
+            for i, (label, values) in enumerate(places[:LONGEST_TABLE])
+        )
+        more = f"<br>and {len(places) - LONGEST_TABLE} more" if len(places) > LONGEST_TABLE else ""
+        said = (
+            f"<table>{rows}</table>{more}" if places else f"<pre>{html.escape(self.text[:2000]) or '(nothing)'}</pre>"
+        )
+        reason = f"<i>{html.escape(self.reason)}</i> " if self.reason else ""
+        return f"{said}<small>{reason}format {self.format_score:.2f}</small>"
 
 
 @dataclass(frozen=True, eq=False)

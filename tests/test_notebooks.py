@@ -42,6 +42,21 @@ assert len(perfect) == 120 and abs(perfect.mean() - 0.2) < 1e-12 and (perfect ==
 assert np.allclose(missing["optimal"], 7 / 8) and np.allclose(missing["sequential"], np.arange(8) / 8)
 assert due["any order"][0] == 0 and five_objects > 0.6 and (wrong["any order"][1:] > 0.25).all()
 """,
+    "03_reward_explorer": """
+assert len(with_greedy["matches"]) == 1 and len(with_optimal["matches"]) == 2
+assert with_optimal["total"] > with_greedy["total"] + 0.2
+assert [bool(item["fault"]) for item in reading.readout["items"]] == [False, True, True]
+assert reading.readout["results"][0]["total"] == 0.25
+assert alike and len(one) != len(other)
+assert abs(score("counting", write(one), sample.target).total - reward) < 1e-4 > abs(
+    score("counting", write(other), sample.target).total - reward)
+assert (np.diff(curve["paper"]) >= 0).all() and curve["paper"][-1] > 1.2 and curve["kit"][-1] < 0.25
+assert len(advantages["optimal"]) == len(group) == 8 and flipped > 0
+assert all(abs(values.sum()) < 1e-6 for values in advantages.values())
+logged, shown = run.run["rewards"], [each["total"] for each in run.readout["results"][0]["group"]]
+assert log.last_step == 75 and run.run["step"] == 1 and np.allclose(logged, shown, atol=1e-5)
+assert 0 < disagree < 0.5
+""",
     "05_rollouts": """
 assert len(groups) == len(conditions) == len(table) == 12
 for condition, r in rewards.items():

@@ -1,0 +1,49 @@
+"""What crosses between Python and the explorer's page: pictures, and texts that JavaScript counts in other units."""
+
+from __future__ import annotations
+
+import base64
+import io
+from typing import Any
+
+LARGEST_SIDE = 1400  # pixels of the picture that is sent; coordinates stay those of the original
+LOSSLESS_SIDE = 512
+LONGEST_TEXT = 1_000_000
+
+
+def picture_url(image: Any) -> str:
+    """A PIL image as a `data:` address, scaled down to `LARGEST_SIDE`; a small one keeps every pixel."""
+    small, buffer = image.copy(), io.BytesIO()
+    small.thumbnail((LARGEST_SIDE, LARGEST_SIDE))
+    kind = "png" if max(small.size) <= LOSSLESS_SIDE else "jpeg"
+    small.save(buffer, kind.upper(), quality=88)
+    return f"data:image/{kind};base64,{base64.b64encode(buffer.getvalue()).decode()}"
+
+
+def clean_text(text: Any) -> str:
+    """A text from the page, fit to be sent back: half of a surrogate pair becomes the replacement character.
+
+    >>> clean_text("a cat \\ud83d")
+    'a cat \ufffd'
+    """
+    if not isinstance(text, str):
+        raise ValueError("A completion is text.")
+    if len(text) > LONGEST_TEXT:
+        raise ValueError(f"The text has {len(text):,} characters; the explorer takes {LONGEST_TEXT:,}.")
+    return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+
+
+def count_in_utf16(text: str, seen: dict) -> dict:
+    """`seen` (of `read_out`) with its spans counted in UTF-16 units, as JavaScript counts: an emoji has two.
+
+    >>> count_in_utf16("\N{CAT FACE}(1,2)", {"region": [1, 6], "items": []})["region"]
+    [2, 7]
+    """
+    if not text or max(text) <= "\\uffff":
+        return seen
+
+    def units(span: list[int]) -> list[int]:
+        return [len(text[:at].encode("utf-16-le")) // 2 for at in span]
+
+    items = [{**item, "span": units(item["span"])} for item in seen["items"]]
+    return {**seen, "items": items, "region": units(seen["region"])}

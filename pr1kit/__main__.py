@@ -1,10 +1,12 @@
-"""`python -m pr1kit demo | make-tiny-policy`: the kit from the command line."""
+"""`python -m pr1kit demo | train | make-tiny-policy`: the kit from the command line."""
 
 from __future__ import annotations
 
 import argparse
 import sys
 from pathlib import Path
+
+from pr1kit import train
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -18,6 +20,7 @@ def main(argv: list[str] | None = None) -> int:
     demo.add_argument("--seeds", type=int, nargs="+", default=[0], help="one run each; several give one table")
     demo.add_argument("--fresh", action="store_true", help="begin anew instead of resuming what --out holds")
     demo.add_argument("--fast", action="store_true", help="a few steps and scenes, to see that it runs")
+    demo.set_defaults(work=_demo)
 
     tiny = commands.add_parser("make-tiny-policy", help="train the tiny policy from random weights")
     tiny.add_argument("--out", type=Path, default=Path("data/tiny-policy"), help="default: %(default)s")
@@ -26,11 +29,14 @@ def main(argv: list[str] | None = None) -> int:
     )
     tiny.add_argument("--seed", type=int, default=0)
     tiny.add_argument("--fast", action="store_true", help="a few steps, to see that it runs: a useless policy")
+    tiny.set_defaults(work=_make_tiny_policy)
+
+    train.add_command(commands)
 
     arguments = parser.parse_args(argv)
     try:
-        return COMMANDS[arguments.command](arguments)
-    except (ValueError, FileNotFoundError) as error:
+        return arguments.work(arguments)
+    except (ValueError, FileNotFoundError, MemoryError) as error:
         print(f"pr1kit: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
@@ -58,8 +64,6 @@ def _make_tiny_policy(arguments) -> int:
     print((arguments.out / "README.md").read_text())
     return 0
 
-
-COMMANDS = {"demo": _demo, "make-tiny-policy": _make_tiny_policy}
 
 if __name__ == "__main__":
     sys.exit(main())

@@ -1,121 +1,57 @@
-"""GRPO runs: settings, samples as TRL's rows, and a run in a folder that can be cut off and gone on with."""
+"""GRPO runs: settings, samples as TRL's rows, and a run in a folder that can be cut off and gone on with.
+
+Under `accelerate launch` every process calls the same function; TRL and accelerate do the rest.
+"""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import torch
 from datasets import Dataset
-from datasets import Image as ImageFeature
 from transformers import PrinterCallback
 from transformers.trainer_utils import get_last_checkpoint
 from trl import GRPOConfig
 
+from pr1kit.adapters import is_quantized, load_adapter_weights
+from pr1kit.memory import what_to_lower
 from pr1kit.policy import Policy, chat
 from pr1kit.rewards import reward_function
 from pr1kit.run_log import RunLog, cut_log, quiet, read_log
 from pr1kit.sample import Sample, Target
+from pr1kit.settings import PAPER, TINY, GRPOSettings
 from pr1kit.trainer import PerceptionGRPOTrainer, load_weights
 
 
-@dataclass(frozen=True)
-class GRPOSettings:
-    """One GRPO run. The defaults are Perception-R1's (arXiv 2504.07954, section 4.1 and its released scripts).
-
-    `prompts_per_step` is batch 1 × accumulation 2 there; `micro_prompts` of them go through the model at once.
-    `beta` weighs the KL to the starting policy (k3 estimator); `save_steps` is the distance between checkpoints.
-    """
-
-    steps: int = 1000
-    learning_rate: float = 1e-6
-    num_generations: int = 8
-    prompts_per_step: int = 2
-    micro_prompts: int = 1
-    beta: float = 0.04
-    epsilon: float = 0.2
-    temperature: float = 1.0
-    max_completion_length: int = 768
-    thinking: bool = False
-    recipe: str = "kit"
-    lr_scheduler: str = "cosine"
-    loss_type: str = "grpo"
-    scale_rewards: str = "group"
-    gradient_checkpointing: bool = True
-    save_steps: int = 50
-    seed: int = 0
-
-    def config(self, output_dir: str | Path) -> GRPOConfig:
-        """These settings as TRL's own configuration, for a run in `output_dir`."""
-        if self.prompts_per_step % self.micro_prompts:
-            raise ValueError(
-                f"prompts_per_step ({self.prompts_per_step}) is no multiple of micro_prompts ({self.micro_prompts})."
-            )
-        on_gpu = torch.cuda.is_available()
-        return GRPOConfig(
-            output_dir=str(output_dir),
-            max_steps=self.steps,
-            learning_rate=self.learning_rate,
-            lr_scheduler_type=self.lr_scheduler,
-            num_generations=self.num_generations,
-            per_device_train_batch_size=self.micro_prompts * self.num_generations,
-            gradient_accumulation_steps=self.prompts_per_step // self.micro_prompts,
-            beta=self.beta,
-            epsilon=self.epsilon,
-            temperature=self.temperature,
-            max_completion_length=self.max_completion_length,
-            loss_type=self.loss_type,
-            scale_rewards=self.scale_rewards,
-            gradient_checkpointing=self.gradient_checkpointing,
-            bf16=on_gpu,
-            use_cpu=not on_gpu,
-            dataloader_pin_memory=on_gpu,
-            logging_steps=1,
-            save_steps=self.save_steps,
-            save_total_limit=2,
-            report_to="none",
-            disable_tqdm=True,
-            seed=self.seed,
-        )
-
-
-PAPER = GRPOSettings()
-# What the tiny policy needs: it is 1,500 times smaller, so a step may be larger and must hold more completions.
-TINY = replace(
-    PAPER,
-    steps=120,
-    learning_rate=1.5e-4,
-    prompts_per_step=16,
-    micro_prompts=16,
-    beta=0.0,
-    max_completion_length=96,
-    lr_scheduler="constant",
-    gradient_checkpointing=False,
-    save_steps=1,
-)
-
-
 def to_dataset(samples: Sequence[Sample], policy: Policy, *, thinking: bool = False) -> Dataset:
-    """The samples as the rows that `GRPOTrainer` and `reward_function` take: prompt, image, the truth, its frame."""
+    """The samples as the rows that `GRPOTrainer` and `reward_function` take: prompt, image, the truth, its frame.
+
+    An image is read each time that its row is asked for.
+    """
     if not samples:
         raise ValueError("There are no samples to train on.")
     rows: dict[str, list] = {key: [] for key in ("prompt", "image", "id", "frame", *samples[0].target.to_dict())}
-    for sample in samples:
-        image = sample.load_image()
+    for i, sample in enumerate(samples):
+        size = sample.load_image().size
         words = chat(sample, thinking)[0]["content"][1]["text"]
-        frame = policy.frame(image.size)
+        frame = policy.frame(size)
         row = {
-            **_checked(sample, image.size).to_dict(),
+            **_checked(sample, size).to_dict(),
             "prompt": [{"role": "user", "content": words}],
-            "image": image,
+            "image": i,
             "id": sample.id,
             "frame": frame if isinstance(frame, str) else list(frame),
         }
         for key, value in row.items():
             rows[key].append(value)
-    return Dataset.from_dict(rows).cast_column("image", ImageFeature())
+
+    def read(batch):
+        return {"image": [samples[i].load_image() for i in batch["image"]]}
+
+    return Dataset.from_dict(rows).with_transform(read, columns=["image"], output_all_columns=True)
 
 
 def _checked(sample: Sample, image_size: tuple[int, int]) -> Target:
@@ -128,6 +64,12 @@ def _checked(sample: Sample, image_size: tuple[int, int]) -> Target:
         raise ValueError(f"Sample {sample.id!r}: {error}") from None
 
 
+__all__ = ["PAPER", "TINY", "GRPOSettings", "to_dataset", "train_grpo"]
+
+# What a resumed run may change: it alters memory and disk, not the result.
+FREE = ("micro_prompts", "gradient_checkpointing", "shared_prefix", "save_steps")
+
+
 def train_grpo(
     policy: Policy,
     samples: Sequence[Sample],
@@ -136,47 +78,86 @@ def train_grpo(
     *,
     resume: bool = True,
     bar=None,
+    trl: Mapping = {},
 ) -> list[dict]:
     """Train `policy` in place on samples of one task; returns the log, one dict a step.
 
     `folder` gets `settings.json`, `log.jsonl`, `rollouts.jsonl` and checkpoints. With `resume`, a run that was cut off
-    goes on from its newest checkpoint. Raises ValueError where the folder holds a run with other settings, and
+    goes on from its newest checkpoint. An adapter is trained where the policy has one, else all weights. `trl` holds
+    further options of TRL's `GRPOConfig` (`report_to`, `use_vllm`, …). Raises ValueError where the folder holds a run
+    with other settings, MemoryError (what to lower, in which order) where the GPU's memory is not enough, and
     KeyboardInterrupt (after saving) when interrupted.
     """
     folder = Path(folder)
     tasks = {sample.task for sample in samples}
     if len(tasks) != 1:
         raise ValueError(f"A GRPO run trains one task, these samples hold {', '.join(sorted(tasks)) or 'none'}.")
-    folder.mkdir(parents=True, exist_ok=True)
+    adapted = hasattr(policy.model, "peft_config")
+    if is_quantized(policy.model) and not adapted:
+        raise ValueError("4-bit and 8-bit weights cannot be trained themselves: load the policy with lora=True.")
+    args = settings.config(folder, **trl)
     identity = {"task": tasks.pop(), "policy": policy.name, "samples": len(samples), **asdict(settings)}
-    written = folder / "settings.json"
-    if written.exists() and json.loads(written.read_text()) != identity:
-        raise ValueError(f"{str(folder)!r} holds a run with other settings: choose another folder or remove it.")
-    written.write_text(json.dumps(identity, indent=1))
-    checkpoint = get_last_checkpoint(str(folder)) if resume else None
-    done = int(checkpoint.rsplit("-", 1)[1]) if checkpoint else 0
+    identity |= {"quantization": policy.quantization, "pixels": dict(policy.processor.image_processor.size)}
+    identity |= {"lora": str(policy.model.peft_config["default"].target_modules)} if adapted else {}
+    with args.main_process_first(desc="run folder"):
+        _check_run(folder, identity)
+        checkpoint = get_last_checkpoint(str(folder)) if resume and folder.is_dir() else None
+        done = int(checkpoint.rsplit("-", 1)[1]) if checkpoint else 0
+        if args.process_index == 0:
+            folder.mkdir(parents=True, exist_ok=True)
+            (folder / "settings.tmp").write_text(json.dumps(identity, indent=1))
+            (folder / "settings.tmp").replace(folder / "settings.json")
+            cut_log(folder / "log.jsonl", done)
+            cut_log(folder / "rollouts.jsonl", done)
     log = RunLog(folder, bar)
-    cut_log(folder / "log.jsonl", done)
-    cut_log(folder / "rollouts.jsonl", done)
     if done < settings.steps:
-        with quiet():
-            trainer = PerceptionGRPOTrainer(
-                model=policy.model,
-                reward_funcs=reward_function(identity["task"], settings.recipe),
-                args=settings.config(folder),
-                train_dataset=to_dataset(samples, policy, thinking=settings.thinking),
-                processing_class=policy.processor,
-                callbacks=[log],
-                rollout_log=folder / "rollouts.jsonl",
-            )
-            trainer.remove_callback(PrinterCallback)
-            try:
-                trainer.train(resume_from_checkpoint=checkpoint)
-            finally:
-                log.release_signals()
+        try:
+            _train(policy, samples, settings, args, log, checkpoint)
+        except torch.OutOfMemoryError as error:
+            saved = get_last_checkpoint(str(folder))
+            where = f"step {saved.rsplit('-', 1)[1]}" if saved else "the start"
+            raise MemoryError(
+                f"The GPU's memory was not enough; {folder} is saved up to {where}. Lower {what_to_lower()}. The same "
+                "folder goes on after the first two; the others make another run."
+            ) from error
+    elif adapted:
+        load_adapter_weights(policy.model, checkpoint)
     else:
         load_weights(policy.model, checkpoint)
     policy.model.eval()
     if log.stop:
         raise KeyboardInterrupt(f"Stopped and saved in {folder}.")
     return read_log(folder / "log.jsonl")
+
+
+def _check_run(folder: Path, identity: dict) -> None:
+    """Raises ValueError where `folder` holds another run."""
+    if (path := folder / "settings.json").exists():
+        old, new = ({k: v for k, v in run.items() if k not in FREE} for run in (json.loads(path.read_text()), identity))
+        if old != new:
+            changed = next(key for key in {**old, **new} if old.get(key) != new.get(key))
+            raise ValueError(
+                f"{str(folder)!r} holds a run with other settings ({changed} was {old.get(changed)!r}): "
+                "choose another folder or remove it."
+            )
+
+
+def _train(policy: Policy, samples, settings: GRPOSettings, args: GRPOConfig, log: RunLog, checkpoint) -> None:
+    with quiet():
+        trainer = PerceptionGRPOTrainer(
+            model=policy.model,
+            reward_funcs=reward_function(samples[0].task, settings.recipe),
+            args=args,
+            train_dataset=to_dataset(samples, policy, thinking=settings.thinking),
+            processing_class=policy.processor,
+            callbacks=[log],
+            shared_prefix=settings.shared_prefix,
+            rollout_log=Path(args.output_dir) / "rollouts.jsonl",
+        )
+        trainer.remove_callback(PrinterCallback)
+        try:
+            trainer.train(resume_from_checkpoint=checkpoint)
+        finally:
+            log.release_signals()
+            if "ref" in getattr(policy.model, "peft_config", ()):
+                policy.model.delete_adapter("ref")  # TRL's copy of the adapter at the start of the run

@@ -47,7 +47,7 @@ def generate_completions(
 
     The same seed gives the same answers on the same device for the same batch size.
     """
-    processor, model = policy.processor, policy.model
+    processor, model = policy.processor, policy.core
     sampling = {"temperature": temperature, "top_k": 0, "top_p": 1.0} if temperature > 0 else {}
     prompts_at_once = max(1, batch_size // num_generations)
     grouped = {"num_return_sequences": num_generations}

@@ -22,6 +22,7 @@ from trl import GRPOTrainer
 from trl.models import unwrap_model_for_generation
 from trl.trainer.utils import pad
 
+from pr1kit.adapters import is_quantized
 from pr1kit.decoding import branches, can_branch
 from pr1kit.groups import ProcessedOnce, gather_groups, micro_batches
 from pr1kit.policy import check_padding
@@ -59,6 +60,7 @@ class PerceptionGRPOTrainer(GRPOTrainer):
                     f"The training data lack the column {', '.join(missing)}: they have {', '.join(data.column_names)}."
                 )
         super().__init__(*args, **kwargs)
+        self._mend_trainables()
         self.rollout_log = Path(rollout_log) if rollout_log else None
         self.shared_prefix = shared_prefix
         self._checked, self._group_of_row = False, None
@@ -72,6 +74,18 @@ class PerceptionGRPOTrainer(GRPOTrainer):
                     print(
                         "Shared prefix: the language layers run on SDPA, FlashAttention-2 stays with the vision tower."
                     )
+
+    def _mend_trainables(self) -> None:
+        """Float32 for what is trained on quantized weights, and no gradients through a vision tower that is frozen."""
+        base = self._base(self.model)
+        if is_quantized(base):  # TRL makes it bfloat16, in which the steps of a small learning rate round to nothing
+            for parameter in self.model.parameters():
+                if parameter.requires_grad:
+                    parameter.data = parameter.data.float()
+        tower = getattr(getattr(base, "model", None), "visual", None)
+        if tower is not None and not any(parameter.requires_grad for parameter in tower.parameters()):
+            # for gradient checkpointing TRL lets the inputs of every part require gradients
+            tower.get_input_embeddings().register_forward_hook(lambda module, inputs, output: output.detach())
 
     # What can be shared
 

@@ -15,6 +15,7 @@ _HOME = {
     "Rollout": "sample",
     "Sample": "sample",
     "Target": "sample",
+    "load_dataset": "datasets",
     "make_scenes": "datasets.scenes",
     "parse": "parsing",
     "reward_function": "rewards",

@@ -63,7 +63,7 @@ class Policy:
 
 def chat(sample: Sample, thinking: bool = False) -> list[dict]:
     """The sample's prompt as one user turn, the image first, in the conversational format of transformers and TRL."""
-    words = get_task(sample.task).prompt(sample.question, thinking)
+    words = sample.prompt or get_task(sample.task).prompt(sample.question, thinking)
     return [{"role": "user", "content": [{"type": "image"}, {"type": "text", "text": words}]}]
 
 

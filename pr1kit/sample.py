@@ -49,7 +49,8 @@ class Target:
     """The truth about one image: what a perfect answer would say.
 
     Shapes: `boxes` (M, 4) xyxy pixels, `labels` M names or empty, `points` (M, 2), `text` the transcript,
-    `image_size` (width, height). Raises ValueError where a box is inverted, not finite, or outside its image.
+    `image_size` (width, height), `count` how many objects there are where nobody knows their places (None otherwise).
+    Raises ValueError where a box is inverted, not finite, or outside its image.
     """
 
     boxes: np.ndarray = field(default_factory=lambda: np.zeros((0, 4)))
@@ -57,6 +58,7 @@ class Target:
     points: np.ndarray = field(default_factory=lambda: np.zeros((0, 2)))
     text: str = ""
     image_size: tuple[int, int] | None = None
+    count: int | None = None
 
     def __post_init__(self):
         boxes, points = as_rows(self.boxes, 4, "Target boxes"), as_rows(self.points, 2, "Target points")
@@ -74,6 +76,9 @@ class Target:
                     f"Target box {[x1, y1, x2, y2]} lies outside its image of {size[0]}x{size[1]} pixels: "
                     "are its coordinates in another frame?"
                 )
+        places = len(boxes) or len(points)
+        if self.count is not None and (self.count < 0 or places not in (0, self.count)):
+            raise ValueError(f"Target has {places} places but the count {self.count!r}.")
         self.__dict__.update(boxes=boxes, labels=labels, points=points, image_size=size)
         self.__dict__["text"] = "" if self.text is None else str(self.text)
 
@@ -94,33 +99,44 @@ class Target:
             "points": self.points.tolist(),
             "text": self.text,
             "image_size": list(self.image_size) if self.image_size else None,
+            "count": self.count,
         }
 
 
 @dataclass(frozen=True, eq=False)
 class Sample:
-    """One question about one image, and its truth. `image` is a PIL image or a path; `question` what is asked for."""
+    """One question about one image, and its truth.
+
+    `image` is a PIL image, a path, or what has `.open()` giving a PIL image; `question` what is asked for; `prompt` the
+    user's words, where they are not the task's own.
+    """
 
     image: Any
     task: str
     question: str
     target: Target
     id: str = ""
+    prompt: str = ""
 
     def __post_init__(self):
         if self.task not in TASKS:
             raise ValueError(f"Unknown task {self.task!r}: choose one of {', '.join(TASKS)}.")
 
     def load_image(self):
-        """The PIL image in RGB, EXIF rotation applied. Raises FileNotFoundError that names the path."""
-        from PIL import Image, ImageOps
+        """The PIL image upright and in RGB (see `images`). Raises FileNotFoundError or ValueError that names it."""
+        from PIL import Image
 
-        if isinstance(self.image, str | Path):
-            if not Path(self.image).is_file():
-                raise FileNotFoundError(f"Image {str(self.image)!r} of sample {self.id!r} does not exist.")
-            with Image.open(self.image) as image:
-                return ImageOps.exif_transpose(image).convert("RGB")
-        return self.image.convert("RGB")
+        from pr1kit.images import to_rgb
+
+        if isinstance(self.image, Image.Image):
+            return to_rgb(self.image)
+        try:
+            with Image.open(self.image) if isinstance(self.image, str | Path) else self.image.open() as image:
+                return to_rgb(image)
+        except FileNotFoundError:
+            raise FileNotFoundError(f"Image {str(self.image)!r} of sample {self.id!r} does not exist.") from None
+        except (OSError, SyntaxError, ValueError) as error:
+            raise ValueError(f"Image {str(self.image)!r} of sample {self.id!r} cannot be read: {error}.") from None
 
     def _repr_html_(self) -> str:
         import base64

@@ -1,6 +1,7 @@
 """Counting: name a class, box every one of it; the number of boxes is the count.
 
-The truth is boxes, or (PixMo-Count) one point on each object. With n boxes answered and m objects:
+The truth is boxes, or (PixMo-Count) one point on each object, or (its evaluation splits) a count alone, which can be
+evaluated but not rewarded. With n boxes answered and m objects:
 
     closeness  IoU with a true box; or 1 − d / (a tenth of the image's diagonal), floored at 0, where d is the distance
                from the box's centre to a true point
@@ -25,7 +26,7 @@ from pr1kit.parsing import ask, boxed, read_places
 from pr1kit.sample import Answer, RewardResult, Target
 from pr1kit.tasks import Options, says_nothing
 
-COLUMNS = (("boxes", "points"),)
+COLUMNS = (("boxes", "points", "count"),)
 PARTS = {
     "kit": ("format", "location", "count"),
     "paper": ("format", "location"),
@@ -60,7 +61,7 @@ def parse(completion: Any) -> Answer:
 
 def kit(answer: Answer, target: Target, options: Options) -> RewardResult:
     """In [0, 1]: matched closeness and matched hits, each shared among max(n, m)."""
-    m = _objects(target)
+    m = _placed(target)
     if not m:
         return RewardResult(float(says_nothing(answer)), {"format": answer.format_score}, reason=answer.reason)
     places = _places(answer)
@@ -83,7 +84,7 @@ def kit(answer: Answer, target: Target, options: Options) -> RewardResult:
 
 def paper(answer: Answer, target: Target, options: Options) -> RewardResult:
     """In [0, 2]: format and the matched score per object; extras cost nothing."""
-    m, places = _objects(target), _places(answer)
+    m, places = _placed(target), _places(answer)
     pairs = match(closeness(places, target, reach=1.0), options.matching)
     location = sum(score for *_, score in pairs) / m if m else float(says_nothing(answer))
     parts = {"format": float(answer.format_score == 1), "location": location}
@@ -93,7 +94,7 @@ def paper(answer: Answer, target: Target, options: Options) -> RewardResult:
 
 def released(answer: Answer, target: Target, options: Options) -> RewardResult:
     """In [0, 1]: the format opens the gate; behind it the ratio of counts times how near the centres are."""
-    m, places = _objects(target), _places(answer)
+    m, places = _placed(target), _places(answer)
     well_formed = float(answer.format_score == 1 and len(places) > 0)
     if not m or not len(places):
         return RewardResult(0.0, {"format": well_formed, "location": 0.0, "count": 0.0}, reason=answer.reason)
@@ -127,7 +128,10 @@ def closeness(places: np.ndarray, target: Target, reach: float = REACH) -> np.nd
 
 
 def metrics(answers: list[Answer], targets: list[Target]) -> dict[str, np.ndarray]:
-    """Per-sample values `(S,)`: is the count exact, how far off is it, and the matched closeness / max(n, m)."""
+    """Per-sample values `(S,)`: is the count exact, how far off is it, and the matched closeness / max(n, m).
+
+    Where only the count is known, the closeness is nan.
+    """
     accuracy, error, location = np.zeros((3, len(answers)))
     for i, (answer, target) in enumerate(zip(answers, targets, strict=True)):
         n, m, places = *counts(answer, target), _places(answer)
@@ -135,6 +139,8 @@ def metrics(answers: list[Answer], targets: list[Target]) -> dict[str, np.ndarra
         error[i] = abs(n - m)
         matched = sum(score for *_, score in match(closeness(places, target)))
         location[i] = matched / max(n, m) if m else accuracy[i]
+        if m and not len(target.boxes) and not len(target.points):
+            location[i] = math.nan
     return {"accuracy": accuracy, "mae": error, "matched_iou": location}
 
 
@@ -149,7 +155,15 @@ def _places(answer: Answer) -> np.ndarray:
 
 
 def _objects(target: Target) -> int:
-    return len(target.boxes) or len(target.points)
+    return len(target.boxes) or len(target.points) or target.count or 0
+
+
+def _placed(target: Target) -> int:
+    """How many objects there are. Raises ValueError where nothing says where they are."""
+    m = _objects(target)
+    if m and not len(target.boxes) and not len(target.points):
+        raise ValueError(f"The counting reward needs boxes or points, this target has only the count {m}.")
+    return m
 
 
 def _truth_points(target: Target) -> np.ndarray:

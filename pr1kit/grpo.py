@@ -17,6 +17,7 @@ from transformers.trainer_utils import get_last_checkpoint
 from trl import GRPOConfig
 
 from pr1kit.adapters import is_quantized, load_adapter_weights
+from pr1kit.images import probe, upright_size
 from pr1kit.memory import what_to_lower
 from pr1kit.policy import Policy, chat
 from pr1kit.rewards import reward_function
@@ -29,13 +30,13 @@ from pr1kit.trainer import PerceptionGRPOTrainer, load_weights
 def to_dataset(samples: Sequence[Sample], policy: Policy, *, thinking: bool = False) -> Dataset:
     """The samples as the rows that `GRPOTrainer` and `reward_function` take: prompt, image, the truth, its frame.
 
-    An image is read each time that its row is asked for.
+    An image is read when its row is asked for; here a file's header alone.
     """
     if not samples:
         raise ValueError("There are no samples to train on.")
     rows: dict[str, list] = {key: [] for key in ("prompt", "image", "id", "frame", *samples[0].target.to_dict())}
     for i, sample in enumerate(samples):
-        size = sample.load_image().size
+        size = upright_size(*probe(sample.image, decode=False))
         words = chat(sample, thinking)[0]["content"][1]["text"]
         frame = policy.frame(size)
         row = {

@@ -121,6 +121,10 @@ def load_policy(
                 **({"quantization_config": quantized, "device_map": {"": device}} if quantized else {}),
             )
             model = model if quantized else model.to(device)
+            for module in model.modules() if quantized else ():
+                # on the CPU bitsandbytes would repack weights when it first evaluates: no gradient passes them then
+                if hasattr(module, "support_avx512bf16_for_cpu"):
+                    module.support_avx512bf16_for_cpu = False
             if adapter:
                 model = PeftModel.from_pretrained(model, adapter, is_trainable=True)
             elif lora:

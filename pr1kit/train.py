@@ -34,6 +34,10 @@ class Run:
     policy: str = "tiny"
     data: str = ""
     layout: str = "auto"
+    split: str | None = None
+    images: str | None = None
+    frame: str | None = None
+    box_format: str | None = None
     limit: int = 0
     out: str = ""
     profile: str | None = None
@@ -55,6 +59,10 @@ HELP = {
     "policy": "tiny, a folder, or a hub id",
     "data": "scenes, or what pr1kit.load_dataset reads",
     "layout": "how --data is laid out, where that does not show",
+    "split": "which split of --data",
+    "images": "the folder of the pictures, where it is not that of --data",
+    "frame": "how --data writes boxes: pixel, norm1000, or WIDTHxHEIGHT",
+    "box_format": "xyxy or xywh, where the layout leaves it open",
     "limit": "take a random part of the data, of this size, drawn with the seed; 0 takes all",
     "out": "the run's folder (default: runs/<task>)",
     "profile": "choices for a GPU of this size: 16GB, 24GB, 80GB, or auto",
@@ -241,13 +249,24 @@ def trl_options(run: Run) -> dict[str, Any]:
 
 def load_samples(run: Run, settings: GRPOSettings) -> list:
     """The samples to train on: scenes, one for each prompt of the run, or the data, or a random part of them."""
+    from pr1kit.datasets import load_dataset
+
     if run.data == "scenes":
-        from pr1kit.datasets.scenes import make_scenes
-
-        return make_scenes(run.task, run.limit or settings.steps * settings.prompts_per_step, settings.seed)
-    from pr1kit import load_dataset
-
-    samples = load_dataset(run.data, task=run.task, layout=run.layout)
+        count = run.limit or settings.steps * settings.prompts_per_step
+        return list(load_dataset("scenes", run.task, limit=count, split=run.split, seed=settings.seed))
+    frame: Any = run.frame
+    if frame and "x" in frame:
+        width, _, height = frame.partition("x")
+        frame = (int(width), int(height)) if width.isdigit() and height.isdigit() else frame
+    samples = load_dataset(
+        run.data,
+        run.task,
+        run.layout,
+        run.split,
+        frame=frame,
+        images=run.images,
+        box_format=run.box_format,
+    )
     if not run.limit or run.limit >= len(samples):
         return list(samples)
     import numpy as np

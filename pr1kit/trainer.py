@@ -7,6 +7,7 @@ TRL trains; what is overridden of it (TRL 1.16; `tests/test_trl_contract.py` say
 - `_generate_and_score_completions`: which rows are one group, and the rollout log;
 - `_tokenize_prompts`, `_generate_single_turn`: prompts and images processed once per group, branches decoded together;
 - `_get_per_token_logps_and_entropies`: log-probabilities and entropies from packed rows (`shared_prefix`);
+- `_get_train_sampler`: a run resumed after its first epoch sees the data in the order of one that was not cut off;
 - `_load_from_checkpoint`: transformers 5.23 resumes a Qwen2(.5)-VL run from weights whose names it does not find, and
   goes on from the starting weights without an error.
 """
@@ -14,6 +15,7 @@ TRL trains; what is overridden of it (TRL 1.16; `tests/test_trl_contract.py` say
 from __future__ import annotations
 
 import warnings
+from functools import wraps
 from pathlib import Path
 
 import numpy as np
@@ -82,10 +84,17 @@ class PerceptionGRPOTrainer(GRPOTrainer):
             for parameter in self.model.parameters():
                 if parameter.requires_grad:
                     parameter.data = parameter.data.float()
-        tower = getattr(getattr(base, "model", None), "visual", None)
-        if tower is not None and not any(parameter.requires_grad for parameter in tower.parameters()):
-            # for gradient checkpointing TRL lets the inputs of every part require gradients
-            tower.get_input_embeddings().register_forward_hook(lambda module, inputs, output: output.detach())
+        if (tower := getattr(getattr(base, "model", None), "visual", None)) is not None:
+            # for gradient checkpointing TRL lets the inputs of every part require gradients, frozen or not
+            see = tower.forward
+
+            @wraps(see)
+            def forward(*args, **kwargs):
+                trained = any(parameter.requires_grad for parameter in tower.parameters())
+                with torch.set_grad_enabled(torch.is_grad_enabled() and trained):
+                    return see(*args, **kwargs)
+
+            tower.forward = forward
 
     # What can be shared
 
@@ -258,6 +267,18 @@ class PerceptionGRPOTrainer(GRPOTrainer):
             )
 
     # Checkpoints
+
+    def _get_train_sampler(self, dataset=None):
+        sampler = super()._get_train_sampler(dataset)
+
+        def set_epoch(epoch):  # transformers calls it; TRL's own sampler draws a resumed run's first order again
+            if sampler.shuffle:
+                sampler.generator.manual_seed(sampler.seed)
+                for _ in range(epoch):
+                    torch.randperm(sampler.num_samples, generator=sampler.generator)
+
+        sampler.set_epoch = set_epoch
+        return sampler
 
     def _load_from_checkpoint(self, resume_from_checkpoint, model=None):
         model = model or self.model

@@ -39,7 +39,11 @@ class Geometry:
 
     @classmethod
     def of(cls, config) -> Geometry:
-        """From a `Qwen2VLConfig` or `Qwen2_5_VLConfig`. Raises ValueError for another family."""
+        """From a `Qwen2VLConfig` or `Qwen2_5_VLConfig`, or the name of a `PUBLISHED` model. Raises ValueError."""
+        if isinstance(config, str):
+            if config not in PUBLISHED:
+                raise ValueError(f"The geometry of {config!r} is not written down: known are {', '.join(PUBLISHED)}.")
+            return PUBLISHED[config]
         if config.model_type not in ("qwen2_vl", "qwen2_5_vl"):
             raise ValueError(f"The memory of a {config.model_type} model is not known: only Qwen2-VL and Qwen2.5-VL.")
         text, vision = config.get_text_config(), config.vision_config
@@ -102,6 +106,13 @@ class Geometry:
         return lora.r * sum(a + b for a, b in layers)
 
 
+# The released models, from their config.json.
+PUBLISHED = {
+    "Qwen/Qwen2-VL-2B-Instruct": Geometry(28, 1536, 8960, 12, 2, 151936, True, 32, 1280, 5120, 14, 2, False),
+    "Qwen/Qwen2.5-VL-3B-Instruct": Geometry(36, 2048, 11008, 16, 2, 151936, True, 32, 1280, 3420, 14, 2, True),
+}
+
+
 @dataclass(frozen=True)
 class MemoryEstimate:
     """Bytes by what they hold; `fixed` is there throughout, `total` the peak of a step."""
@@ -146,8 +157,9 @@ def estimate_memory(
 ) -> MemoryEstimate:
     """The memory of one GRPO step on one GPU, every completion at its full length.
 
-    `config` is the model's; `prompts_at_once` prompts are answered in one rollout, `micro_prompts` go through the model
-    in one update. Adapters are float32; their reference is a copy of the adapter, no second model.
+    `config` is the model's, or the name of a `PUBLISHED` model; `prompts_at_once` prompts are answered in one rollout,
+    `micro_prompts` go through the model in one update. Adapters are float32; their reference is a copy of the adapter,
+    no second model.
     """
     shape = Geometry.of(config)
     count, half = shape.parameters(), 2

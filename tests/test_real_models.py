@@ -127,6 +127,10 @@ def test_weights_are_counted_as_the_published_models_have_them(kind):
     visual = sum(p.numel() for p in model.model.visual.parameters())
     assert sum(counts.values()) == sum(p.numel() for p in model.parameters()) == known
     assert counts["vision"] + counts["merger"] == visual
+    name = {"qwen2_vl": "Qwen/Qwen2-VL-2B-Instruct", "qwen2_5_vl": "Qwen/Qwen2.5-VL-3B-Instruct"}[kind]
+    assert Geometry.of(name) == Geometry.of(config)
+    with pytest.raises(ValueError, match=r"geometry of 'Qwen/None' is not written down: known are Qwen/Qwen2-VL-2B"):
+        Geometry.of("Qwen/None")
     lora = LoRASettings(r=8, vision=True, merger=True)
     adapted = add_lora(model, lora)
     added = sum(p.numel() for n, p in adapted.named_parameters() if "lora_" in n)

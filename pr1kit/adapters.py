@@ -114,7 +114,7 @@ def export_adapter(policy, folder: str | Path) -> Path:
     if not isinstance(policy.model, PeftModel):
         raise ValueError(f"The policy {policy.name!r} has no adapter to export: export_model saves all its weights.")
     folder = Path(folder)
-    policy.model.peft_config["default"].base_model_name_or_path = policy.base
+    policy.model.peft_config["default"].base_model_name_or_path = policy.base or policy.name
     policy.model.save_pretrained(str(folder), selected_adapters=["default"])
     policy.processor.save_pretrained(folder)
     return folder

@@ -91,20 +91,19 @@ def load_policy(
     Raises FileNotFoundError where a folder holds no checkpoint; ValueError for a model that sees no images, a hub id
     that is absent or gated, a missing GPU or package; MemoryError, which says what to lower, where it does not fit.
     """
+    source = _source(name)
+    adapter = source if os.path.isfile(os.path.join(source, "adapter_config.json")) else None
+    if adapter and lora:
+        raise ValueError(f"{name!r} is an adapter already: load it without lora=, or export it merged first.")
     profile, chosen = get_profile(profile)
     if chosen:
         dtype = chosen.dtype if dtype == "auto" else dtype
-        lora = chosen.lora if lora is None else lora
+        lora = chosen.lora if lora is None and not adapter else lora
         quantization = quantization or chosen.quantization
         max_pixels = max_pixels or chosen.max_pixels
     lora, device = lora_settings(lora), choose_device(device)
-    source = _source(name)
-    adapter = source if os.path.isfile(os.path.join(source, "adapter_config.json")) else None
     base = adapter_base(adapter) if adapter else name
-    if adapter:
-        if lora:
-            raise ValueError(f"{name!r} is an adapter already: load it without lora=, or export it merged first.")
-        source = _source(base)
+    source = _source(base)
     try:
         config = AutoConfig.from_pretrained(source)
         if not hasattr(config, "vision_config"):

@@ -448,15 +448,13 @@ def test_a_frozen_vision_tower_keeps_nothing_for_the_backward_pass(small_policie
     assert all(grad.abs().max() > 0 for name, grad in found.items() if "lora_B" in name)
 
 
-@pytest.mark.parametrize("beta", [0.0, 0.04])
-def test_an_adapter_is_trained_resumed_and_loaded_again(small_policies, scenes, tmp_path, beta):
-    settings = replace(SHORT, beta=beta, learning_rate=1e-2, save_steps=1, steps=3, gradient_checkpointing=True)
+def test_an_adapter_is_trained_resumed_and_loaded_again(small_policies, scenes, tmp_path):
+    settings = replace(SHORT, beta=0.04, learning_rate=1e-2, save_steps=1, steps=3, gradient_checkpointing=True)
     whole = load_policy(small_policies["qwen2_5_vl"], lora={"r": 4, "vision": True}, say=False)
     fresh = logits(whole, scenes[0])
     frozen = whole.core.model.visual.patch_embed.proj.weight.clone()
     rows = train_grpo(whole, scenes, tmp_path / "whole", settings)
-    if beta:
-        assert rows[0]["kl"] == pytest.approx(0, abs=1e-6)
+    assert rows[0]["kl"] == pytest.approx(0, abs=1e-6)
     assert (logits(whole, scenes[0]) - fresh).abs().max() > 1e-3
     assert torch.equal(frozen, whole.core.model.visual.patch_embed.proj.weight)
     assert list(whole.model.peft_config) == ["default"]
@@ -505,6 +503,8 @@ def test_an_adapter_takes_no_second_one(small_policies, tmp_path):
     export_adapter(load_policy(small_policies["qwen2_vl"], lora=True, say=False), tmp_path)
     with pytest.raises(ValueError, match="is an adapter already"):
         load_policy(str(tmp_path), lora=True)
+    again = load_policy(str(tmp_path), profile="24GB", dtype="float32", say=False)  # brings its own
+    assert list(again.model.peft_config) == ["default"]
 
 
 def test_rollouts_branch_with_adapters_as_without(small_policies, scenes):
@@ -529,7 +529,8 @@ def test_quantized_weights_answer_much_like_the_full_ones_and_keep_the_eyes(smal
     assert len(small) == 14
     assert all("language_model.layers" in name for name in small)
     one, two = (torch.log_softmax(logits(p, scenes[0])[0, -1], -1) for p in (full, policy))
-    assert torch.corrcoef(torch.stack([one, two]))[0, 1] > 0.9
+    near = {"4bit": 0.6, "8bit": 0.95}[quantization]  # of random weights
+    assert torch.corrcoef(torch.stack([one, two]))[0, 1] > near
 
 
 def test_four_bit_weights_alone_are_not_trained(small_policies, scenes, tmp_path):

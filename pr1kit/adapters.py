@@ -13,6 +13,8 @@ from pathlib import Path
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model
 
+from pr1kit.run_log import quiet
+
 LANGUAGE = r"language_model\.layers\.\d+\.(self_attn\.(q|k|v|o)|mlp\.(gate|up|down))_proj"
 VISION = r"visual\.blocks\.\d+\.(attn\.(qkv|proj)|mlp\.(fc1|fc2|gate_proj|up_proj|down_proj))"
 MERGER = r"visual\.merger\.mlp\.(0|2)"
@@ -133,12 +135,14 @@ def export_model(policy, folder: str | Path, dtype: str | torch.dtype = "auto") 
         with tempfile.TemporaryDirectory() as kept:
             export_adapter(policy, kept)
             merged = load_policy(kept, dtype=dtype, device="cpu", say=False).model
-            merged.merge_and_unload(safe_merge=True).save_pretrained(folder)
+            with quiet():
+                merged.merge_and_unload(safe_merge=True).save_pretrained(folder)
     elif is_quantized(policy.model):
         raise ValueError(f"The policy {policy.name!r} has 4-bit or 8-bit weights and no adapter: nothing was learned.")
     else:
         model = policy.model if dtype == "auto" else policy.model.to(dtype)
-        model.save_pretrained(folder)
+        with quiet():
+            model.save_pretrained(folder)
     policy.processor.save_pretrained(folder)
     return folder
 

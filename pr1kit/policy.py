@@ -83,10 +83,11 @@ def load_policy(
     """Load `"tiny"` (the policy that ships with the kit), a folder, or a hub id, as a `Policy` in evaluation mode.
 
     A folder holds a whole model, or an adapter saved by `export_adapter` or training, whose base is then loaded too.
-    `lora` adds fresh adapters (True, or `LoRASettings`; False keeps a profile from it), `quantization` is "4bit",
-    "8bit" or None, `attn` "auto" takes FlashAttention-2 where it can run, else SDPA. `min_pixels` and `max_pixels`
-    bound the image that the model sees. `profile` ("16GB", "24GB", "80GB", or "auto" for this GPU) chooses what is not
-    given. What was chosen is said in one line, unless `say` is False or the name is "tiny" without options.
+    `lora` adds fresh adapters, drawn from torch's generator (True, or `LoRASettings`; False keeps a profile from it);
+    `quantization` is "4bit", "8bit" or None; `attn` "auto" takes FlashAttention-2 where it can run, else SDPA.
+    `min_pixels` and `max_pixels` bound the image that the model sees. `profile` ("16GB", "24GB", "80GB", or "auto" for
+    this GPU) chooses what is not given. What was chosen is said in one line, unless `say` is False or the name is
+    "tiny" without options.
 
     Raises FileNotFoundError where a folder holds no checkpoint; ValueError for a model that sees no images, a hub id
     that is absent or gated, a missing GPU or package; MemoryError, which says what to lower, where it does not fit.

@@ -13,7 +13,7 @@ import argparse
 import difflib
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass, fields, replace
+from dataclasses import asdict, dataclass, fields, replace
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -102,16 +102,19 @@ def train(arguments: argparse.Namespace) -> int:
     if arguments.dry_run:
         import yaml
 
-        print(yaml.safe_dump(_as_dict(run) | _as_dict(settings), sort_keys=False), end="")
+        print(yaml.safe_dump(asdict(run) | asdict(settings), sort_keys=False), end="")
         return 0
     options = trl_options(run)
     samples = load_samples(run, settings)
+
+    import torch
 
     from pr1kit.adapters import export_adapter, export_model
     from pr1kit.grpo import train_grpo
     from pr1kit.policy import load_policy
 
     sharded = "true" in (os.environ.get("ACCELERATE_USE_FSDP"), os.environ.get("ACCELERATE_USE_DEEPSPEED"))
+    torch.manual_seed(settings.seed)  # every process draws the same fresh adapters
     policy = load_policy(
         run.policy,
         dtype=run.dtype,
@@ -289,10 +292,6 @@ def _memory(policy, settings: GRPOSettings) -> str:
     estimate = estimate_run(policy, settings, int(os.environ.get("WORLD_SIZE", 1)))
     available = torch.cuda.get_device_properties(policy.core.device).total_memory
     return f"{estimate}{check_fits(estimate, available)}"
-
-
-def _as_dict(settings) -> dict[str, Any]:
-    return {field.name: getattr(settings, field.name) for field in fields(settings)}
 
 
 def _mean(rows: list[dict]) -> float:

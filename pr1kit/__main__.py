@@ -20,7 +20,7 @@ def main(argv: list[str] | None = None) -> int:
     demo.add_argument("--seeds", type=int, nargs="+", default=[0], help="one run each; several give one table")
     demo.add_argument("--fresh", action="store_true", help="begin anew instead of resuming what --out holds")
     demo.add_argument("--fast", action="store_true", help="a few steps and scenes, to see that it runs")
-    demo.set_defaults(work=_demo)
+    demo.set_defaults(run=_demo)
 
     tiny = commands.add_parser("make-tiny-policy", help="train the tiny policy from random weights")
     tiny.add_argument("--out", type=Path, default=Path("data/tiny-policy"), help="default: %(default)s")
@@ -29,13 +29,13 @@ def main(argv: list[str] | None = None) -> int:
     )
     tiny.add_argument("--seed", type=int, default=0)
     tiny.add_argument("--fast", action="store_true", help="a few steps, to see that it runs: a useless policy")
-    tiny.set_defaults(work=_make_tiny_policy)
+    tiny.set_defaults(run=_make_tiny_policy)
 
     train.add_command(commands)
 
     arguments = parser.parse_args(argv)
     try:
-        return arguments.work(arguments)
+        return arguments.run(arguments)
     except (ValueError, FileNotFoundError, MemoryError) as error:
         print(f"pr1kit: {error}", file=sys.stderr)
         return 2

@@ -92,7 +92,7 @@ def add_command(commands) -> None:
         else:
             how |= {"metavar": field.type.split(" ")[0].upper()}
         parser.add_argument(flag, **how)
-    parser.set_defaults(work=train)
+    parser.set_defaults(run=train)
 
 
 def train(arguments: argparse.Namespace) -> int:

@@ -1,4 +1,4 @@
-"""`python -m pr1kit demo | eval | experiments | explore | make-tiny-policy`: the kit from the command line."""
+"""`python -m pr1kit demo | train | eval | experiments | explore | make-tiny-policy`: the kit from the command line."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import argparse
 import sys
 from pathlib import Path
 
-from pr1kit import eval_command
+from pr1kit import eval_command, train
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -38,6 +38,7 @@ def main(argv: list[str] | None = None) -> int:
     tiny.add_argument("--fast", action="store_true", help="a few steps, to see that it runs: a useless policy")
     tiny.set_defaults(run=_make_tiny_policy)
 
+    train.add_command(commands)
     eval_command.add_command(commands)
 
     grids = commands.add_parser(
@@ -52,7 +53,7 @@ def main(argv: list[str] | None = None) -> int:
     arguments = parser.parse_args(argv)
     try:
         return arguments.run(arguments)
-    except (ValueError, FileNotFoundError) as error:
+    except (ValueError, FileNotFoundError, MemoryError) as error:
         print(f"pr1kit: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:

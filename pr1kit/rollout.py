@@ -51,7 +51,7 @@ def generate_completions(
     `repetition_penalty` None is the model's own; `keep_special_tokens` leaves box tokens in, but no end or padding.
     The same seed gives the same answers on the same device for the same batch size.
     """
-    processor, model = policy.processor, policy.model
+    processor, model = policy.processor, policy.core
     sampling = {"temperature": temperature, "top_k": 0, "top_p": 1.0} if temperature > 0 else {}
     if repetition_penalty is not None:
         sampling["repetition_penalty"] = repetition_penalty

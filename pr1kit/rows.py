@@ -72,7 +72,7 @@ class Rows:
             self.length,
             [start - rows.start for start in starts],
             self._prompt_positions(base, starts, images),
-            [getattr(base.config, f"{kind}_token_id") for kind in ("image", "video")],
+            [base.config.image_token_id],
         )
         return packed, images
 

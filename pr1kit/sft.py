@@ -104,7 +104,7 @@ def train_sft(
         raise ValueError("There are no samples to train on.")
     if (thought is None) == settings.thinking:
         raise ValueError("Thinking needs `thought`, which writes a thought for a sample; without it there is none.")
-    folder = Path(folder)
+    args = settings.config(folder)
     rows = [
         {
             "prompt": [{"role": "user", "content": chat(sample, settings.thinking)[0]["content"][1]["text"]}],
@@ -120,10 +120,10 @@ def train_sft(
     def trainer(log: RunLog) -> SFTTrainer:
         return _SFTTrainer(
             model=policy.model,
-            args=settings.config(folder),
+            args=args,
             train_dataset=Dataset.from_list(rows).cast_column("image", ImageFeature()),
             processing_class=policy.processor,
             callbacks=[log],
         )
 
-    return train_in_folder(policy, folder, identity, settings.steps, trainer, resume=resume, bar=bar)
+    return train_in_folder(policy, identity, args, trainer, resume=resume, bar=bar)

@@ -7,12 +7,14 @@ TRL trains; what is overridden of it (TRL 1.16; `tests/test_trl_contract.py` say
 - `_generate_and_score_completions`: which rows are one group, and the rollout log;
 - `_tokenize_prompts`, `_generate_single_turn`: prompts and images processed once per group, branches decoded together;
 - `_get_per_token_logps_and_entropies`: log-probabilities and entropies from packed rows (`shared_prefix`);
+- `_get_train_sampler`: a run resumed after its first epoch sees the data in the order of one that was not cut off;
 - `_load_from_checkpoint`: all weights are resumed from, see `training.ResumesWhole`.
 """
 
 from __future__ import annotations
 
 import warnings
+from functools import wraps
 from pathlib import Path
 
 import numpy as np
@@ -21,6 +23,7 @@ from trl import GRPOTrainer
 from trl.models import unwrap_model_for_generation
 from trl.trainer.utils import pad
 
+from pr1kit.adapters import is_quantized
 from pr1kit.decoding import branches, can_branch
 from pr1kit.groups import ProcessedOnce, gather_groups, micro_batches
 from pr1kit.policy import check_padding
@@ -59,6 +62,7 @@ class PerceptionGRPOTrainer(ResumesWhole, GRPOTrainer):
                     f"The training data lack the column {', '.join(missing)}: they have {', '.join(data.column_names)}."
                 )
         super().__init__(*args, **kwargs)
+        self._mend_trainables()
         self.rollout_log = Path(rollout_log) if rollout_log else None
         self.shared_prefix = shared_prefix
         self._checked, self._group_of_row = False, None
@@ -72,6 +76,25 @@ class PerceptionGRPOTrainer(ResumesWhole, GRPOTrainer):
                     print(
                         "Shared prefix: the language layers run on SDPA, FlashAttention-2 stays with the vision tower."
                     )
+
+    def _mend_trainables(self) -> None:
+        """Float32 for what is trained on quantized weights, and no gradients through a vision tower that is frozen."""
+        base = self._base(self.model)
+        if is_quantized(base):  # TRL makes it bfloat16, in which the steps of a small learning rate round to nothing
+            for parameter in self.model.parameters():
+                if parameter.requires_grad:
+                    parameter.data = parameter.data.float()
+        if (tower := getattr(getattr(base, "model", None), "visual", None)) is not None:
+            # for gradient checkpointing TRL lets the inputs of every part require gradients, frozen or not
+            see = tower.forward
+
+            @wraps(see)
+            def forward(*args, **kwargs):
+                trained = any(parameter.requires_grad for parameter in tower.parameters())
+                with torch.set_grad_enabled(torch.is_grad_enabled() and trained):
+                    return see(*args, **kwargs)
+
+            tower.forward = forward
 
     # What can be shared
 
@@ -242,6 +265,20 @@ class PerceptionGRPOTrainer(ResumesWhole, GRPOTrainer):
                 f"on the first group its log-probabilities differ from TRL's by {difference:.2g} on average "
                 f"(rounding explains {allowed:g})"
             )
+
+    # Checkpoints
+
+    def _get_train_sampler(self, dataset=None):
+        sampler = super()._get_train_sampler(dataset)
+
+        def set_epoch(epoch):  # transformers calls it; TRL's own sampler draws a resumed run's first order again
+            if sampler.shuffle:
+                sampler.generator.manual_seed(sampler.seed)
+                for _ in range(epoch):
+                    torch.randperm(sampler.num_samples, generator=sampler.generator)
+
+        sampler.set_epoch = set_epoch
+        return sampler
 
 
 def _to_end(tokens: list[int], ends: list[int]) -> list[int]:

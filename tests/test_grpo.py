@@ -57,8 +57,9 @@ def test_a_run_logs_every_step_and_every_group_and_moves_the_weights(policy, tmp
     assert any(not torch.equal(before[name], value) for name, value in policy.model.state_dict().items())
 
 
-def test_a_run_that_was_cut_off_ends_with_the_weights_of_one_that_was_not(tmp_path):
-    scenes = make_scenes("grounding", 6)
+@pytest.mark.parametrize("scenes", [6, 4], ids=["in its first epoch", "between epochs"])
+def test_a_run_that_was_cut_off_ends_with_the_weights_of_one_that_was_not(tmp_path, scenes):
+    scenes = make_scenes("grounding", scenes)
     whole, cut = load_policy("tiny"), load_policy("tiny")
     rows = train_grpo(whole, scenes, tmp_path / "whole", SHORT)
     shutil.copytree(tmp_path / "whole", tmp_path / "cut")

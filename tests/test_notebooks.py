@@ -93,6 +93,18 @@ assert not {s.id for s in scenes} & {s.id for s in held_out}
 fresh = load_policy(POLICY).model.parameters()
 assert any(not torch.equal(one, other) for one, other in zip(policy.model.parameters(), fresh, strict=True))
 """,
+    "11_real_model": """
+assert 60e9 < estimates["all weights, Adam"].total and estimates["16GB"].total < 15e9 < estimates["80GB"].total < 76e9
+trained = {name for name, p in policy.model.named_parameters() if p.requires_grad}
+assert trained and all(".lora_" in name for name in trained) and any("visual.blocks" in name for name in trained)
+assert [row["step"] for row in log] == [1, 2] and all(0 <= row["reward"] <= 1 for row in log)
+assert list(policy.model.peft_config) == ["default"], "the reference's copy of the adapter was left behind"
+assert (folder / "adapter" / "adapter_config.json").is_file() and (folder / "merged" / "config.json").is_file()
+assert not (folder / "merged" / "adapter_config.json").exists()
+assert same["adapter"] == 1 and same["merged"] >= 7 / 8
+assert {len(texts["sampled"][0]) for texts in (before, after)} == {4} and len(held_out) == 8
+assert not {s.id for s in train} & {s.id for s in held_out}
+""",
     "12_evaluation": """
 assert set(samples) == set(results) == set(kept) == set(NAMES.values())
 assert all(len(each) == len(kept[name]) == N == 8 for name, each in samples.items())

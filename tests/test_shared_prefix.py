@@ -434,6 +434,16 @@ def test_an_image_token_in_an_answer_is_a_word_like_any_other(small_policies, tm
     assert torch.isfinite(logps).all()
 
 
+def test_a_video_token_in_an_answer_is_the_word_that_it_is_for_trl(small_policies, tmp_path):
+    t = trainer(SharedDrawn, small_policies["qwen2_5_vl"], tmp_path)
+    batch = generated(t)
+    batch["completion_ids"][1, 0] = t.model.config.video_token_id
+    rows = Rows.of_batch(t, batch)
+    with torch.no_grad():
+        packed, stock = (path(range(8))[0] for path in (rows.packed, rows.stock))
+    assert (packed - stock).abs().max() < 1e-5
+
+
 # The pieces
 
 

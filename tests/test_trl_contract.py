@@ -45,6 +45,7 @@ OVERRIDDEN = {
         "mm_token_type_ids",
         "image_position_ids",
     ],
+    "_get_train_sampler": ["self", "dataset"],
     "_load_from_checkpoint": ["self", "resume_from_checkpoint", "model"],
 }
 WHAT_TO_DO = (
@@ -106,6 +107,11 @@ def test_transformers_keeps_the_doors_we_use(model):
     positions = list(inspect.signature(inner.get_rope_index).parameters)
     what = WHAT_TO_DO.format(what=f"{inner.__name__}.get_rope_index")
     assert positions[:4] == ["self", "input_ids", "mm_token_type_ids", "image_grid_thw"], what
+
+
+def test_trl_still_keeps_an_order_of_its_own_for_each_epoch():
+    source_says(utils.RepeatSampler.__iter__, "torch.randperm(self.num_samples, generator=self.generator)")
+    assert not hasattr(utils.RepeatSampler, "set_epoch"), WHAT_TO_DO.format(what="RepeatSampler.set_epoch")
 
 
 def test_trl_still_shuffles_rows_in_unison():

@@ -67,6 +67,7 @@ HELP = {
     "out": "the run's folder (default: runs/<task>)",
     "profile": "choices for a GPU of this size: 16GB, 24GB, 80GB, or auto",
     "quantization": "4bit or 8bit",
+    "drop": "parts of the reward to leave out",
     "lora": "train adapters instead of all weights; in YAML also a mapping: r, alpha, vision, merger, …",
     "engine": "what writes the rollouts: hf or vllm",
     "report_to": f"{', '.join(TRACKERS)}, several with commas, or none",
@@ -89,6 +90,8 @@ def add_command(commands) -> None:
             how |= {"action": argparse.BooleanOptionalAction}
         elif field.name == "trl":
             how |= {"nargs": "+", "metavar": "KEY=VALUE"}
+        elif field.type.startswith("tuple"):
+            how |= {"nargs": "+", "metavar": "NAME"}
         else:
             how |= {"metavar": field.type.split(" ")[0].upper()}
         parser.add_argument(flag, **how)
@@ -201,6 +204,8 @@ def _value(key: str, value: Any, where: str = "") -> Any:
     if key not in KEYS:
         near = difflib.get_close_matches(str(key), KEYS, n=1)
         raise ValueError(f"Unknown setting {key!r}{where}{f': did you mean {near[0]!r}?' if near else '.'}")
+    if KEYS[key].startswith("tuple"):
+        return (value,) if isinstance(value, str) else tuple(map(str, value))
     kinds = KEYS[key].split(" | ")
     if value is None and "None" in kinds:
         return None

@@ -96,11 +96,10 @@ def test_a_model_without_eyes_is_refused(tmp_path):
         load_policy(str(tmp_path))
 
 
-def test_a_processor_that_pads_on_the_right_is_refused(processor, tmp_path):
+def test_a_processor_that_pads_on_the_right_is_made_to_pad_on_the_left(processor, tmp_path):
     build_model(processor, seed=0).save_pretrained(tmp_path)
     processor.save_pretrained(tmp_path)
     wrong = AutoProcessor.from_pretrained(tmp_path)
     wrong.tokenizer.padding_side = "right"
     wrong.save_pretrained(tmp_path)
-    with pytest.raises(ValueError, match="pads on the right"):
-        load_policy(str(tmp_path))
+    assert load_policy(str(tmp_path)).processor.tokenizer.padding_side == "left"

@@ -204,14 +204,14 @@ def _value(key: str, value: Any, where: str = "") -> Any:
     if key not in KEYS:
         near = difflib.get_close_matches(str(key), KEYS, n=1)
         raise ValueError(f"Unknown setting {key!r}{where}{f': did you mean {near[0]!r}?' if near else '.'}")
-    if KEYS[key].startswith("tuple"):
-        return (value,) if isinstance(value, str) else tuple(map(str, value))
     kinds = KEYS[key].split(" | ")
     if value is None and "None" in kinds:
         return None
     if key == "trl" and isinstance(value, list):
         return _pairs(value)
     try:
+        if kinds[0].startswith("tuple"):
+            return (value,) if isinstance(value, str) else tuple(map(str, value))
         if isinstance(value, dict) and "dict" in kinds:
             return value
         if "bool" in kinds:

@@ -100,13 +100,15 @@ class RewardExplorer(anywidget.AnyWidget):
         """The logged rollouts of a training run: every step, every group, every answer.
 
         `samples` are those trained on (synthetic scenes are drawn again from their ids); `options` as for the class,
-        the recipe by default that of the run. Raises FileNotFoundError or ValueError, one sentence, where there is no
+        by default the reward of the run. Raises FileNotFoundError or ValueError, one sentence, where there is no
         log or no sample for the group to begin with.
         """
         log = RolloutLog(folder)
         known = dict(samples) if isinstance(samples, Mapping) else {sample.id: sample for sample in samples}
         row = log.groups_at(log.first_step if step is None else step)[0]
-        options.setdefault("recipe", log.settings.get("recipe", "kit"))
+        options = {
+            name: log.settings[name] for name in ("recipe", "matching", "drop") if name in log.settings
+        } | options
         explorer = cls(known.get(row["id"]) or scene_of(row["id"], row["prompt"]), **options)
         explorer._log, explorer._samples = log, known
         explorer.open_step(row["step"])

@@ -109,7 +109,7 @@ class RewardExplorer(anywidget.AnyWidget):
         options = {
             name: log.settings[name] for name in ("recipe", "matching", "drop") if name in log.settings
         } | options
-        explorer = cls(known.get(row["id"]) or scene_of(row["id"], row["prompt"]), **options)
+        explorer = cls(known.get(row["id"]) or scene_of(row["id"], row["prompt"]), **switches | options)
         explorer._log, explorer._samples = log, known
         explorer.open_step(row["step"])
         return explorer

@@ -106,9 +106,7 @@ class RewardExplorer(anywidget.AnyWidget):
         log = RolloutLog(folder)
         known = dict(samples) if isinstance(samples, Mapping) else {sample.id: sample for sample in samples}
         row = log.groups_at(log.first_step if step is None else step)[0]
-        options = {
-            name: log.settings[name] for name in ("recipe", "matching", "drop") if name in log.settings
-        } | options
+        switches = {name: log.settings[name] for name in ("recipe", "matching", "drop") if name in log.settings}
         explorer = cls(known.get(row["id"]) or scene_of(row["id"], row["prompt"]), **switches | options)
         explorer._log, explorer._samples = log, known
         explorer.open_step(row["step"])

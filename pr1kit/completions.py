@@ -51,7 +51,7 @@ class CompletionStore:
         self.folder.mkdir(parents=True, exist_ok=True)
         path = self.folder / f"{self.name}.settings.json"
         if path.exists() and (other := json.loads(path.read_text(encoding="utf-8"))) != made_by:
-            names = [name for name in made_by if made_by[name] != other.get(name)]
+            names = [name for name in {**made_by, **other} if made_by.get(name) != other.get(name)]
             raise ValueError(
                 f"{str(path)!r} tells of completions with another {' and '.join(names)}: name another --out."
             )

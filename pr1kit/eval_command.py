@@ -27,6 +27,7 @@ from pr1kit.datasets.assemble import Samples
 from pr1kit.sample import TASKS
 
 BATCH = {"hf": 16, "vllm": 512}
+SEEN = ("quantization", "max_pixels")  # what of `load_policy` changes the answers
 
 
 def add_command(commands: Any) -> None:
@@ -58,6 +59,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--engine", default="hf", choices=BATCH, help="transformers or vLLM (default: %(default)s)")
     add("--batch-size", type=int, help=f"prompts at once (default: {BATCH['hf']}, vllm {BATCH['vllm']})")
     add("--dtype", default="auto", help="of the weights, such as bfloat16 (default: the checkpoint's)")
+    add("--quantization", choices=("4bit", "8bit"), help="of the language model's weights (hf)")
+    add("--max-pixels", type=int, help="largest image that the model sees (hf; default: the checkpoint's)")
+    add("--attn", default="auto", help="attention of transformers (hf; default: the best that runs here)")
     add("--tensor-parallel", type=int, default=1, help="GPUs that share one model (vllm)")
 
 
@@ -91,6 +95,7 @@ def run(arguments: argparse.Namespace) -> int:
         else:
             engine = engine or _engine(arguments, world)
             made_by = {"model": arguments.model, "engine": arguments.engine, "dtype": arguments.dtype}
+            made_by |= {name: getattr(arguments, name) for name in SEEN if getattr(arguments, name) is not None}
             made_by |= {"task": task, "protocol": protocol.to_dict()}
             rows = _ask(samples, CompletionStore(arguments.out, name, world.rank, world.processes), made_by, engine,
                         arguments.batch_size or BATCH[arguments.engine], world)  # fmt: skip
@@ -158,7 +163,8 @@ def _engine(arguments: argparse.Namespace, world: World):
         return make_engine(
             "vllm", arguments.model, dtype=arguments.dtype, tensor_parallel_size=arguments.tensor_parallel
         )
-    return make_engine("hf", arguments.model, dtype=arguments.dtype, device=world.device)
+    options = {name: getattr(arguments, name) for name in ("dtype", "attn", *SEEN)}
+    return make_engine("hf", arguments.model, device=world.device, **options)
 
 
 def _ask(samples, store: CompletionStore, made_by: dict, engine, batch_size: int, world: World) -> dict[str, dict]:

@@ -324,6 +324,18 @@ def test_the_tiny_policys_raw_completions_keep_their_box_tokens(official, tmp_pa
     assert same == plain
 
 
+def test_how_a_model_is_loaded_is_said_and_makes_another_run(official, small_policies, tmp_path, capsys):
+    path, images = file_of(official, "ocr")
+    command = ["eval", "--data", path, "--images", images, "--model", small_policies["qwen2_5_vl"], "--limit", "2"]
+    command += ["--max-new-tokens", "4", "--out", str(tmp_path)]
+    assert main([*command, "--max-pixels", "1024"]) == 0
+    assert "images up to 1,024 pixels (4 tokens)" in capsys.readouterr().out
+    made_by = json.loads((tmp_path / f"{Path(path).stem}.settings.json").read_text())
+    assert made_by["max_pixels"] == 1024
+    assert main(command) == 2
+    assert "max_pixels" in capsys.readouterr().err
+
+
 def test_the_official_folder_is_evaluated_at_once(official, tmp_path, monkeypatch, capsys):
     engine = Answers()
     monkeypatch.setattr(eval_command, "_engine", lambda *_: engine)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import tempfile
 from dataclasses import dataclass
+from functools import wraps
 from pathlib import Path
 
 import torch
@@ -155,3 +156,23 @@ def load_adapter_weights(model: PeftModel, checkpoint: str | Path) -> None:
     lost = [name for name in result.unexpected_keys if "lora" in name]
     if lost:
         raise ValueError(f"The adapter in {str(checkpoint)!r} does not fit this model: it has {lost[0]}.")
+
+
+def mend_trainables(model: torch.nn.Module, base: torch.nn.Module) -> None:
+    """After TRL made `model` (`base` with its adapters) trainable: float32 for what is trained on quantized weights,
+    and no gradients through a vision tower that is frozen."""
+    if is_quantized(base):  # TRL makes it bfloat16, in which the steps of a small learning rate round to nothing
+        for parameter in model.parameters():
+            if parameter.requires_grad:
+                parameter.data = parameter.data.float()
+    if (tower := getattr(getattr(base, "model", None), "visual", None)) is not None:
+        # for gradient checkpointing TRL lets the inputs of every part require gradients, frozen or not
+        see = tower.forward
+
+        @wraps(see)
+        def forward(*args, **kwargs):
+            trained = any(parameter.requires_grad for parameter in tower.parameters())
+            with torch.set_grad_enabled(torch.is_grad_enabled() and trained):
+                return see(*args, **kwargs)
+
+        tower.forward = forward

@@ -21,10 +21,12 @@ from pr1kit.faults import spoil
 from pr1kit.grpo import TINY, train_grpo
 from pr1kit.policy import Policy, load_policy
 from pr1kit.rewards import score_batch
+from pr1kit.rloo import train_rloo
 from pr1kit.rollout import generate_completions, sample_rollouts
 from pr1kit.sample import Sample
 from pr1kit.sft import TINY_SFT, train_sft
 
+ALGORITHMS = {"grpo": train_grpo, "rloo": train_rloo}
 METHODS = ("rl", "sft", "sft+rl")
 STARTS = ("policy", "answers", "thoughts")
 ORDERS = ("shuffled", "easy to hard", "easy to hard, more rollouts")
@@ -59,7 +61,8 @@ class Condition:
     `method`: reinforcement (`rl`), supervision on the truth (`sft`), or both, half the compute each; `steps`: the
     compute, in RL steps; `start`: the policy as it is, or after as many supervised steps on faulty answers alone
     (`answers`) or with a short templated thought before each (`thoughts`); `level`: difficulty of the scenes, see
-    `LEVELS`; `order`: in which the samples come; the rest are fields of `GRPOSettings`.
+    `LEVELS`; `order`: in which the samples come; `algorithm`: GRPO, or RLOO through TRL; the
+    rest are fields of `GRPOSettings`.
     """
 
     task: str = "counting"
@@ -76,7 +79,9 @@ class Condition:
     steps: int = 40
     rate: float = 1.0  # times the task's learning rate
     beta: float = 0.0
+    kl_estimator: str = "k3"
     temperature: float = 1.0
+    algorithm: str = "grpo"
     loss_type: str = "grpo"
     scale_rewards: str = "group"
     held_out: int = 200
@@ -86,6 +91,7 @@ class Condition:
         object.__setattr__(self, "drop", tuple(self.drop))
         for name, choices in (
             ("task", HEADLINE), ("method", METHODS), ("start", STARTS), ("order", ORDERS), ("level", LEVELS),
+            ("algorithm", ALGORITHMS),
         ):  # fmt: skip
             if getattr(self, name) not in choices:
                 raise ValueError(f"Unknown {name} {getattr(self, name)!r}: choose one of {', '.join(choices)}.")
@@ -110,7 +116,7 @@ def templated_thought(sample: Sample) -> str:
     """What a thinker would say first: where the object is, or how much there is. Uses the sample's own target.
 
     >>> templated_thought(make_scenes("counting", 1, seed=7)[0])
-    'I see 2.'
+    'I see 4.'
     """
     if sample.task == "grounding" and len(sample.target.boxes):
         x, y = sample.target.boxes[0].reshape(2, 2).mean(0) / sample.target.image_size
@@ -207,10 +213,10 @@ def _supervise(policy, condition: Condition, seed: int, share: float, folder: Pa
 
 
 def _reinforce(policy, condition: Condition, seed: int, share: float, folder: Path, bar) -> list[dict]:
-    taken = ("recipe", "matching", "drop", "num_generations", "prompts_per_step", "beta", "temperature", "thinking")
+    taken = ("recipe", "matching", "drop", "num_generations", "prompts_per_step", "beta", "kl_estimator", "temperature")
     settings = replace(
         TINY,
-        **{name: getattr(condition, name) for name in (*taken, "loss_type", "scale_rewards")},
+        **{name: getattr(condition, name) for name in (*taken, "thinking", "loss_type", "scale_rewards")},
         steps=max(1, round(condition.steps * share)),
         micro_prompts=condition.prompts_per_step,
         learning_rate=LEARNING_RATE[condition.task] * condition.rate,
@@ -220,7 +226,7 @@ def _reinforce(policy, condition: Condition, seed: int, share: float, folder: Pa
     )
     scenes = condition.scenes(condition.steps * condition.prompts_per_step, seed)
     if condition.order == "shuffled":
-        return train_grpo(policy, scenes, folder, settings, bar=bar)
+        return ALGORITHMS[condition.algorithm](policy, scenes, folder, settings, bar=bar)
     difficulty = offline_difficulty(policy, scenes, recipe=condition.recipe, seed=seed, max_new_tokens=112)
     generations = (4, 8, 16) if "more" in condition.order else (condition.num_generations,) * 3
     return train_curriculum(policy, easy_to_hard(scenes, difficulty, settings.steps, generations), folder, settings)

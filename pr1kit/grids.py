@@ -61,10 +61,13 @@ GRIDS = {
                     "GRPO": {},
                     "KL 0.04": {"beta": 0.04},
                     "KL 0.2": {"beta": 0.2},
+                    "KL 0.04, k1": {"beta": 0.04, "kl_estimator": "k1"},
+                    "KL 0.04, kimi": {"beta": 0.04, "kl_estimator": "kimi"},
                     "temperature 0.7": {"temperature": 0.7},
                     "temperature 1.3": {"temperature": 1.3},
                     "Dr. GRPO": {"loss_type": "dr_grpo", "scale_rewards": "none"},
                     "DAPO": {"loss_type": "dapo"},
+                    "RLOO": {"algorithm": "rloo"},
                 }
             },
             {"task": "counting"},

@@ -96,6 +96,7 @@ def train_grpo(
             processing_class=policy.processor,
             callbacks=[log],
             shared_prefix=settings.shared_prefix,
+            kl_estimator=settings.kl_estimator,
             rollout_log=folder / "rollouts.jsonl",
         )
 

@@ -1,34 +1,21 @@
 """Rollouts: several sampled answers to each question, scored and set against their group.
 
-A group is the `G` answers to one prompt; an answer's advantage is its reward less the group's mean, over the group's
-standard deviation (GRPO, arXiv 2402.03300, section 4.1.2).
+A group is the `G` answers to one prompt; for an answer's advantage see `advantages`.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
-import numpy as np
 import torch
 from tqdm.auto import tqdm
 
+from pr1kit.advantages import group_advantages
 from pr1kit.decoding import branches, can_branch
 from pr1kit.parsing import END
 from pr1kit.policy import Policy, chat
 from pr1kit.rewards import score_batch
 from pr1kit.sample import Rollout, Sample
-
-
-def group_advantages(rewards: np.ndarray) -> np.ndarray:
-    """`(..., G)` rewards to advantages of the same shape; a group of equal rewards has advantage 0 throughout.
-
-    >>> group_advantages(np.array([0.0, 1.0])).round(3).tolist()
-    [-0.707, 0.707]
-    """
-    rewards = np.asarray(rewards, float)
-    centred = rewards - rewards.mean(-1, keepdims=True)
-    spread = rewards.std(-1, ddof=1, keepdims=True) if rewards.shape[-1] > 1 else np.zeros_like(centred)
-    return centred / (spread + 1e-4)
 
 
 @torch.no_grad()

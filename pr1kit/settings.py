@@ -12,8 +12,8 @@ class GRPOSettings:
     """One GRPO run. The defaults are Perception-R1's (arXiv 2504.07954, section 4.3 and its released scripts).
 
     `prompts_per_step` is batch 1 × accumulation 2 there, and counts the prompts of all processes; `micro_prompts` of
-    them go through the model at once. `beta` weighs the KL to the starting policy (k3 estimator); `recipe`, `matching`
-    and `drop` choose the reward, see `score`; `save_steps` is the distance between checkpoints; `shared_prefix` sees
+    them go through the model at once. `beta` weighs the KL to the starting policy, see `kl`; `recipe`, `matching` and
+    `drop` choose the reward, see `score`; `save_steps` is the distance between checkpoints; `shared_prefix` sees
     each image once for its group.
     """
 
@@ -23,6 +23,7 @@ class GRPOSettings:
     prompts_per_step: int = 2
     micro_prompts: int = 1
     beta: float = 0.04
+    kl_estimator: str = "k3"
     epsilon: float = 0.2
     temperature: float = 1.0
     max_completion_length: int = 768
@@ -44,17 +45,22 @@ class GRPOSettings:
 
         Raises ValueError where the step cannot be shared evenly or TRL has no such option.
         """
-        import torch
         from trl import GRPOConfig
-
-        from pr1kit.backends import half_precision
 
         if unknown := sorted(set(trl) - set(GRPOConfig.__dataclass_fields__)):
             raise ValueError(f"TRL's GRPOConfig has no option {unknown[0]!r}.")
+        return GRPOConfig(**self.options(output_dir) | trl)
+
+    def options(self, output_dir: str | Path) -> dict:
+        """These settings under TRL's names."""
+        import torch
+
+        from pr1kit.backends import half_precision
+
         rows, accumulation = self._share(int(os.environ.get("WORLD_SIZE", 1)))
         on_gpu = torch.cuda.is_available()
         half = half_precision(torch.device("cuda" if on_gpu else "cpu"))
-        options = dict(
+        return dict(
             output_dir=str(output_dir),
             max_steps=self.steps,
             learning_rate=self.learning_rate,
@@ -63,7 +69,7 @@ class GRPOSettings:
             per_device_train_batch_size=rows,
             gradient_accumulation_steps=accumulation,
             beta=self.beta,
-            use_bias_correction_kl=False,  # the k3 estimator as it is (TRL 1.16 weighs it by the policy ratio)
+            use_bias_correction_kl=False,  # the estimator as it is (TRL 1.16 weighs it by the policy ratio)
             epsilon=self.epsilon,
             temperature=self.temperature,
             max_completion_length=self.max_completion_length,
@@ -82,7 +88,6 @@ class GRPOSettings:
             disable_tqdm=True,
             seed=self.seed,
         )
-        return GRPOConfig(**options | trl)
 
     def _share(self, processes: int) -> tuple[int, int]:
         """`(rows, accumulation)`: completions that one of `processes` puts through at once, and how often in a step."""

@@ -8,13 +8,13 @@ TRL trains; what is overridden of it (TRL 1.16; `tests/test_trl_contract.py` say
 - `_tokenize_prompts`, `_generate_single_turn`: prompts and images processed once per group, branches decoded together;
 - `_get_per_token_logps_and_entropies`: log-probabilities and entropies from packed rows (`shared_prefix`);
 - `_get_train_sampler`: a run resumed after its first epoch sees the data in the order of one that was not cut off;
+- `_compute_loss`: another estimator of the KL term than TRL's (`kl_estimator`);
 - `_load_from_checkpoint`: all weights are resumed from, see `training.ResumesWhole`.
 """
 
 from __future__ import annotations
 
 import warnings
-from functools import wraps
 from pathlib import Path
 
 import numpy as np
@@ -23,9 +23,10 @@ from trl import GRPOTrainer
 from trl.models import unwrap_model_for_generation
 from trl.trainer.utils import pad
 
-from pr1kit.adapters import is_quantized
+from pr1kit.adapters import mend_trainables
 from pr1kit.decoding import branches, can_branch
 from pr1kit.groups import ProcessedOnce, gather_groups, micro_batches
+from pr1kit.kl import kl_per_token
 from pr1kit.policy import check_padding
 from pr1kit.rows import Rows
 from pr1kit.run_log import log_groups
@@ -44,12 +45,21 @@ class PerceptionGRPOTrainer(ResumesWhole, GRPOTrainer):
     taken. A model that runs FlashAttention-2 has its language layers set to SDPA, since a packed row needs a mask.
     `rollout_log`: a file that gets one JSON line for each group, written before the update: `step`, `id`, `prompt`,
     `completions`, `rewards`, `advantages`, and `parts` (name to G values).
+    `kl_estimator`: of the KL term, see `kl`; another than TRL's "k3" wants TRL's options `loss_type="grpo"` and
+    `use_bias_correction_kl=False`.
 
     Raises ValueError where the processor pads on the right, the data lack a column that the rewards need, or the rows
     of a group do not stand together.
     """
 
-    def __init__(self, *args, shared_prefix: bool = True, rollout_log: str | Path | None = None, **kwargs):
+    def __init__(
+        self,
+        *args,
+        shared_prefix: bool = True,
+        rollout_log: str | Path | None = None,
+        kl_estimator: str = "k3",
+        **kwargs,
+    ):
         if (processor := kwargs.get("processing_class")) is not None and hasattr(processor, "tokenizer"):
             check_padding(processor)
         if (data := kwargs.get("train_dataset")) is not None and data.column_names is not None:
@@ -62,7 +72,11 @@ class PerceptionGRPOTrainer(ResumesWhole, GRPOTrainer):
                     f"The training data lack the column {', '.join(missing)}: they have {', '.join(data.column_names)}."
                 )
         super().__init__(*args, **kwargs)
-        self._mend_trainables()
+        kl_per_token(torch.zeros(1), kl_estimator)
+        if kl_estimator != "k3" and (self.loss_type != "grpo" or self.args.use_bias_correction_kl):
+            raise ValueError('A KL estimator other than "k3" needs loss_type="grpo" and use_bias_correction_kl=False.')
+        self.kl_estimator = kl_estimator
+        mend_trainables(self.model, self._base(self.model))
         self.rollout_log = Path(rollout_log) if rollout_log else None
         self.shared_prefix = shared_prefix
         self._checked, self._group_of_row = False, None
@@ -76,25 +90,6 @@ class PerceptionGRPOTrainer(ResumesWhole, GRPOTrainer):
                     print(
                         "Shared prefix: the language layers run on SDPA, FlashAttention-2 stays with the vision tower."
                     )
-
-    def _mend_trainables(self) -> None:
-        """Float32 for what is trained on quantized weights, and no gradients through a vision tower that is frozen."""
-        base = self._base(self.model)
-        if is_quantized(base):  # TRL makes it bfloat16, in which the steps of a small learning rate round to nothing
-            for parameter in self.model.parameters():
-                if parameter.requires_grad:
-                    parameter.data = parameter.data.float()
-        if (tower := getattr(getattr(base, "model", None), "visual", None)) is not None:
-            # for gradient checkpointing TRL lets the inputs of every part require gradients, frozen or not
-            see = tower.forward
-
-            @wraps(see)
-            def forward(*args, **kwargs):
-                trained = any(parameter.requires_grad for parameter in tower.parameters())
-                with torch.set_grad_enabled(torch.is_grad_enabled() and trained):
-                    return see(*args, **kwargs)
-
-            tower.forward = forward
 
     # What can be shared
 
@@ -225,6 +220,16 @@ class PerceptionGRPOTrainer(ResumesWhole, GRPOTrainer):
         compute_aux_loss=False,
         **fields,
     ):
+        results = self._logps_and_entropies(
+            model, input_ids, attention_mask, logits_to_keep, batch_size, compute_entropy, compute_aux_loss, **fields
+        )
+        if self.kl_estimator != "k3":
+            self._logps = results[0]
+        return results
+
+    def _logps_and_entropies(
+        self, model, input_ids, attention_mask, logits_to_keep, batch_size, compute_entropy, compute_aux_loss, **fields
+    ):
         if self._group_of_row is None:
             return super()._get_per_token_logps_and_entropies(
                 model,
@@ -246,6 +251,16 @@ class PerceptionGRPOTrainer(ResumesWhole, GRPOTrainer):
         parts = [rows.packed(range(i, min(i + size, len(input_ids)))) for i in range(0, len(input_ids), size)]
         logps, entropies = (torch.cat(part) if part[0] is not None else None for part in zip(*parts, strict=True))
         return logps, entropies, None
+
+    def _compute_loss(self, model, inputs):
+        loss = super()._compute_loss(model, inputs)
+        if self.beta == 0.0 or self.kl_estimator == "k3":
+            return loss
+        log_ratio, mask = self._logps - inputs["ref_per_token_logps"], inputs["completion_mask"]
+        other = kl_per_token(log_ratio, self.kl_estimator) - kl_per_token(log_ratio, "k3")
+        per_answer = (other * mask).sum(-1) / mask.sum(-1).clamp(min=1)
+        steps = self.current_gradient_accumulation_steps if self.model.training else 1
+        return loss + self.beta * per_answer.mean() / steps
 
     @torch.no_grad()
     def _check(self, model, rows) -> None:

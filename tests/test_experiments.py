@@ -2,7 +2,7 @@
 
 import json
 import shutil
-from dataclasses import asdict
+from dataclasses import asdict, replace
 
 import numpy as np
 import pytest
@@ -21,6 +21,7 @@ from pr1kit.experiments import (
 )
 from pr1kit.grids import GRIDS
 from pr1kit.grpo import TINY
+from pr1kit.rloo import train_rloo
 from pr1kit.seed_statistics import mean_interval, paired_difference, rank_correlation
 from pr1kit.sft import TINY_SFT, supervised_answer, train_sft
 
@@ -183,6 +184,16 @@ def test_a_curriculum_goes_from_easy_to_hard_at_constant_completions(tmp_path):
     assert len(second) == 1 * 2
     with pytest.raises(ValueError, match="3 stages need"):
         easy_to_hard(scenes, difficulty, 2)
+
+
+def test_rloo_trains_through_trl(tmp_path):
+    policy = load_policy("tiny")
+    settings = replace(TINY, steps=2, num_generations=2, prompts_per_step=2, micro_prompts=2, max_completion_length=16)
+    log = train_rloo(policy, make_scenes("ocr", 4, 1), tmp_path, settings)
+    assert [row["step"] for row in log] == [1, 2]
+    assert all(0 <= row["reward"] <= 1 for row in log)
+    fresh = load_policy("tiny").model.state_dict()
+    assert any((value != fresh[name]).any() for name, value in policy.model.state_dict().items())
 
 
 def runs_of(gains, headroom=lambda i: i):

@@ -186,3 +186,35 @@ def test_logs_are_cut_to_the_checkpoint(tmp_path):
     path.write_text('{"step": 1}\n{"step": 2}\nnot json\n{"step": 3}\n{"st')
     cut_log(path, 2)
     assert read_log(path) == [{"step": 1}, {"step": 2}]
+
+
+@pytest.mark.parametrize("estimator", ["k1", "kimi"])
+def test_another_kl_estimator_replaces_trls_in_value_and_gradient(policy, tmp_path, estimator):
+    settings = replace(SHORT, beta=0.5, kl_estimator=estimator, steps=1)
+    trainer = PerceptionGRPOTrainer(
+        model=policy.model,
+        reward_funcs=reward_function("counting"),
+        args=settings.config(tmp_path),
+        train_dataset=to_dataset(make_scenes("counting", 4), policy),
+        processing_class=policy.processor,
+        kl_estimator=estimator,
+    )
+    trainer.model.train()
+    trainer.current_gradient_accumulation_steps = 1
+    batch = trainer._prepare_inputs(next(iter(trainer.get_train_dataloader())))
+    batch["ref_per_token_logps"] = batch["ref_per_token_logps"] - 0.3
+    batch["advantages"] = torch.zeros_like(batch["advantages"])  # the KL term alone is left
+    loss = trainer.compute_loss(trainer.model, batch)
+    assert loss.item() == pytest.approx(0.5 * {"k1": 0.3, "kimi": 0.3**2 / 2}[estimator], abs=1e-4)
+    mask = batch["completion_mask"]
+    slope = torch.autograd.grad(loss, trainer._logps)[0] * mask.sum(1, keepdim=True) * len(mask) / 0.5
+    assert slope[mask.bool()] == pytest.approx({"k1": 1.0, "kimi": 0.3}[estimator], abs=1e-4)
+
+
+def test_an_unknown_kl_estimator_or_a_loss_it_does_not_fit_is_refused(policy, tmp_path):
+    kinds = {"model": policy.model, "reward_funcs": reward_function("counting"), "processing_class": policy.processor}
+    kinds["train_dataset"] = to_dataset(make_scenes("counting", 4), policy)
+    with pytest.raises(ValueError, match="Unknown KL estimator 'k4': choose one of k3, k1, kimi"):
+        PerceptionGRPOTrainer(args=SHORT.config(tmp_path), kl_estimator="k4", **kinds)
+    with pytest.raises(ValueError, match="needs loss_type"):
+        PerceptionGRPOTrainer(args=replace(SHORT, loss_type="dapo").config(tmp_path), kl_estimator="k1", **kinds)

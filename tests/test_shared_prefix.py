@@ -218,12 +218,12 @@ def test_a_twenty_step_run_follows_the_stock_run(tmp_path):
     class SameDraws:
         def _generate_single_turn(self, prompt_ids, images, fields, num_generations, *_):
             torch.manual_seed(self._step)
-            if getattr(self, "_rows", None) is not None:
+            if getattr(self, "_group_of_row", None) is not None:
                 return PerceptionGRPOTrainer._generate_single_turn(self, prompt_ids, images, fields, num_generations)
             few = self.num_generations
             grid = torch.as_tensor(fields["image_grid_thw"])
             pixels = torch.as_tensor(fields["pixel_values"]).view(len(prompt_ids), -1, fields["pixel_values"].shape[1])
-            self._rows = [i for i in range(len(prompt_ids) // few) for _ in range(few)]
+            self._group_of_row = [i for i in range(len(prompt_ids) // few) for _ in range(few)]
             fields = {
                 "pixel_values": pixels[::few].flatten(0, 1),
                 "image_grid_thw": grid[::few],
@@ -232,10 +232,10 @@ def test_a_twenty_step_run_follows_the_stock_run(tmp_path):
             try:
                 return PerceptionGRPOTrainer._generate_single_turn(self, prompt_ids, images, fields, num_generations)
             finally:
-                self._rows = None
+                self._group_of_row = None
 
     class Stock(SameDraws, GRPOTrainer):
-        _left_padded = PerceptionGRPOTrainer._left_padded
+        _left_padded, _sharded = PerceptionGRPOTrainer._left_padded, PerceptionGRPOTrainer._sharded
 
     class Shared(SameDraws, PerceptionGRPOTrainer):
         pass
@@ -353,15 +353,14 @@ def test_images_are_processed_and_seen_once(small_policies, tmp_path, monkeypatc
     t = trainer(PerceptionGRPOTrainer, small_policies["qwen2_5_vl"], tmp_path, beta=0.1)
     processed, seen = [], []
     image_processor = type(t.processing_class.image_processor)
-    preprocess, forward = image_processor.preprocess, type(t.model.model.visual).forward
+    preprocess = image_processor.preprocess
     monkeypatch.setattr(
         image_processor, "preprocess", lambda self, i, *a, **k: processed.append(len(i)) or preprocess(self, i, *a, **k)
     )
-    monkeypatch.setattr(
-        type(t.model.model.visual),
-        "forward",
-        lambda self, x, *a, **k: seen.append(len(k.get("grid_thw", a[0] if a else []))) or forward(self, x, *a, **k),
-    )
+    for model in (t.model, t.ref_model):
+        model.model.visual.register_forward_pre_hook(
+            lambda _, args, kwargs: seen.append(len(kwargs.get("grid_thw", args[-1]))), with_kwargs=True
+        )
     t._checked = True  # the first-use check looks twice, by design
     t.train()
     assert processed == [2]  # two prompts a step

@@ -46,6 +46,7 @@ OVERRIDDEN = {
         "image_position_ids",
     ],
     "_get_train_sampler": ["self", "dataset"],
+    "_compute_loss": ["self", "model", "inputs"],
     "_load_from_checkpoint": ["self", "resume_from_checkpoint", "model"],
 }
 WHAT_TO_DO = (
@@ -88,7 +89,13 @@ def test_trl_calls_them_as_we_expect():
     source_says(
         GRPOTrainer._prepare_inputs, "self.args.steps_per_generation * self.num_iterations", "shuffle_sequence_dict"
     )
-    source_says(GRPOTrainer._compute_loss, 'num_images=inputs.get("num_images")', "compute_entropy=True")
+    source_says(
+        GRPOTrainer._compute_loss,
+        'num_images=inputs.get("num_images")',
+        "compute_entropy=True",
+        "per_token_loss = per_token_loss + self.beta * per_token_kl",
+        'normalizer = self.current_gradient_accumulation_steps if mode == "train" else 1.0',
+    )
     source_says(
         GRPOTrainer._get_per_token_logps_and_entropies, "fused_lm_head=True", "outputs.log_probs", "outputs.entropy"
     )

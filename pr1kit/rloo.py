@@ -1,0 +1,52 @@
+"""RLOO (arXiv 2402.14740) through TRL's own trainer, as a baseline: an answer against the mean of its siblings.
+
+TRL's `RLOOTrainer` has no shared prefix: every rollout pays for its image.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+
+from trl import RLOOConfig, RLOOTrainer
+
+from pr1kit.grpo import to_dataset
+from pr1kit.policy import Policy
+from pr1kit.rewards import reward_function
+from pr1kit.run_log import RunLog
+from pr1kit.sample import Sample
+from pr1kit.settings import TINY, GRPOSettings
+from pr1kit.training import ResumesWhole, train_in_folder
+
+
+class _RLOOTrainer(ResumesWhole, RLOOTrainer):
+    """TRL's trainer, resumed from all of its weights."""
+
+
+def train_rloo(
+    policy: Policy,
+    samples: Sequence[Sample],
+    folder: str | Path,
+    settings: GRPOSettings = TINY,
+    *,
+    resume: bool = True,
+    bar=None,
+) -> list[dict]:
+    """As `train_grpo`, with RLOO's advantages and loss; settings that only GRPO has are not looked at."""
+    options = settings.options(folder)
+    args = RLOOConfig(**{name: options[name] for name in options if name in RLOOConfig.__dataclass_fields__})
+    identity = {"algorithm": "rloo", "policy": policy.name, "samples": len(samples), **asdict(settings)}
+
+    def trainer(log: RunLog) -> RLOOTrainer:
+        options = {name: getattr(settings, name) for name in ("matching", "drop", "thinking")}
+        return _RLOOTrainer(
+            model=policy.model,
+            reward_funcs=reward_function(samples[0].task, settings.recipe, **options),
+            args=args,
+            train_dataset=to_dataset(samples, policy, thinking=settings.thinking),
+            processing_class=policy.processor,
+            callbacks=[log],
+        )
+
+    return train_in_folder(policy, identity, args, trainer, resume=resume, bar=bar)

@@ -70,7 +70,9 @@ def demo_run(folder: Path, settings: DemoSettings) -> dict:
     seconds = sum(getattr(settings, t) * STEP_SECONDS[t] * share + 2 * EVALUATION_SECONDS for t in HEADLINE)
     print(f"Demo, seed {settings.seed}: GRPO on {' and '.join(HEADLINE)}, about {seconds / 60:.0f} minutes on 2 cores.")
     started, results = time.time(), {}
-    with tqdm(total=seconds, bar_format="{desc:<28}{percentage:3.0f}%|{bar}| {elapsed}<{remaining}{postfix}") as bar:
+    with tqdm(
+        total=seconds + 1e-3, bar_format="{desc:<28}{percentage:3.0f}%|{bar}| {elapsed}<{remaining}{postfix}"
+    ) as bar:
         for task in HEADLINE:
             results[task] = _run_task(folder / task, task, settings, bar)
     report = _report(folder, settings, results, time.time() - started)

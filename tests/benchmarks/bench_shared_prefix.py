@@ -208,23 +208,29 @@ def main():
     parser.add_argument("--gpu", action="store_true")
     parser.add_argument("--out", default="")
     parser.add_argument("--runs", type=int, default=5)
+    parser.add_argument("--prompts", type=int, nargs="+", help="only the updates at these prompt lengths, such as 106")
     options = parser.parse_args()
     device = (
         torch.cuda.get_device_name() if options.gpu else f"{torch.get_num_threads()} CPU threads, {platform.machine()}"
     )
-    rows = []
+    rows = list(csv.DictReader(Path(options.out).open())) if options.prompts and options.out else []
 
     def report(what, model, prompt, answer, group, stock, shared, ratio=None, **more):
         values = (what, model, prompt, answer, group, f"{stock:.3f}", f"{shared:.3f}", f"{stock / shared:.2f}")
-        rows.append(dict(zip(FIELDS, (*values, "" if ratio is None else f"{ratio:.2f}", device), strict=True)) | more)
-        print("  ".join(f"{value}" for value in rows[-1].values()), flush=True)
+        row = dict(zip(FIELDS, (*values, "" if ratio is None else f"{ratio:.2f}", device), strict=True)) | more
+        place = [i for i, old in enumerate(rows) if all(str(old[k]) == str(row[k]) for k in FIELDS[:5])]
+        rows[place[0] if place else len(rows) : (place[0] if place else len(rows)) + 1] = [row]
+        print("  ".join(f"{value}" for value in row.values()), flush=True)
         if options.out:
             with Path(options.out).open("w", newline="") as file:
                 writer = csv.DictWriter(file, list(dict.fromkeys(key for row in rows for key in row)))
                 writer.writeheader()
                 writer.writerows(rows)
 
-    (gpu if options.gpu else cpu)(report, options.runs)
+    if options.prompts:
+        all_updates(report, options.runs, options.prompts)
+    else:
+        (gpu if options.gpu else cpu)(report, options.runs)
 
 
 def cpu(report, runs):
@@ -244,11 +250,15 @@ def cpu(report, runs):
     times, _ = whole_steps(both, max(2, runs // 2))
     for part in ("rollout", "update", "step"):
         report(f"random {part}", "26M", 298, 40, 8, times["stock"][part], times["shared"][part])
+    all_updates(report, runs, list(IMAGE_SIDE))
+
+
+def all_updates(report, runs, prompts):
     for size, groups in (("5M", GROUPS), ("26M", (8,))):
         policy = random_policy(size)
         for prompt, answer in LENGTHS:
-            for group in groups:
-                repeats = 3 * runs if prompt + answer < 400 else runs if answer < 400 else max(1, runs // 3)
+            for group in groups if prompt in prompts else ():
+                repeats = 3 * runs if prompt + answer < 400 else runs if prompt < 1000 else max(1, runs // 3)
                 stock, shared, tokens = updates(policy, prompt, answer, group, repeats)
                 report("update", size, tokens, answer, group, stock, shared, token_ratio(tokens, answer, group))
 

@@ -514,6 +514,7 @@ def test_a_page_of_its_own_on_this_computer_alone(browser, tmp_path):
         with socket.socket() as outside, pytest.raises(OSError):  # noqa: PT011
             outside.connect((own_address(), int(address[1])))
         page = browser.new_page(viewport={"width": 1300, "height": 900}, has_touch=True)
+        page.set_default_timeout(60_000)
         wrong, reached = [], set()
         page.on("pageerror", lambda error: wrong.append(str(error)))
         page.on("requestfinished", lambda request: reached.add(urlsplit(request.url).netloc))

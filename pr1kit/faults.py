@@ -15,9 +15,8 @@ CONFUSED = {"z": "s", "v": "b", "f": "t", "k": "h"}  # letters that this annotat
 def spoil(sample: Sample, rng: np.random.Generator) -> Sample:
     """The same sample as a hasty annotator would answer it: systematic faults and random ones.
 
-    Boxes 15 % too large and jittered by a tenth of their size; small objects mostly missing, one answer in
-    eight repeats an object, order
-    shuffled; letters misread, four of them (`CONFUSED`) mostly for the same other.
+    Boxes 15 % too large and jittered by a tenth of their size; small objects mostly missing, one answer in eight
+    repeats an object, order shuffled; letters misread, four of them (`CONFUSED`) mostly for the same other.
     """
     target, size = sample.target, sample.target.image_size[0]
     if sample.task == "ocr":

@@ -5,7 +5,7 @@ Under `accelerate launch` every process calls the same function; TRL and acceler
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 
@@ -61,6 +61,20 @@ def _checked(sample: Sample, image_size: tuple[int, int]) -> Target:
         raise ValueError(f"Sample {sample.id!r}: {error}") from None
 
 
+def only_task(samples: Sequence[Sample]) -> str:
+    """The one task of these samples. Raises ValueError for none or several."""
+    tasks = {sample.task for sample in samples}
+    if len(tasks) != 1:
+        raise ValueError(f"A GRPO run trains one task, these samples hold {', '.join(sorted(tasks)) or 'none'}.")
+    return tasks.pop()
+
+
+def reward_of(task: str, settings: GRPOSettings) -> Callable[..., list[float]]:
+    """The reward function that `settings` ask for."""
+    switches = {name: getattr(settings, name) for name in ("matching", "drop", "thinking")}
+    return reward_function(task, settings.recipe, **switches)
+
+
 def train_grpo(
     policy: Policy,
     samples: Sequence[Sample],
@@ -79,18 +93,14 @@ def train_grpo(
     with other settings, MemoryError (what to lower, in which order) where the GPU's memory is not enough, and
     KeyboardInterrupt (after saving) when interrupted.
     """
-    tasks = {sample.task for sample in samples}
-    if len(tasks) != 1:
-        raise ValueError(f"A GRPO run trains one task, these samples hold {', '.join(sorted(tasks)) or 'none'}.")
-    (task,), folder = tasks, Path(folder)
+    task, folder = only_task(samples), Path(folder)
     args = settings.config(folder, **trl)
     identity = {"task": task, "policy": policy.name, "samples": len(samples), **asdict(settings)}
 
     def trainer(log: RunLog) -> PerceptionGRPOTrainer:
-        options = {name: getattr(settings, name) for name in ("matching", "drop", "thinking")}
         return PerceptionGRPOTrainer(
             model=policy.model,
-            reward_funcs=reward_function(task, settings.recipe, **options),
+            reward_funcs=reward_of(task, settings),
             args=args,
             train_dataset=to_dataset(samples, policy, thinking=settings.thinking),
             processing_class=policy.processor,

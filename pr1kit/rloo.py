@@ -11,9 +11,8 @@ from pathlib import Path
 
 from trl import RLOOConfig, RLOOTrainer
 
-from pr1kit.grpo import to_dataset
+from pr1kit.grpo import only_task, reward_of, to_dataset
 from pr1kit.policy import Policy
-from pr1kit.rewards import reward_function
 from pr1kit.run_log import RunLog
 from pr1kit.sample import Sample
 from pr1kit.settings import TINY, GRPOSettings
@@ -34,15 +33,14 @@ def train_rloo(
     bar=None,
 ) -> list[dict]:
     """As `train_grpo`, with RLOO's advantages and loss; settings that only GRPO has are not looked at."""
-    options = settings.options(folder)
+    task, options = only_task(samples), settings.options(folder)
     args = RLOOConfig(**{name: options[name] for name in options if name in RLOOConfig.__dataclass_fields__})
-    identity = {"algorithm": "rloo", "policy": policy.name, "samples": len(samples), **asdict(settings)}
+    identity = {"algorithm": "rloo", "task": task, "policy": policy.name, "samples": len(samples), **asdict(settings)}
 
     def trainer(log: RunLog) -> RLOOTrainer:
-        options = {name: getattr(settings, name) for name in ("matching", "drop", "thinking")}
         return _RLOOTrainer(
             model=policy.model,
-            reward_funcs=reward_function(samples[0].task, settings.recipe, **options),
+            reward_funcs=reward_of(task, settings),
             args=args,
             train_dataset=to_dataset(samples, policy, thinking=settings.thinking),
             processing_class=policy.processor,

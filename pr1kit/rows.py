@@ -94,6 +94,13 @@ class Rows:
         entropies = unpack(outputs.entropy, packed, mask) if self.compute_entropy else None
         return unpack(outputs.log_probs, packed, mask), entropies
 
+    def difference(self) -> torch.Tensor:
+        """Mean absolute difference of both ways' log-probabilities on the first group, a scalar; 0 without tokens."""
+        first = range([*self.starts, len(self.input_ids)][1])
+        mask = self.completion_mask[: len(first)].bool()
+        packed, stock = (path(first)[0][mask] for path in (self.packed, self.stock))
+        return (packed - stock).abs().float().mean() if mask.any() else torch.zeros((), device=mask.device)
+
     def _prompt_positions(self, base, starts, images) -> torch.Tensor:
         prompts, mask = self.input_ids[starts, : -self.length], self.attention_mask[starts, : -self.length]
         if not images:

@@ -53,18 +53,8 @@ class GRPOSettings:
 
     def options(self, output_dir: str | Path) -> dict:
         """These settings under TRL's names."""
-        import torch
-
-        from pr1kit.backends import half_precision
-
         rows, accumulation = self._share(int(os.environ.get("WORLD_SIZE", 1)))
-        on_gpu = torch.cuda.is_available()
-        half = half_precision(torch.device("cuda" if on_gpu else "cpu"))
-        return dict(
-            output_dir=str(output_dir),
-            max_steps=self.steps,
-            learning_rate=self.learning_rate,
-            lr_scheduler_type=self.lr_scheduler,
+        return shared_options(self, output_dir) | dict(
             num_generations=self.num_generations,
             per_device_train_batch_size=rows,
             gradient_accumulation_steps=accumulation,
@@ -75,18 +65,7 @@ class GRPOSettings:
             max_completion_length=self.max_completion_length,
             loss_type=self.loss_type,
             scale_rewards=self.scale_rewards,
-            gradient_checkpointing=self.gradient_checkpointing,
             optim=self.optim,
-            bf16=on_gpu and half == torch.bfloat16,
-            fp16=on_gpu and half == torch.float16,
-            use_cpu=not on_gpu,
-            dataloader_pin_memory=on_gpu,
-            logging_steps=1,
-            save_steps=self.save_steps,
-            save_total_limit=2,
-            report_to="none",
-            disable_tqdm=True,
-            seed=self.seed,
         )
 
     def _share(self, processes: int) -> tuple[int, int]:
@@ -103,6 +82,33 @@ class GRPOSettings:
                 f"make prompts_per_step a multiple of {micro * processes}."
             )
         return rows, 1  # a group stands across processes
+
+
+def shared_options(settings, output_dir: str | Path) -> dict:
+    """What `settings` (GRPO's or SFT's) and this machine say to every trainer of TRL, under its names."""
+    import torch
+
+    from pr1kit.backends import half_precision
+
+    on_gpu = torch.cuda.is_available()
+    half = half_precision(torch.device("cuda" if on_gpu else "cpu"))
+    return dict(
+        output_dir=str(output_dir),
+        max_steps=settings.steps,
+        learning_rate=settings.learning_rate,
+        lr_scheduler_type=settings.lr_scheduler,
+        gradient_checkpointing=settings.gradient_checkpointing,
+        bf16=on_gpu and half == torch.bfloat16,
+        fp16=on_gpu and half == torch.float16,
+        use_cpu=not on_gpu,
+        dataloader_pin_memory=on_gpu,
+        logging_steps=1,
+        save_steps=settings.save_steps,
+        save_total_limit=2,
+        report_to="none",
+        disable_tqdm=True,
+        seed=settings.seed,
+    )
 
 
 PAPER = GRPOSettings()

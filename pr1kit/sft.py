@@ -6,7 +6,6 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-import torch
 from datasets import Dataset
 from datasets import Image as ImageFeature
 from trl import SFTConfig, SFTTrainer
@@ -15,6 +14,7 @@ from pr1kit.boxes import from_pixels
 from pr1kit.policy import Policy, chat
 from pr1kit.run_log import RunLog
 from pr1kit.sample import Sample
+from pr1kit.settings import shared_options
 from pr1kit.tasks import get_task
 from pr1kit.training import ResumesWhole, train_in_folder
 
@@ -37,26 +37,12 @@ class SFTSettings:
         """These settings as TRL's own configuration, for a run in `output_dir`."""
         if self.batch_size % self.micro_batch:
             raise ValueError(f"batch_size ({self.batch_size}) is no multiple of micro_batch ({self.micro_batch}).")
-        on_gpu = torch.cuda.is_available()
         return SFTConfig(
-            output_dir=str(output_dir),
-            max_steps=self.steps,
-            learning_rate=self.learning_rate,
-            lr_scheduler_type=self.lr_scheduler,
+            **shared_options(self, output_dir),
             per_device_train_batch_size=self.micro_batch,
             gradient_accumulation_steps=self.batch_size // self.micro_batch,
             max_length=None,
             completion_only_loss=True,
-            gradient_checkpointing=self.gradient_checkpointing,
-            bf16=on_gpu,
-            use_cpu=not on_gpu,
-            dataloader_pin_memory=on_gpu,
-            logging_steps=1,
-            save_steps=self.save_steps,
-            save_total_limit=2,
-            report_to="none",
-            disable_tqdm=True,
-            seed=self.seed,
         )
 
 

@@ -265,13 +265,10 @@ class PerceptionGRPOTrainer(ResumesWhole, GRPOTrainer):
     @torch.no_grad()
     def _check(self, model, rows) -> None:
         """Both paths on the first group: a model or a backend that reads packed rows otherwise is not trained so."""
-        first = range(([*rows.starts, len(rows.input_ids)])[1])
         training = model.training
         model.eval()  # dropout would differ
-        mask = rows.completion_mask[: len(first)].bool()
-        packed, stock = (path(first)[0][mask] for path in (rows.packed, rows.stock))
+        difference = rows.difference()
         model.train(training)
-        difference = (packed - stock).abs().float().mean() if mask.any() else torch.zeros((), device=mask.device)
         difference = self.accelerator.gather(difference).max().item()
         low = torch.bfloat16 if self.args.bf16 else torch.float16 if self.args.fp16 else None
         allowed = TOLERANCE.get(low or self._base(model).dtype, TOLERANCE[torch.bfloat16])

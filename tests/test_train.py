@@ -14,10 +14,11 @@ from safetensors.torch import load_file
 
 from pr1kit.__main__ import main
 from pr1kit.policy import load_policy
+from pr1kit.run_config import CONFIGS, KEYS, read_run
 from pr1kit.run_log import read_log
 from pr1kit.sample import TASKS
 from pr1kit.settings import PAPER, TINY
-from pr1kit.train import CONFIGS, KEYS, read_run, trl_options
+from pr1kit.train import trl_options
 
 QUICK = ["--steps", "2", "--prompts-per-step", "2", "--micro-prompts", "2", "--num-generations", "4"]
 QUICK += ["--max-completion-length", "12", "--save-steps", "1"]

@@ -1,6 +1,6 @@
 """What does seeing the image once per group save? Stock TRL against the shared prefix, alternating in one process.
 
-    python tests/benchmarks/bench_shared_prefix.py --out shared_prefix_cpu.csv            # 25 minutes on 2 cores
+    python tests/benchmarks/bench_shared_prefix.py --out shared_prefix_cpu.csv
     python tests/benchmarks/bench_shared_prefix.py --gpu --out shared_prefix_gpu.csv      # real geometries, one GPU
 
 (a) whole steps (rollout, rewards, update) and their parts: the tiny policy as in the demo, and 26 million parameters at

@@ -73,6 +73,9 @@ def serve_explorer(
         options = {"ip": "127.0.0.1", "port": port, "token": token, "open_browser": True, "log_level": "WARN"}
         headers = {"Content-Security-Policy": POLICY}
         arguments = [str(file), *(f"--Voila.{name}={value}" for name, value in options.items())]
+        # The cell runs when the page is there. In a page that comes after the cell ipywidgets 8.1.9 now and then gives
+        # up on the widget a moment before it arrives: "model not found".
+        arguments.append("--VoilaConfiguration.progressive_rendering=True")
         Page.launch_instance(arguments, tornado_settings={"headers": headers})
 
 

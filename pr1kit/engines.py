@@ -69,9 +69,10 @@ def _vllm(model: str, **options: Any) -> Engine:
     from transformers import AutoConfig, AutoProcessor
     from vllm import LLM, SamplingParams
 
-    from pr1kit.policy import Policy, chat, tiny_policy_folder
+    from pr1kit.policy import Policy, chat
+    from pr1kit.shipped import shipped
 
-    source = str(tiny_policy_folder()) if model == "tiny" else model
+    source = str(shipped("tiny-policy")) if model == "tiny" else model
     processor = AutoProcessor.from_pretrained(source)
     policy = Policy(SimpleNamespace(config=AutoConfig.from_pretrained(source)), processor, model)
     llm = LLM(model=source, limit_mm_per_prompt={"image": 1}, **options)

@@ -21,7 +21,9 @@ from dataclasses import asdict, dataclass, field, replace
 from itertools import product
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parent.parent / "data" / "runs"
+from pr1kit.shipped import shipped
+
+ROOT = shipped("runs")
 FORMAT = 1
 COLUMNS = {  # of steps.csv, and what TRL calls them
     "phase": "phase",

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 from dataclasses import dataclass
-from pathlib import Path
 
 import torch
 from peft import PeftModel
@@ -16,15 +15,8 @@ from pr1kit.boxes import smart_resize
 from pr1kit.profiles import get_profile
 from pr1kit.run_log import quiet
 from pr1kit.sample import Sample
+from pr1kit.shipped import shipped
 from pr1kit.tasks import get_task
-
-PACKAGE = Path(__file__).resolve().parent
-
-
-def tiny_policy_folder() -> Path:
-    """Where the policy that ships with the kit lies: in the package when installed, in `data/` in a checkout."""
-    installed = PACKAGE / "data" / "tiny-policy"
-    return installed if installed.is_dir() else PACKAGE.parent / "data" / "tiny-policy"
 
 
 @dataclass(frozen=True, eq=False)
@@ -148,7 +140,7 @@ def load_policy(
 
 def _source(name: str) -> str:
     """The folder or hub id that `name` means. Raises FileNotFoundError where a folder holds no checkpoint."""
-    source = os.path.expanduser(str(tiny_policy_folder()) if name == "tiny" else str(name))
+    source = os.path.expanduser(str(shipped("tiny-policy")) if name == "tiny" else str(name))
     looks_local = os.path.exists(source) or source.startswith((".", "/", "~")) or source.count("/") != 1
     if looks_local and not any(
         os.path.isfile(os.path.join(source, file)) for file in ("config.json", "adapter_config.json")

@@ -16,6 +16,7 @@ import numpy as np
 
 from pr1kit.datasets.scenes import make_scenes
 from pr1kit.sample import TASKS, Sample
+from pr1kit.shipped import shipped
 from pr1kit.tasks import get_task
 
 _STEP = re.compile(rb'\{"step": ?(\d+)')
@@ -158,9 +159,7 @@ class RolloutLog:
 
 def example_run() -> Path:
     """The folder of a short log to try things on: whole steps of a counting run of the tiny policy."""
-    package = Path(__file__).resolve().parent
-    installed = package / "data" / "rollouts-counting"
-    return installed if installed.is_dir() else package.parent / "data" / "rollouts-counting"
+    return shipped("rollouts-counting")
 
 
 def _row(line: bytes) -> dict | None:

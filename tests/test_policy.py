@@ -7,8 +7,9 @@ import torch
 from transformers import AutoConfig, AutoProcessor, Qwen2_5_VLForConditionalGeneration, Qwen2_5_VLProcessor
 
 from pr1kit import load_policy, make_scenes
-from pr1kit.policy import chat, tiny_policy_folder
+from pr1kit.policy import chat
 from pr1kit.sample import TASKS
+from pr1kit.shipped import shipped
 from pr1kit.tasks import get_task
 from pr1kit.tiny_policy import SPECIAL_TOKENS, build_model, build_processor
 
@@ -23,15 +24,15 @@ def test_the_shipped_policy_is_the_real_thing_and_small():
     assert type(policy.model) is Qwen2_5_VLForConditionalGeneration
     assert type(policy.processor) is Qwen2_5_VLProcessor
     assert not policy.model.training
-    size = sum(file.stat().st_size for file in tiny_policy_folder().iterdir())
+    size = sum(file.stat().st_size for file in shipped("tiny-policy").iterdir())
     assert size <= 16_000_000
-    card = json.loads((tiny_policy_folder() / "training.json").read_text())
+    card = json.loads((shipped("tiny-policy") / "training.json").read_text())
     assert card["parameters"] == sum(p.numel() for p in policy.model.parameters())
 
 
 def test_the_shipped_policy_is_a_useful_warm_start():
     """The numbers of its model card leave room above and ground below, on every task."""
-    final = json.loads((tiny_policy_folder() / "training.json").read_text())["final"]
+    final = json.loads((shipped("tiny-policy") / "training.json").read_text())["final"]
     assert 0.50 <= final["grounding acc@0.5"]["greedy"] <= 0.85
     assert 0.35 <= final["counting accuracy"]["greedy"] <= 0.75
     assert 0.25 <= final["detection ap50"]["greedy"] <= 0.70

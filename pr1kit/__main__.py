@@ -45,9 +45,12 @@ def main(argv: list[str] | None = None) -> int:
         "experiments", help="run the grids that test the paper's claims, or what is left of them"
     )
     grids.add_argument("names", nargs="*", help="which grids; all where none is named")
-    grids.add_argument("--out", type=Path, help="default: data/runs, with --fast runs/experiments-fast")
+    grids.add_argument("--out", type=Path, help="default: data/runs; with the options below runs/experiments-<which>")
+    grids.add_argument("--policy", default="tiny", help="a folder or a model of the hub instead of the tiny policy")
     grids.add_argument("--seeds", type=int, nargs="+", help="instead of each grid's own")
-    grids.add_argument("--fast", action="store_true", help="three steps, eight scenes, one seed: to see that it runs")
+    size = grids.add_mutually_exclusive_group()
+    size.add_argument("--fast", action="store_true", help="three steps, eight scenes, one seed: to see that it runs")
+    size.add_argument("--full", action="store_true", help="200 steps, 1000 scenes, five seeds: for a GPU")
     grids.set_defaults(run=_experiments)
 
     arguments = parser.parse_args(argv)
@@ -92,14 +95,18 @@ def _make_tiny_policy(arguments) -> int:
 def _experiments(arguments) -> int:
     from dataclasses import replace
 
-    from pr1kit.experiments import ROOT, fast, run_grid
+    from pr1kit.experiments import ROOT, fast, full, of_policy, run_grid
     from pr1kit.grids import GRIDS
 
     if unknown := [name for name in arguments.names if name not in GRIDS]:
         raise ValueError(f"Unknown experiment {', '.join(unknown)}: choose from {', '.join(GRIDS)}.")
-    out = arguments.out or (Path("runs/experiments-fast") if arguments.fast else ROOT)
+    size = "fast" if arguments.fast else "full" if arguments.full else None
+    which = "-".join(filter(None, (None if arguments.policy == "tiny" else Path(arguments.policy).name, size)))
+    out = arguments.out or (Path(f"runs/experiments-{which}") if which else ROOT)
     for name in arguments.names or GRIDS:
-        grid = fast(GRIDS[name]) if arguments.fast else GRIDS[name]
+        grid = {"fast": fast, "full": full, None: lambda grid: grid}[size](GRIDS[name])
+        if arguments.policy != "tiny":
+            grid = of_policy(grid, arguments.policy)
         if arguments.seeds:
             grid = replace(grid, seeds=tuple(arguments.seeds))
         run_grid(grid, out, work=Path("runs/experiments-fast" if arguments.fast else "runs/experiments"))

@@ -46,7 +46,7 @@ def plot_perplexity(counts: Mapping[str, Sequence[int]], *, ax=None):
 def _seeds(ax, x: float, values: Sequence[float], colour: str, label: str | None = None) -> None:
     """Dots of the seeds, a bar for their mean, a line for its interval, at `x`."""
     mean, low, high = mean_interval(values)
-    spread = np.linspace(-0.09, 0.09, len(values)) if len(values) > 1 else [0.0]
+    spread = np.linspace(-0.09, 0.09, len(values)) * (len(values) > 1)
     ax.scatter(x + spread, values, s=16, color=colour, alpha=0.5, linewidths=0, zorder=3, label=label)
     ax.plot([x - 0.2, x + 0.2], [mean, mean], color=colour, linewidth=2.2, zorder=4)
     if np.isfinite(low):

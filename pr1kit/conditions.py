@@ -1,6 +1,7 @@
 """One condition of an experiment, and how it is run: prepare, measure, train, measure again.
 
-Everything runs on the synthetic world, with the tiny policy unless another is named.
+Everything runs on the synthetic world, with the tiny policy unless another is named. A real one takes the profile of
+this GPU and, where a condition says nothing else, the paper's settings.
 """
 
 from __future__ import annotations
@@ -12,19 +13,22 @@ from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 
 import numpy as np
+import torch
 
 from pr1kit.complexity import rl_headroom
 from pr1kit.curriculum import easy_to_hard, offline_difficulty, train_curriculum
 from pr1kit.datasets.scenes import make_scenes
 from pr1kit.evaluation import evaluate
 from pr1kit.faults import spoil
-from pr1kit.grpo import TINY, train_grpo
+from pr1kit.grpo import TINY, GRPOSettings, train_grpo
 from pr1kit.policy import Policy, load_policy
+from pr1kit.profiles import get_profile
 from pr1kit.rewards import score_batch
 from pr1kit.rloo import train_rloo
 from pr1kit.rollout import generate_completions, sample_rollouts
 from pr1kit.sample import Sample
-from pr1kit.sft import TINY_SFT, train_sft
+from pr1kit.settings import PAPER
+from pr1kit.sft import TINY_SFT, SFTSettings, train_sft
 
 ALGORITHMS = {"grpo": train_grpo, "rloo": train_rloo}
 METHODS = ("rl", "sft", "sft+rl")
@@ -48,7 +52,8 @@ LEVELS = {
         "ocr": {"text_length": (5, 6)},
     },
 }
-# Supervised steps of 64 answers that take as long as one RL step of 16 × 8 rollouts (tiny policy, two CPU threads).
+# Supervised steps of 64 answers that take as long as one RL step of 16 × 8 rollouts (tiny policy, two CPU threads; a
+# run's results say how long each took).
 SFT_STEPS_PER_RL_STEP = {"grounding": 0.7, "counting": 2.4, "detection": 1.8, "ocr": 0.6}
 PREPARATION_SEED = 1000
 TEST_SEED = 300  # held-out scenes that neither the demo nor any choice of settings has seen
@@ -108,6 +113,24 @@ class Condition:
     def thinking(self) -> bool:
         return self.start == "thoughts"
 
+    @property
+    def max_tokens(self) -> int:
+        return 112 if self.policy == "tiny" else PAPER.max_completion_length
+
+    @property
+    def profile(self) -> str | None:
+        return "auto" if self.policy != "tiny" and torch.cuda.is_available() else None
+
+    def rl_settings(self) -> GRPOSettings:
+        """What a policy of this size needs, before the condition's own factors."""
+        if self.policy == "tiny":
+            return replace(TINY, micro_prompts=self.prompts_per_step, learning_rate=LEARNING_RATE[self.task])
+        _, profile = get_profile(self.profile)
+        return replace(PAPER, learning_rate=profile.learning_rate, optim=profile.optim) if profile else PAPER
+
+    def sft_settings(self) -> SFTSettings:
+        return TINY_SFT if self.policy == "tiny" else SFTSettings(batch_size=TINY_SFT.batch_size)
+
     def scenes(self, count: int, seed: int, split: str = "train") -> list[Sample]:
         return make_scenes(self.task, count, seed, split=split, **LEVELS[self.level][self.task])
 
@@ -132,8 +155,9 @@ def run_condition(condition: Condition, seed: int, work: Path, bar=None) -> tupl
     policy = prepared(condition, work)
     held_out = condition.scenes(condition.held_out, TEST_SEED + seed, split="test")
     results = {"before": measure(policy, condition, held_out, seed)}
-    probes = condition.scenes(64, TEST_SEED + seed, split="validation")
-    groups = sample_rollouts(policy, probes, 8, seed=seed, max_new_tokens=112, thinking=condition.thinking)
+    probes = condition.scenes(min(64, condition.held_out), TEST_SEED + seed, split="validation")
+    limits = {"max_new_tokens": condition.max_tokens, "thinking": condition.thinking}
+    groups = sample_rollouts(policy, probes, 8, seed=seed, **limits)
     headroom = asdict(rl_headroom(groups))
     results["headroom"] = {name: value for name, value in headroom.items() if name != "by_prompt"}
     rows, seconds = [], {}
@@ -161,7 +185,7 @@ def measure(policy: Policy, condition: Condition, samples: list[Sample], seed: i
             num_generations=answers,
             temperature=temperature,
             seed=seed,
-            max_new_tokens=112,
+            max_new_tokens=condition.max_tokens,
             thinking=condition.thinking,
         )
         metrics = evaluate(condition.task, texts, targets, frame=frames)
@@ -186,12 +210,13 @@ def prepared(condition: Condition, work: Path) -> Policy:
     What is prepared is the same for every seed, kept in `work`, and made only once.
     """
     if condition.start == "policy":
-        return load_policy(condition.policy)
+        return load_policy(condition.policy, profile=condition.profile)
     key = f"{condition.task}-{condition.start}-{condition.level}-{condition.preparation}"
     folder = work / "prepared" / Path(condition.policy).name / key
-    if not (folder / "config.json").exists():
-        policy = load_policy(condition.policy)
-        settings = replace(TINY_SFT, steps=condition.preparation, thinking=condition.thinking, save_steps=10**6)
+    if not folder.exists():
+        policy = load_policy(condition.policy, profile=condition.profile)
+        settings = condition.sft_settings()
+        settings = replace(settings, steps=condition.preparation, thinking=condition.thinking, save_steps=10**6)
         scenes = condition.scenes(condition.preparation * settings.batch_size, PREPARATION_SEED)
         faulty = [spoil(scene, np.random.default_rng([PREPARATION_SEED, i])) for i, scene in enumerate(scenes)]
         with tempfile.TemporaryDirectory() as run:
@@ -201,12 +226,13 @@ def prepared(condition: Condition, work: Path) -> Policy:
         policy.model.save_pretrained(half)
         policy.processor.save_pretrained(half)
         half.replace(folder)
-    return load_policy(str(folder))
+    return load_policy(str(folder), profile=condition.profile)
 
 
 def _supervise(policy, condition: Condition, seed: int, share: float, folder: Path, bar) -> list[dict]:
     steps = max(1, round(condition.steps * share * SFT_STEPS_PER_RL_STEP[condition.task]))
-    settings = replace(TINY_SFT, steps=steps, seed=seed, thinking=condition.thinking, save_steps=10**6)
+    settings = condition.sft_settings()
+    settings = replace(settings, steps=steps, seed=seed, thinking=condition.thinking, save_steps=10**6)
     scenes = condition.scenes(min(steps * settings.batch_size, condition.steps * condition.prompts_per_step), seed)
     thought = templated_thought if condition.thinking else None
     return train_sft(policy, scenes, folder, settings, thought=thought)
@@ -214,19 +240,20 @@ def _supervise(policy, condition: Condition, seed: int, share: float, folder: Pa
 
 def _reinforce(policy, condition: Condition, seed: int, share: float, folder: Path, bar) -> list[dict]:
     taken = ("recipe", "matching", "drop", "num_generations", "prompts_per_step", "beta", "kl_estimator", "temperature")
+    settings = condition.rl_settings()
     settings = replace(
-        TINY,
+        settings,
         **{name: getattr(condition, name) for name in (*taken, "thinking", "loss_type", "scale_rewards")},
         steps=max(1, round(condition.steps * share)),
-        micro_prompts=condition.prompts_per_step,
-        learning_rate=LEARNING_RATE[condition.task] * condition.rate,
-        max_completion_length=112,
+        learning_rate=settings.learning_rate * condition.rate,
+        max_completion_length=condition.max_tokens,
         save_steps=10**6,
         seed=seed,
     )
     scenes = condition.scenes(condition.steps * condition.prompts_per_step, seed)
     if condition.order == "shuffled":
         return ALGORITHMS[condition.algorithm](policy, scenes, folder, settings, bar=bar)
-    difficulty = offline_difficulty(policy, scenes, recipe=condition.recipe, seed=seed, max_new_tokens=112)
+    rollouts = {"recipe": condition.recipe, "seed": seed, "max_new_tokens": condition.max_tokens}
+    difficulty = offline_difficulty(policy, scenes, **rollouts)
     generations = (4, 8, 16) if "more" in condition.order else (condition.num_generations,) * 3
     return train_curriculum(policy, easy_to_hard(scenes, difficulty, settings.steps, generations), folder, settings)

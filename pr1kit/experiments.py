@@ -83,9 +83,20 @@ class Grid:
 
 
 def fast(grid: Grid) -> Grid:
-    """The same grid, cut down to show that it runs: one seed, two steps, eight held-out scenes."""
+    """The same grid, cut down to show that it runs: one seed, three steps, eight held-out scenes."""
     few = {"steps": 3, "held_out": 8, "preparation": 2, "prompts_per_step": 4}
     return replace(grid, base={**grid.base, **few}, seeds=grid.seeds[:1])
+
+
+def full(grid: Grid) -> Grid:
+    """The same grid, larger, for a GPU: five seeds, 200 steps of 32 prompts, a thousand held-out scenes."""
+    many = {"steps": 200, "held_out": 1000, "prompts_per_step": 32}
+    return replace(grid, base={**grid.base, **many}, seeds=tuple(range(5)))
+
+
+def of_policy(grid: Grid, policy: str) -> Grid:
+    """The same grid with another policy: a folder or the name of a model on the hub."""
+    return replace(grid, base={**grid.base, "policy": policy})
 
 
 def run_grid(grid: Grid, root: str | Path = ROOT, *, work: str | Path = "runs/experiments") -> None:
@@ -178,7 +189,7 @@ def environment(seconds: float) -> dict:
     return {
         "device": torch.cuda.get_device_name()
         if on_gpu
-        else f"{torch.get_num_threads()} CPU threads, {platform.machine()}",
+        else f"{(n := torch.get_num_threads())} CPU thread{'s' * (n > 1)}, {platform.machine()}",
         "versions": {module.__name__: module.__version__ for module in (pr1kit, torch, transformers, trl)},
         "commit": commit.stdout.strip() if commit.returncode == 0 else None,
         "finished": time.strftime("%Y-%m-%d", time.gmtime()),
@@ -223,6 +234,20 @@ def load_runs(grid: Grid, root: str | Path = ROOT) -> list[Run]:
                 raise ValueError(f"The log {folder} is damaged: remove it and run the grid again.") from None
     if not runs:
         raise FileNotFoundError(f"There is no finished run of {grid.name!r} in {root}: run the grid first.")
+    return runs
+
+
+def replay(grid: Grid, policy: str = "tiny", *, run: bool = False) -> list[Run]:
+    """The logged runs of `grid`, after a printed line that says so; with `run`, what is missing is run first.
+
+    The tiny policy's logs come with the kit; those of another policy are looked for in `runs/experiments-<its name>`.
+    """
+    tiny = policy == "tiny"
+    grid, root = (grid, ROOT) if tiny else (of_policy(grid, policy), Path(f"runs/experiments-{Path(policy).name}"))
+    if run:
+        run_grid(grid, root)
+    runs = load_runs(grid, root)
+    print(provenance(runs))
     return runs
 
 

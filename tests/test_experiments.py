@@ -14,9 +14,12 @@ from pr1kit.experiments import (
     Grid,
     Run,
     fast,
+    full,
     levels,
     load_runs,
+    of_policy,
     provenance,
+    replay,
     run_grid,
 )
 from pr1kit.grids import GRIDS
@@ -24,6 +27,7 @@ from pr1kit.grpo import TINY
 from pr1kit.rloo import train_rloo
 from pr1kit.seed_statistics import mean_interval, paired_difference, rank_correlation
 from pr1kit.sft import TINY_SFT, supervised_answer, train_sft
+from pr1kit.shipped import shipped
 
 SMALL = {"steps": 2, "held_out": 4, "preparation": 2, "prompts_per_step": 4}
 
@@ -107,6 +111,21 @@ def test_what_is_not_ours_is_refused_and_kept(finished, tmp_path):
         load_runs(Grid("x", "", {}), tmp_path)
 
 
+def test_another_policy_is_taken_by_its_name(tmp_path, monkeypatch, capsys):
+    name = str(shutil.copytree(shipped("tiny-policy"), tmp_path / "another"))
+    grid = Grid("named", "", {"task": levels("task", "grounding")}, {**SMALL, "method": "sft+rl"}, (0,))
+    monkeypatch.chdir(tmp_path)
+    (run,) = replay(grid, name, run=True)
+    assert [row["phase"] for row in run.steps] == ["sft", "rl"]
+    assert "Replaying 1 logged runs" in capsys.readouterr().out
+    assert (tmp_path / "runs/experiments-another/named/grounding/seed-0/results.json").exists()
+    condition = Condition.of(of_policy(grid, name).cells()["grounding"])
+    assert (condition.rl_settings().micro_prompts, condition.max_tokens) == (1, 768)  # the paper's
+    assert replay(grid, name)[0].results == run.results
+    with pytest.raises(FileNotFoundError, match="no finished run of 'named' in runs"):
+        replay(grid, "a/third")
+
+
 @pytest.mark.parametrize("name", ["results.json", "config.json", "environment.json", "steps.csv"])
 def test_a_damaged_log_is_named(finished, name):
     grid, root = finished
@@ -130,6 +149,9 @@ def test_every_grid_can_be_run_and_fast_is_small():
         small = [Condition.of(fields) for fields in fast(grid).cells().values()]
         assert {(c.steps, c.held_out) for c in small} == {(3, 8)}
         assert len(fast(grid).seeds) == 1
+        large = [Condition.of(fields) for fields in full(grid).cells().values()]
+        assert all(condition.steps == 200 for condition in large)
+        assert len(full(grid).seeds) == 5
 
 
 def test_supervision_teaches_the_truth(tmp_path):
@@ -247,6 +269,8 @@ def test_charts_show_every_seed_and_what_they_say():
     assert sum(len(dots.get_offsets()) for dots in ax.collections) == 9
     with pytest.raises(ValueError, match="no factor 'matching'"):
         plot_ablation(runs, "matching")
+    one_seed = plot_ablation(runs_of({("ocr", "4"): (0.1,), ("ocr", "8"): (0.3,)}), "level")
+    assert np.allclose([dots.get_offsets()[0] for dots in one_seed.collections], [(0, 0.1), (1, 0.3)])
     ax = plot_scaling(runs_of({**gains, ("grounding", "8"): (0, 0, 0)}), "level")
     assert [text.get_text() for text in ax.get_legend().get_texts()] == ["ocr", "grounding"]
     ax = plot_gain_vs_headroom(runs, "gap")

@@ -51,6 +51,7 @@ def main(argv: list[str] | None = None) -> int:
     size = grids.add_mutually_exclusive_group()
     size.add_argument("--fast", action="store_true", help="three steps, eight scenes, one seed: to see that it runs")
     size.add_argument("--full", action="store_true", help="200 steps, 1000 scenes, five seeds: for a GPU")
+    grids.add_argument("--claims", action="store_true", help="run nothing: what the logs say of the paper's claims")
     grids.set_defaults(run=_experiments)
 
     arguments = parser.parse_args(argv)
@@ -95,11 +96,15 @@ def _make_tiny_policy(arguments) -> int:
 def _experiments(arguments) -> int:
     from dataclasses import replace
 
+    from pr1kit.claims import claim_table
     from pr1kit.experiments import ROOT, fast, full, of_policy, run_grid
     from pr1kit.grids import GRIDS
 
     if unknown := [name for name in arguments.names if name not in GRIDS]:
         raise ValueError(f"Unknown experiment {', '.join(unknown)}: choose from {', '.join(GRIDS)}.")
+    if arguments.claims:
+        print(claim_table(*arguments.names, root=arguments.out or ROOT))
+        return 0
     size = "fast" if arguments.fast else "full" if arguments.full else None
     which = "-".join(filter(None, (None if arguments.policy == "tiny" else Path(arguments.policy).name, size)))
     out = arguments.out or (Path(f"runs/experiments-{which}") if which else ROOT)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import shutil
 import tempfile
 import time
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 
@@ -34,6 +35,7 @@ ALGORITHMS = {"grpo": train_grpo, "rloo": train_rloo}
 METHODS = ("rl", "sft", "sft+rl")
 STARTS = ("policy", "answers", "thoughts")
 ORDERS = ("shuffled", "easy to hard", "easy to hard, more rollouts")
+TRUTH_ORDERS = ("reading", "any")
 # The first metric of a task that a reader asks for; of OCR's edit distance its complement, so that more is better.
 HEADLINE = {"grounding": "mean_iou", "counting": "accuracy", "detection": "ap50", "ocr": "edit_distance"}
 LEARNING_RATE = {"grounding": 5e-5, "counting": 1e-4, "detection": 1e-4, "ocr": 1e-4}  # from validation scenes
@@ -66,8 +68,9 @@ class Condition:
     `method`: reinforcement (`rl`), supervision on the truth (`sft`), or both, half the compute each; `steps`: the
     compute, in RL steps; `start`: the policy as it is, or after as many supervised steps on faulty answers alone
     (`answers`) or with a short templated thought before each (`thoughts`); `level`: difficulty of the scenes, see
-    `LEVELS`; `order`: in which the samples come; `algorithm`: GRPO, or RLOO through TRL; the
-    rest are fields of `GRPOSettings`.
+    `LEVELS`; `truth_order`: in which a training scene's true objects are listed, from top to bottom (`reading`) or at
+    random (`any`); `order`: in which the samples come; `algorithm`: GRPO, or RLOO through TRL; the rest are fields of
+    `GRPOSettings`.
     """
 
     task: str = "counting"
@@ -91,12 +94,13 @@ class Condition:
     scale_rewards: str = "group"
     held_out: int = 200
     preparation: int = 60
+    truth_order: str = "reading"
 
     def __post_init__(self):
         object.__setattr__(self, "drop", tuple(self.drop))
         for name, choices in (
             ("task", HEADLINE), ("method", METHODS), ("start", STARTS), ("order", ORDERS), ("level", LEVELS),
-            ("algorithm", ALGORITHMS),
+            ("algorithm", ALGORITHMS), ("truth_order", TRUTH_ORDERS),
         ):  # fmt: skip
             if getattr(self, name) not in choices:
                 raise ValueError(f"Unknown {name} {getattr(self, name)!r}: choose one of {', '.join(choices)}.")
@@ -133,6 +137,25 @@ class Condition:
 
     def scenes(self, count: int, seed: int, split: str = "train") -> list[Sample]:
         return make_scenes(self.task, count, seed, split=split, **LEVELS[self.level][self.task])
+
+    def training_scenes(self, count: int, seed: int) -> list[Sample]:
+        scenes = self.scenes(count, seed)
+        return [in_any_order(s, (seed, i)) for i, s in enumerate(scenes)] if self.truth_order == "any" else scenes
+
+
+def in_any_order(sample: Sample, seed: Sequence[int]) -> Sample:
+    """The sample with its true objects listed in a random order.
+
+    >>> scene = make_scenes("detection", 1, seed=7, num_objects=(4, 4))[0]
+    >>> scene.target.labels
+    ('circle', 'cross', 'square', 'square')
+    >>> in_any_order(scene, (0, 0)).target.labels
+    ('square', 'circle', 'cross', 'square')
+    """
+    target = sample.target
+    order = np.random.default_rng(seed).permutation(len(target.boxes))
+    listed = {"boxes": target.boxes[order], "points": target.points[order]}
+    return replace(sample, target=replace(target, labels=[target.labels[i] for i in order], **listed))
 
 
 def templated_thought(sample: Sample) -> str:
@@ -233,7 +256,8 @@ def _supervise(policy, condition: Condition, seed: int, share: float, folder: Pa
     steps = max(1, round(condition.steps * share * SFT_STEPS_PER_RL_STEP[condition.task]))
     settings = condition.sft_settings()
     settings = replace(settings, steps=steps, seed=seed, thinking=condition.thinking, save_steps=10**6)
-    scenes = condition.scenes(min(steps * settings.batch_size, condition.steps * condition.prompts_per_step), seed)
+    count = min(steps * settings.batch_size, condition.steps * condition.prompts_per_step)
+    scenes = condition.training_scenes(count, seed)
     thought = templated_thought if condition.thinking else None
     return train_sft(policy, scenes, folder, settings, thought=thought)
 
@@ -250,7 +274,7 @@ def _reinforce(policy, condition: Condition, seed: int, share: float, folder: Pa
         save_steps=10**6,
         seed=seed,
     )
-    scenes = condition.scenes(condition.steps * condition.prompts_per_step, seed)
+    scenes = condition.training_scenes(condition.steps * condition.prompts_per_step, seed)
     if condition.order == "shuffled":
         return ALGORITHMS[condition.algorithm](policy, scenes, folder, settings, bar=bar)
     rollouts = {"recipe": condition.recipe, "seed": seed, "max_new_tokens": condition.max_tokens}

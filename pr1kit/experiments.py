@@ -237,16 +237,16 @@ def load_runs(grid: Grid, root: str | Path = ROOT) -> list[Run]:
     return runs
 
 
-def replay(grid: Grid, policy: str = "tiny", *, run: bool = False) -> list[Run]:
-    """The logged runs of `grid`, after a printed line that says so; with `run`, what is missing is run first.
+def logs_of(policy: str) -> Path:
+    """A policy's logs: the tiny policy's come with the kit, another's are in `runs/experiments-<its name>`."""
+    return ROOT if policy == "tiny" else Path(f"runs/experiments-{Path(policy).name}")
 
-    The tiny policy's logs come with the kit; those of another policy are looked for in `runs/experiments-<its name>`.
-    """
-    tiny = policy == "tiny"
-    grid, root = (grid, ROOT) if tiny else (of_policy(grid, policy), Path(f"runs/experiments-{Path(policy).name}"))
+
+def replay(grid: Grid, policy: str = "tiny", *, run: bool = False) -> list[Run]:
+    """The logged runs of `grid`, after a printed line that says so; with `run`, what is missing is run first."""
     if run:
-        run_grid(grid, root)
-    runs = load_runs(grid, root)
+        run_grid(grid if policy == "tiny" else of_policy(grid, policy), logs_of(policy))
+    runs = load_runs(grid, logs_of(policy))
     print(provenance(runs))
     return runs
 

@@ -43,6 +43,20 @@ GRIDS = {
             {"task": TASKS, "method": levels("method", "sft", "rl", "sft+rl")},
         ),
         Grid(
+            "truth-order",
+            "Beyond the paper: SFT and sequential matching need a truth whose order can be learned; matching does not.",
+            {
+                "task": levels("task", "counting", "detection"),
+                "training": {
+                    "RL": {},
+                    "RL, sequential": {"matching": "sequential"},
+                    "RL, sequential, any order": {"matching": "sequential", "truth_order": "any"},
+                    "SFT": {"method": "sft"},
+                    "SFT, any order": {"method": "sft", "truth_order": "any"},
+                },
+            },
+        ),
+        Grid(
             "rollouts",
             "More rollouts to a prompt give a higher reward and score (Figure 2).",
             {"task": levels("task", "grounding", "counting"), "rollouts": levels("num_generations", 4, 8, 16)},

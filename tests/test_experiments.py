@@ -8,9 +8,11 @@ import numpy as np
 import pytest
 
 from pr1kit import load_policy, make_scenes, parse, plot_ablation, plot_gain_vs_headroom, plot_perplexity, plot_scaling
+from pr1kit.claims import CLAIMS, claim_table
 from pr1kit.conditions import Condition, templated_thought
 from pr1kit.curriculum import easy_to_hard, offline_difficulty, train_curriculum
 from pr1kit.experiments import (
+    ROOT,
     Grid,
     Run,
     fast,
@@ -278,3 +280,30 @@ def test_charts_show_every_seed_and_what_they_say():
     assert ax.get_xlabel() == "before: gap"
     ax = plot_perplexity({"few": [1, 2, 3], "crowded": [1, 2, 30]})
     assert max(line.get_xdata()[-1] for line in ax.lines) == pytest.approx(32.42, abs=0.01)
+
+
+@pytest.mark.parametrize("name", GRIDS)
+def test_the_logs_that_come_with_the_kit_are_whole_and_of_these_conditions(name):
+    grid = GRIDS[name]
+    runs = load_runs(grid)
+    assert {(run.cell, run.seed) for run in runs} == {(cell, seed) for cell in grid.cells() for seed in grid.seeds}
+    for cell, fields in grid.cells().items():
+        for folder in (ROOT / name / cell).iterdir():
+            config = json.loads((folder / "config.json").read_text())
+            assert Condition.of(config["condition"]) == Condition.of(fields)
+            assert sum(file.stat().st_size for file in folder.iterdir()) < 50_000
+    for run in runs:
+        assert len(run.steps) >= 20
+        assert np.isfinite([row["loss"] for row in run.steps]).all()
+
+
+def test_claims_are_judged_by_the_logs_and_the_readme_says_the_same():
+    for claim in CLAIMS:
+        factors = GRIDS[claim.grid].factors
+        for levels_ in (claim.one, claim.other, claim.where):
+            assert all(level in factors[name] for name, level in levels_.items())
+    header, line, *rows = claim_table().splitlines()
+    assert len(rows) == len(CLAIMS)
+    assert {row.split(" | ")[-1] for row in rows} <= {"holds |", "not shown |", "the opposite holds |"}
+    assert "\n".join([header, line, *rows]) in (ROOT.parent.parent / "README.md").read_text(encoding="utf-8")
+    assert claim_table("curriculum").splitlines()[2:] == [row for row in rows if "shuffled" in row]

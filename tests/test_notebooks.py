@@ -59,6 +59,12 @@ logged, shown = run.run["rewards"], [each["total"] for each in run.readout["resu
 assert log.last_step == 75 and run.run["step"] == 1 and np.allclose(logged, shown, atol=1e-5)
 assert 0 < disagree < 0.5
 """,
+    "04_perceptual_complexity": """
+assert str(whole).startswith("3.965e+83 over 5000") and 71.4 < without.log10_mean < 71.5 and whole.largest_share > 0.999
+assert round(images) == 5713 or round(images) == 5714
+assert len(runs) == 36 and len(cells) == 12 and set(table) == {*names, "perplexity"}
+assert all(-1 <= low <= rho <= high <= 1 for rho, low, high in table.values())
+""",
     "05_rollouts": """
 assert len(groups) == len(conditions) == len(table) == 12
 for condition, r in rewards.items():
@@ -94,6 +100,23 @@ assert {len(texts["sampled"][0]) for texts in (before, after)} == {4} and len(he
 assert not {s.id for s in scenes} & {s.id for s in held_out}
 fresh = load_policy(POLICY).model.parameters()
 assert any(not torch.equal(one, other) for one, other in zip(policy.model.parameters(), fresh, strict=True))
+""",
+    "08_reward_ablations": """
+assert len(runs) == 15 and len(matched) == 18 and list(rungs) == ["format", "+ IoU", "+ class", "+ F1", "+ missing"]
+paid = {what: [score("detection", text, scene.target, recipe="paper", drop=d).total for d in rungs.values()]
+        for what, text in answers.items()}
+assert {values[0] for values in paid.values()} == {1}
+assert paid["the truth"][2] == paid["the truth and six guesses"][2] > paid["the truth and six guesses"][3]
+""",
+    "09_sft_thinking_rl": """
+assert len(runs) == 36 and len(thought) == 24 and set(of) == set(of_thought) == set(points)
+assert points["grounding"][0] == points["ocr"][0] == 0 < points["detection"][0] < points["counting"][0]
+""",
+    "10_scaling_and_curriculum": """
+assert len(runs) == 18 and len(ordered) == 9 and len(variants) == 30
+assert [stage.num_generations for stage in stages] == [4, 8, 16] and sum(stage.steps for stage in stages) == 40
+objects = [np.mean([len(sample.target.boxes) for sample in stage.samples]) for stage in stages]
+assert objects[0] < objects[-1]
 """,
     "11_real_model": """
 assert 60e9 < estimates["all weights, Adam"].total and estimates["16GB"].total < 15e9 < estimates["80GB"].total < 76e9

@@ -84,7 +84,7 @@ GRIDS = {
                     "RLOO": {"algorithm": "rloo"},
                 }
             },
-            {"task": "counting"},
+            {"task": "grounding"},
         ),
         Grid(
             "headroom",

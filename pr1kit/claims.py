@@ -107,7 +107,7 @@ CLAIMS = (
     ),
     *(
         claim
-        for more, less in (("8", "4"), ("16", "8"))
+        for more, less in (("8", "4"), ("16", "8"), ("16", "4"))
         for claim in _by_task(
             f"{more} rollouts beat {less}",
             {"grounding": "rises (Figure 2)", "counting": "rises (Figure 2)"},

@@ -37,9 +37,10 @@ def plot_perplexity(counts: Mapping[str, Sequence[int]], *, ax=None):
         mean = perceptual_perplexity(numbers).log10_mean
         ax.step([0, *at], [0, *share], where="post", color=colour, label=name)
         ax.plot([mean], [1.0], marker="v", color=colour, markersize=8, clip_on=False, zorder=4)
-        ax.annotate(f"mean of {name}", (mean, 1), (0, 7), textcoords="offset points", color=colour, ha="center")
     ax.set(xlabel="perceptual perplexity of an image, log10 n!", ylabel="share of images", ylim=(0, 1.03))
-    ax.legend(loc="lower right")
+    handles, labels = ax.get_legend_handles_labels()
+    handles.append(plt.Line2D([], [], marker="v", ls="", color=NEUTRAL))
+    ax.legend(handles, [*labels, "mean of n!"], loc="lower right")
     return ax
 
 

@@ -106,7 +106,8 @@ assert len(runs) == 15 and len(matched) == 18 and list(rungs) == ["format", "+ I
 paid = {what: [score("detection", text, scene.target, recipe="paper", drop=d).total for d in rungs.values()]
         for what, text in answers.items()}
 assert {values[0] for values in paid.values()} == {1}
-assert paid["the truth"][2] == paid["the truth and six guesses"][2] > paid["the truth and six guesses"][3]
+assert paid["the truth"][2] == paid["the truth and six guesses"][2]
+assert paid["the truth"][3] > paid["the truth and six guesses"][3]
 """,
     "09_sft_thinking_rl": """
 assert len(runs) == 36 and len(thought) == 24 and set(of) == set(of_thought) == set(points)

@@ -26,7 +26,7 @@ lint: $(READY)
 	$(RUN) -m ruff check .
 	$(RUN) -m ruff format --check .
 
-# The grids that test the paper's claims, or what is left of them; with FAST=1 three steps of each.
+# The grids that test the paper's claims, or what is left of them; with FAST=1 four steps of each.
 experiments: $(READY)
 	$(RUN) -m pr1kit experiments $(if $(FAST),--fast)
 

@@ -49,7 +49,7 @@ def main(argv: list[str] | None = None) -> int:
     grids.add_argument("--policy", default="tiny", help="a folder or a model of the hub instead of the tiny policy")
     grids.add_argument("--seeds", type=int, nargs="+", help="instead of each grid's own")
     size = grids.add_mutually_exclusive_group()
-    size.add_argument("--fast", action="store_true", help="three steps, eight scenes, one seed: to see that it runs")
+    size.add_argument("--fast", action="store_true", help="four steps, eight scenes, one seed: to see that it runs")
     size.add_argument("--full", action="store_true", help="200 steps, 1000 scenes, five seeds: for a GPU")
     grids.add_argument("--claims", action="store_true", help="run nothing: what the logs say of the paper's claims")
     grids.set_defaults(run=_experiments)

@@ -80,6 +80,8 @@ def train_curriculum(
         if completions % stage.num_generations:
             raise ValueError(f"{completions} completions a step are no multiple of {stage.num_generations} rollouts.")
         prompts = completions // stage.num_generations
+        if len(stage.samples) < prompts:
+            raise ValueError(f"Stage {number} has {len(stage.samples)} samples, and one of its steps takes {prompts}.")
         here = replace(
             settings,
             steps=stage.steps,

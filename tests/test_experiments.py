@@ -149,7 +149,7 @@ def test_every_grid_can_be_run_and_fast_is_small():
         assert grid.claim
         assert {grid.factors_of(cell) != {} for cell in grid.cells()} == {True}
         small = [Condition.of(fields) for fields in fast(grid).cells().values()]
-        assert {(c.steps, c.held_out) for c in small} == {(3, 8)}
+        assert {(c.steps, c.held_out) for c in small} == {(4, 8)}
         assert len(fast(grid).seeds) == 1
         large = [Condition.of(fields) for fields in full(grid).cells().values()]
         assert all(condition.steps == 200 for condition in large)

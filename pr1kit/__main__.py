@@ -6,7 +6,8 @@ import argparse
 import sys
 from pathlib import Path
 
-from pr1kit import eval_command, train
+from pr1kit.evaluation import command as eval_command
+from pr1kit.training import command as train
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -66,14 +67,14 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def _demo(arguments) -> int:
-    from pr1kit.demo import run_demo
+    from pr1kit.experiments.demo import run_demo
 
     run_demo(arguments.out, arguments.seeds, fresh=arguments.fresh, fast=arguments.fast)
     return 0
 
 
 def _explore(arguments) -> int:
-    from pr1kit.explorer_page import serve_explorer
+    from pr1kit.explorer.page import serve_explorer
 
     serve_explorer(arguments.path, arguments.annotations, port=arguments.port, browser=not arguments.no_browser)
     return 0
@@ -82,7 +83,7 @@ def _explore(arguments) -> int:
 def _make_tiny_policy(arguments) -> int:
     from dataclasses import replace
 
-    from pr1kit.warm_start import Recipe, make_tiny_policy
+    from pr1kit.experiments.tiny_policy.warm_start import Recipe, make_tiny_policy
 
     recipe = Recipe(seed=arguments.seed)
     if arguments.fast:
@@ -96,9 +97,11 @@ def _make_tiny_policy(arguments) -> int:
 def _experiments(arguments) -> int:
     from dataclasses import replace
 
-    from pr1kit.claims import claim_table
-    from pr1kit.experiments import ROOT, fast, full, of_policy, run_grid
-    from pr1kit.grids import GRIDS
+    from pr1kit.experiments.grid import fast, full, of_policy
+    from pr1kit.experiments.paper_claims import claim_table
+    from pr1kit.experiments.paper_grids import GRIDS
+    from pr1kit.experiments.runner import run_grid
+    from pr1kit.experiments.runs import ROOT
 
     if unknown := [name for name in arguments.names if name not in GRIDS]:
         raise ValueError(f"Unknown experiment {', '.join(unknown)}: choose from {', '.join(GRIDS)}.")

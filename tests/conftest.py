@@ -10,7 +10,7 @@ from transformers import (
     Qwen2VLProcessor,
 )
 
-from pr1kit.tiny_policy import SPECIAL_TOKENS, build_processor
+from pr1kit.models.tiny import SPECIAL_TOKENS, build_processor
 
 CLASSES = {
     "qwen2_vl": (Qwen2VLConfig, Qwen2VLForConditionalGeneration),

@@ -25,10 +25,11 @@ from bench_shared_prefix import random_policy
 from PIL import Image
 
 from pr1kit import load_policy
-from pr1kit.grpo import PAPER, train_grpo
-from pr1kit.memory import GIB, estimate_run
-from pr1kit.profiles import PROFILES
-from pr1kit.sample import Sample, Target
+from pr1kit.data.sample import Sample, Target
+from pr1kit.models.memory import GIB, estimate_run
+from pr1kit.models.profiles import PROFILES
+from pr1kit.training.grpo import train_grpo
+from pr1kit.training.grpo_settings import PAPER
 
 WIDTH, HEIGHT = 1120, 700  # 40 × 25 tokens of 28 × 28 pixels
 WARM_UP = 2

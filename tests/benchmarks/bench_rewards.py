@@ -16,10 +16,10 @@ from functools import partial
 import numpy as np
 from scipy.optimize import linear_sum_assignment
 
-from pr1kit.average_precision import answers_table
-from pr1kit.rewards import RECIPES, read_answer, score_batch
-from pr1kit.sample import Target
-from pr1kit.tasks import get_task
+from pr1kit.data.sample import Target
+from pr1kit.evaluation.average_precision import answers_table
+from pr1kit.rewards.score import RECIPES, read_answer, score_batch
+from pr1kit.rewards.tasks import get_task
 
 BATCH, OBJECTS, SIDE = 512, 8, 640
 LIMIT_MS = {"grounding": 60, "counting": 60, "detection": 150}

@@ -3,7 +3,7 @@
 import time
 
 from pr1kit import make_scenes
-from pr1kit.sample import TASKS
+from pr1kit.data.sample import TASKS
 
 if __name__ == "__main__":
     for task in TASKS:

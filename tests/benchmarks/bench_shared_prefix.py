@@ -27,11 +27,12 @@ from transformers import (
 )
 
 from pr1kit import PerceptionGRPOTrainer, load_policy, make_scenes, reward_function
-from pr1kit.grpo import TINY, to_dataset
-from pr1kit.policy import Policy
-from pr1kit.rows import Rows
-from pr1kit.run_log import quiet
-from pr1kit.tiny_policy import SPECIAL_TOKENS, build_processor
+from pr1kit.models.backends import quiet
+from pr1kit.models.policy import Policy
+from pr1kit.models.tiny import SPECIAL_TOKENS, build_processor
+from pr1kit.training.grpo import to_dataset
+from pr1kit.training.grpo_settings import TINY
+from pr1kit.training.shared_prefix.logprobs import Rows
 
 LENGTHS = ((106, 40), (298, 40), (1066, 60), (1066, 400))
 GROUPS = (4, 8, 16)

@@ -1,0 +1,45 @@
+# The public names, each from its home: `__init__.py` reads this file, and so do type checkers.
+from .data.layouts.official import save_official as save_official
+from .data.load import load_dataset as load_dataset
+from .data.sample import Sample as Sample
+from .data.sample import Target as Target
+from .data.scenes import make_scenes as make_scenes
+from .evaluation.complexity import perceptual_perplexity as perceptual_perplexity
+from .evaluation.complexity import rl_headroom as rl_headroom
+from .evaluation.metrics import evaluate as evaluate
+from .experiments.charts import plot_ablation as plot_ablation
+from .experiments.charts import plot_gain_vs_headroom as plot_gain_vs_headroom
+from .experiments.charts import plot_perplexity as plot_perplexity
+from .experiments.charts import plot_scaling as plot_scaling
+from .explorer.widget import RewardExplorer as RewardExplorer
+from .models.adapters import LoRASettings as LoRASettings
+from .models.export import export_adapter as export_adapter
+from .models.export import export_model as export_model
+from .models.memory import estimate_memory as estimate_memory
+from .models.policy import Policy as Policy
+from .models.policy import load_policy as load_policy
+from .plots.charts import plot_metric_intervals as plot_metric_intervals
+from .plots.charts import plot_pass_at_k as plot_pass_at_k
+from .plots.charts import plot_reward_curves as plot_reward_curves
+from .plots.charts import plot_reward_histogram as plot_reward_histogram
+from .plots.pictures import plot_before_after as plot_before_after
+from .plots.pictures import plot_boxes as plot_boxes
+from .plots.pictures import plot_matching as plot_matching
+from .plots.pictures import plot_rollout_group as plot_rollout_group
+from .rewards.groups import pass_at_k as pass_at_k
+from .rewards.results import Answer as Answer
+from .rewards.results import RewardResult as RewardResult
+from .rewards.results import Rollout as Rollout
+from .rewards.score import parse as parse
+from .rewards.score import reward_function as reward_function
+from .rewards.score import score as score
+from .rewards.score import score_batch as score_batch
+from .rollouts.generate import generate_completions as generate_completions
+from .rollouts.generate import sample_rollouts as sample_rollouts
+from .training.grpo import train_grpo as train_grpo
+from .training.grpo_settings import GRPOSettings as GRPOSettings
+from .training.grpo_trainer import PerceptionGRPOTrainer as PerceptionGRPOTrainer
+from .training.sft import train_sft as train_sft
+from .training.step_log import read_log as read_log
+
+__version__: str

@@ -1,0 +1,163 @@
+"""Where samples come from: the seeded synthetic world (`scenes`), and files of people's data through one front door.
+
+    load_dataset("refcoco_val.json", images="coco/")        the official Perception-R1 files, RefCOCO-style REC
+    load_dataset("pixmo_count_test540….jsonl", images=…)    PixMo-Count, parquet and csv too
+    load_dataset("en_page_ocr.json", images=…)              PageOCR
+    load_dataset("instances_val2017.json", images=…)        COCO, or a folder of images with a COCO file in it
+    load_dataset("owner/name", split="train")               a hub dataset, or a saved one, with an image column
+    load_dataset("scenes", task="counting", limit=300)      the synthetic world
+
+A layout is known by the names of a row's fields (see `LAYOUTS`); each is told in the file of its task.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator, Mapping
+from itertools import islice
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from pr1kit.data.assemble import Samples
+
+# Layout: (module, how a row is recognised, how it is read); the first that knows a row reads the file.
+LAYOUTS = {
+    "grounding": ("refcoco", "is_official", "read_official"),
+    "rec": ("refcoco", "is_rec", "read_rec"),
+    "counting": ("pixmo", "is_counting", "read_counting"),
+    "clicks": ("pixmo", "is_clicks", "read_clicks"),
+    "pixmo": ("pixmo", "is_pixmo", "read_pixmo"),
+    "ocr": ("pageocr", "is_ocr", "read_ocr"),
+    "objects": ("coco", "is_objects", "read_objects"),
+    "text": ("pageocr", "is_text", "read_text"),
+}
+
+
+def load_dataset(
+    path: Any,
+    task: str | None = None,
+    layout: str = "auto",
+    split: str | None = None,
+    limit: int | None = None,
+    frame: Any = None,
+    *,
+    images: str | Path | None = None,
+    box_format: str | None = None,
+    verify: bool = True,
+    seed: int = 0,
+) -> Samples:
+    """The samples of a file, folder, hub id, table or `"scenes"`: a list of `Sample`, truth in pixels, images lazy.
+
+    `path` also takes a `datasets.Dataset` or a list of dicts. `task` is the layout's own unless a COCO file is to be
+    counted (`"counting"`: one sample for each class in each image); for scenes it must be given. `layout` is one of
+    `LAYOUTS`, `"coco"`, or `"auto"`. `split` names a dataset's, a folder's, or the scenes' split; `limit` reads the
+    first so many. `images` is the folder of the pictures, by default that of the file. `frame` and `box_format`
+    (`"xyxy"`, `"xywh"`) say how boxes are written, where a layout leaves that open: thousandths `"norm1000"`, pixels
+    `"pixel"`, or those of another size `(width, height)`, `(1, 1)` for fractions.
+
+    Boxes follow the image: EXIF turns it upright and its boxes with it, an image stored in another size than its file
+    states scales them. Images that are missing or broken (`verify` decodes each once) and annotations that cannot be
+    true are left out, with a warning that counts and names them, and in `.skipped`. Raises FileNotFoundError or
+    ValueError, one sentence: no such file, an unknown layout, boxes in another convention, nothing left.
+
+    >>> len(load_dataset("scenes", task="counting", limit=3, split="test"))
+    3
+    """
+    from pr1kit.data.assemble import Samples, assemble
+
+    if box_format not in (None, "xyxy", "xywh"):
+        raise ValueError(f'Unknown box_format {box_format!r}: choose "xyxy" or "xywh".')
+    if isinstance(path, str) and path == "scenes":
+        from pr1kit.data.scenes import make_scenes
+
+        if task is None:
+            raise ValueError('The scenes need a task: say task="grounding", "counting", "detection" or "ocr".')
+        return Samples(make_scenes(task, 100 if limit is None else limit, seed, split=split or "train"), "scenes")
+    source, skipped = _named(path), []
+    file = _file(path, split)
+    coco = _coco(file) if layout in ("auto", "coco") else None
+    if coco is not None:
+        from pr1kit.data.layouts.coco import read_coco
+
+        if task not in (None, "detection", "counting"):
+            raise ValueError(f"The COCO file {source} gives detection or counting samples, not {task}.")
+        records = list(islice(read_coco(coco, file.stem, task or "detection"), limit))
+        if not records:
+            raise ValueError(f"{source} holds no images.")
+    elif layout == "coco":
+        raise ValueError(f"{source} is no COCO instances file: it lacks images, annotations or categories.")
+    else:
+        records = list(islice(_records(file or path, source, layout, split, limit, skipped), limit))
+    if task is not None and any(record.task != task for record in records):
+        raise ValueError(f"{source} holds {records[0].task} samples, not {task}.")
+    categories = () if coco is None else coco["categories"]
+    home = file.parent if file is not None else Path()
+    return assemble(
+        records,
+        source,
+        folders=[Path(images).expanduser()] if images is not None else [home, home / "images"],
+        frame=frame,
+        box_format=box_format,
+        verify=verify,
+        skipped=skipped,
+        categories=categories,
+    )
+
+
+def _named(path: Any) -> str:
+    return str(path) if isinstance(path, str | Path) else type(path).__name__
+
+
+def _file(path: Any, split: str | None) -> Path | None:
+    """The annotation file at `path`, or the COCO file in the folder `path`; None for what is no file."""
+    if not isinstance(path, str | Path):
+        return None
+    path = Path(path).expanduser()
+    if path.is_dir():
+        from pr1kit.data.layouts.coco import find_coco_file
+
+        return find_coco_file(path, split)
+    return path if path.is_file() else None
+
+
+def _coco(file: Path | None) -> dict | None:
+    """The content of a COCO instances file, None for any other."""
+    from pr1kit.data.layouts.coco import is_coco
+    from pr1kit.data.records import load_json
+
+    if file is None or file.suffix != ".json" or file.stat().st_size == 0:
+        return None
+    with file.open("rb") as start:
+        if start.read(200).lstrip()[:1] != b"{":
+            return None
+    content = load_json(file)
+    return content if is_coco(content) else None
+
+
+def _records(path, source: str, layout: str, split: str | None, limit: int | None, skipped: list) -> Iterator:
+    """The records of a row file; rows that cannot be read go to `skipped`."""
+    from pr1kit.data.records import read_rows
+
+    if layout not in ("auto", *LAYOUTS):
+        raise ValueError(f"Unknown layout {layout!r}: choose auto, coco, {', '.join(LAYOUTS)}.")
+    name = Path(source).stem if isinstance(path, str | Path) else "row"
+    reader = None
+    for index, row in enumerate(read_rows(path, split, limit)):
+        reader = reader or _reader(row, source, layout)
+        try:
+            yield from reader(row, f"{name}/{index}")
+        except (ValueError, TypeError, KeyError, IndexError, AttributeError) as error:
+            reason = f"lacks {error}" if isinstance(error, KeyError) else str(error).rstrip(".")
+            skipped.append((f"{name}/{index}", reason))
+
+
+def _reader(row: Mapping, source: str, layout: str) -> Callable:
+    from importlib import import_module
+
+    for name, (module, knows, read) in LAYOUTS.items():
+        home = import_module(f"pr1kit.data.layouts.{module}")
+        if name == layout or (layout == "auto" and getattr(home, knows)(row)):
+            return getattr(home, read)
+    fields = json.dumps(sorted(map(str, row)))
+    raise ValueError(f"{source} is in no layout that the kit knows, its rows have {fields}: name one with layout=.")

@@ -1,0 +1,163 @@
+"""The nouns of the kit: what is asked, what is true, what was answered, what that was worth.
+
+Boxes are `(N, 4)` float arrays `x1, y1, x2, y2`; points are `(N, 2)` float arrays `x, y`; both in pixels of the
+original image unless a name says otherwise. `image_size` is `(width, height)` as PIL has it.
+"""
+
+from __future__ import annotations
+
+import html
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+TASKS = ("grounding", "counting", "ocr", "detection")
+
+
+def as_rows(values: Any, width: int, what: str) -> np.ndarray:
+    """`values` as a float array `(N, width)`; an empty or missing value gives `(0, width)`. Raises ValueError."""
+    if values is None or (isinstance(values, list) and not values):
+        return np.zeros((0, width))
+    try:
+        array = np.asarray(values, dtype=float)
+    except (TypeError, ValueError):
+        raise ValueError(f"{what} must be numbers in rows of {width}, got {values!r}.") from None
+    if array.size == 0:
+        return np.zeros((0, width))
+    if array.shape == (width,):
+        array = array[None]
+    if array.ndim != 2 or array.shape[1] != width:
+        raise ValueError(f"{what} must have the shape (N, {width}), got {array.shape}.")
+    return array
+
+
+def _as_size(value: Any) -> tuple[int, int]:
+    try:
+        width, height = map(int, value)
+    except (TypeError, ValueError, OverflowError):
+        width = height = 0
+    if width < 1 or height < 1:
+        raise ValueError(f"image_size is (width, height) in whole pixels, got {value!r}.")
+    return width, height
+
+
+@dataclass(frozen=True, eq=False)
+class Target:
+    """The truth about one image: what a perfect answer would say.
+
+    Shapes: `boxes` (M, 4) xyxy pixels, `labels` M names or empty, `points` (M, 2), `text` the transcript,
+    `image_size` (width, height), `count` how many objects there are where nobody knows their places (None otherwise).
+    Raises ValueError where a box is inverted, not finite, or outside its image.
+    """
+
+    boxes: np.ndarray = field(default_factory=lambda: np.zeros((0, 4)))
+    labels: tuple[str, ...] = ()
+    points: np.ndarray = field(default_factory=lambda: np.zeros((0, 2)))
+    text: str = ""
+    image_size: tuple[int, int] | None = None
+    count: int | None = None
+
+    def __post_init__(self):
+        boxes, points = as_rows(self.boxes, 4, "Target boxes"), as_rows(self.points, 2, "Target points")
+        if isinstance(self.labels, str):
+            raise ValueError(f"Target labels must be a list of names, got the string {self.labels!r}.")
+        labels = tuple(str(label) for label in (() if self.labels is None else self.labels))
+        if labels and len(labels) != len(boxes):
+            raise ValueError(f"Target has {len(boxes)} boxes but {len(labels)} labels.")
+        size = None if self.image_size is None else _as_size(self.image_size)
+        for x1, y1, x2, y2 in boxes.tolist():  # not (a <= b) is also true where a or b is NaN
+            if not (x1 <= x2 and y1 <= y2) or abs(x1) + abs(y1) + abs(x2) + abs(y2) == np.inf:
+                raise ValueError(f"Target box {[x1, y1, x2, y2]} is not x1 <= x2, y1 <= y2 with finite numbers.")
+            if size and (x1 < -1 or y1 < -1 or x2 > size[0] + 1 or y2 > size[1] + 1):
+                raise ValueError(
+                    f"Target box {[x1, y1, x2, y2]} lies outside its image of {size[0]}x{size[1]} pixels: "
+                    "are its coordinates in another frame?"
+                )
+        places = len(boxes) or len(points)
+        if self.count is not None and (self.count < 0 or places not in (0, self.count)):
+            raise ValueError(f"Target has {places} places but the count {self.count!r}.")
+        self.__dict__.update(boxes=boxes, labels=labels, points=points, image_size=size)
+        self.__dict__["text"] = "" if self.text is None else str(self.text)
+
+    @classmethod
+    def of(cls, value: Target | Mapping) -> Target:
+        """A `Target` from a `Target` or from a mapping with its keys (others are ignored); never evaluates text."""
+        if isinstance(value, cls):
+            return value
+        if not isinstance(value, Mapping):
+            raise ValueError(f"A target is a Target or a mapping with its keys, got {type(value).__name__}.")
+        return cls(**{key: value[key] for key in cls.__dataclass_fields__ if value.get(key) is not None})
+
+    def to_dict(self) -> dict:
+        """Plain lists under the same keys, fit for JSON and for a `datasets` row."""
+        return {
+            "boxes": self.boxes.tolist(),
+            "labels": list(self.labels),
+            "points": self.points.tolist(),
+            "text": self.text,
+            "image_size": list(self.image_size) if self.image_size else None,
+            "count": self.count,
+        }
+
+
+def _in_brief(target: Target) -> str:
+    count = len(target.boxes) or len(target.points)
+    return target.text[:100] or f"{count} object{'s' * (count != 1)}"
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class Sample:
+    """One question about one image, and its truth.
+
+    `image` is a PIL image, a path, or what has `.open()` giving a PIL image; `question` what is asked for; `prompt` the
+    user's words, where they are not the task's own.
+    """
+
+    image: Any
+    task: str
+    question: str
+    target: Target
+    id: str = ""
+    prompt: str = ""
+
+    def __post_init__(self):
+        if self.task not in TASKS:
+            raise ValueError(f"Unknown task {self.task!r}: choose one of {', '.join(TASKS)}.")
+
+    def load_image(self):
+        """The PIL image upright and in RGB (see `images`). Raises FileNotFoundError or ValueError that names it."""
+        from PIL import Image
+
+        from pr1kit.data.images import to_rgb
+
+        if isinstance(self.image, Image.Image):
+            return to_rgb(self.image)
+        try:
+            with Image.open(self.image) if isinstance(self.image, str | Path) else self.image.open() as image:
+                return to_rgb(image)
+        except FileNotFoundError:
+            raise FileNotFoundError(f"Image {str(self.image)!r} of sample {self.id!r} does not exist.") from None
+        except (OSError, SyntaxError, ValueError) as error:
+            raise ValueError(f"Image {str(self.image)!r} of sample {self.id!r} cannot be read: {error}.") from None
+
+    def __repr__(self) -> str:
+        size, truth = getattr(self.image, "size", None), _in_brief(self.target)
+        image = "x".join(map(str, size)) if isinstance(size, tuple) else repr(self.image)[:80]
+        return f"Sample({self.task} {self.question!r}, image {image}, truth {truth!r}, id {self.id!r})"
+
+    def _repr_html_(self) -> str:
+        import base64
+        import io
+
+        buffer, image = io.BytesIO(), self.load_image()
+        image.save(buffer, "PNG")
+        data = base64.b64encode(buffer.getvalue()).decode()
+        truth = _in_brief(self.target)
+        return (
+            f'<img src="data:image/png;base64,{data}" width="{max(192, min(image.width, 480))}" '
+            f'style="image-rendering:pixelated"><br><b>{html.escape(self.task)}</b>: '
+            f"{html.escape(self.question)} <small>(truth: {html.escape(truth)})</small>"
+        )

@@ -1,0 +1,107 @@
+"""Who answers? transformers on this process's device, or vLLM, behind one call: samples in, raw completions out.
+
+Special tokens stay in a completion, for a box token is part of the answer; what ends it does not.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from importlib.util import find_spec
+from types import SimpleNamespace
+from typing import Any
+
+from pr1kit.data.sample import Sample
+from pr1kit.evaluation.benchmarks import Protocol
+from pr1kit.rewards.parsing import END, ask
+
+ENGINES = ("hf", "vllm")
+Engine = Callable[[Sequence[Sample], Protocol], list[dict]]
+
+
+def make_engine(engine: str, model: str, **options: Any) -> Engine:
+    """A function from samples and a protocol to rows `{"id", "completion", "frame"}`. Raises ValueError, one sentence.
+
+    `options` go to `load_policy` (hf) or to `vllm.LLM` (vllm).
+    """
+    if engine not in ENGINES:
+        raise ValueError(f"Unknown engine {engine!r}: choose one of {', '.join(ENGINES)}.")
+    return _hf(model, **options) if engine == "hf" else _vllm(model, **options)
+
+
+def asked(sample: Sample, protocol: Protocol) -> Sample:
+    """The sample with the protocol's words."""
+    words = protocol.prompt.replace("{question}", sample.question)
+    return replace(sample, prompt=ask(words, protocol.thinking))
+
+
+def _hf(model: str, **options: Any) -> Engine:
+    import torch
+
+    from pr1kit.models.policy import load_policy
+    from pr1kit.rollouts.generate import generate_completions
+
+    policy = load_policy(model, **options)
+
+    def answer(samples: Sequence[Sample], protocol: Protocol) -> list[dict]:
+        try:
+            texts = generate_completions(
+                policy,
+                [asked(sample, protocol) for sample in samples],
+                max_new_tokens=protocol.max_new_tokens,
+                repetition_penalty=protocol.repetition_penalty,
+                keep_special_tokens=True,
+                batch_size=len(samples),
+            )
+        except torch.OutOfMemoryError:
+            raise ValueError(
+                f"The device's memory does not hold {len(samples)} answers of {protocol.max_new_tokens} tokens: "
+                "lower --batch-size first, then --max-new-tokens; the completions so far are kept."
+            ) from None
+        return _rows(samples, [text for (text,) in texts], policy)
+
+    return answer
+
+
+def _vllm(model: str, **options: Any) -> Engine:
+    if find_spec("vllm") is None:
+        raise ValueError("--engine vllm needs vLLM, which is not installed: pip install vllm, or use --engine hf.")
+    from transformers import AutoConfig, AutoProcessor
+    from vllm import LLM, SamplingParams
+
+    from pr1kit.data.shipped import shipped
+    from pr1kit.models.policy import Policy, chat
+
+    source = str(shipped("tiny-policy")) if model == "tiny" else model
+    processor = AutoProcessor.from_pretrained(source)
+    policy = Policy(SimpleNamespace(config=AutoConfig.from_pretrained(source)), processor, model)
+    llm = LLM(model=source, limit_mm_per_prompt={"image": 1}, **options)
+
+    def answer(samples: Sequence[Sample], protocol: Protocol) -> list[dict]:
+        settings = SamplingParams(
+            temperature=0,
+            max_tokens=protocol.max_new_tokens,
+            repetition_penalty=protocol.repetition_penalty,
+            skip_special_tokens=False,
+        )
+        requests = [
+            {
+                "prompt": processor.apply_chat_template(
+                    chat(asked(sample, protocol)), add_generation_prompt=True, tokenize=False
+                ),
+                "multi_modal_data": {"image": sample.load_image()},
+            }
+            for sample in samples
+        ]
+        outputs = llm.generate(requests, settings, use_tqdm=False)
+        return _rows(samples, [END.split(output.outputs[0].text, maxsplit=1)[0] for output in outputs], policy)
+
+    return answer
+
+
+def _rows(samples: Sequence[Sample], texts: Sequence[str], policy: Any) -> list[dict]:
+    rows = []
+    for sample, text in zip(samples, texts, strict=True):
+        frame = policy.frame(sample.target.image_size or sample.load_image().size)
+        rows.append({"id": sample.id, "completion": text, "frame": frame})
+    return rows

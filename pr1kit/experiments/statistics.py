@@ -1,0 +1,77 @@
+"""What runs over several seeds say: means with intervals, paired differences, rank correlations."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+from scipy import stats
+
+from pr1kit.experiments.runs import Run
+
+
+def mean_interval(values: Sequence[float], level: float = 0.95) -> tuple[float, float, float]:
+    """Mean over seeds and its t interval, `(mean, low, high)`; nan limits for fewer than two.
+
+    >>> [round(float(v), 3) for v in mean_interval([1.0, 2.0, 3.0])]
+    [2.0, -0.484, 4.484]
+    """
+    values = np.asarray(values, float)
+    if len(values) < 2:
+        return float(values.mean()), np.nan, np.nan
+    half = stats.t.ppf((1 + level) / 2, len(values) - 1) * values.std(ddof=1) / np.sqrt(len(values))
+    return float(values.mean()), float(values.mean() - half), float(values.mean() + half)
+
+
+def paired_difference(
+    runs: Sequence[Run], one: Mapping[str, str], other: Mapping[str, str], value=lambda run: run.gain()
+) -> tuple[float, float, float]:
+    """Mean of `value` at the levels `one` less that at `other`, with its t interval; paired by seed and other factors.
+
+    Raises ValueError where no pair of runs differs by these levels alone.
+    """
+
+    def at(levels):
+        return {
+            (run.seed, *(v for k, v in sorted(run.factors.items()) if k not in levels)): value(run)
+            for run in runs
+            if all(run.factors[name] == level for name, level in levels.items())
+        }
+
+    ones, others = at(one), at(other)
+    if not (pairs := sorted(set(ones) & set(others))):
+        raise ValueError(f"No runs to pair: {dict(one)} with {dict(other)}.")
+    return mean_interval([ones[pair] - others[pair] for pair in pairs])
+
+
+def rank_correlation(
+    x: Sequence[float], y: Sequence[float], *, resamples: int = 2000, seed: int = 0
+) -> tuple[float, float, float]:
+    """Spearman's rank correlation and its 95 % percentile bootstrap interval over pairs; nan where a side is constant.
+
+    >>> rank_correlation([1, 2, 3, 4], [2, 4, 6, 9])[0]
+    1.0
+    """
+    x, y = np.asarray(x, float), np.asarray(y, float)
+    ranks = np.random.default_rng(seed).integers(0, len(x), (resamples, len(x)))
+    drawn = np.array([_spearman(x[chosen], y[chosen]) for chosen in ranks])
+    drawn = drawn[np.isfinite(drawn)]
+    low, high = np.quantile(drawn, [0.025, 0.975]) if len(drawn) else (np.nan, np.nan)
+    return _spearman(x, y), float(low), float(high)
+
+
+def _spearman(x: np.ndarray, y: np.ndarray) -> float:
+    a, b = stats.rankdata(x), stats.rankdata(y)
+    if np.ptp(a) == 0 or np.ptp(b) == 0:
+        return float("nan")
+    return float(np.corrcoef(a, b)[0, 1])
+
+
+def verdict(difference: tuple[float, float, float]) -> str:
+    """Whether a claim that the difference is above zero holds, by its interval.
+
+    >>> verdict((0.2, 0.1, 0.3)), verdict((0.2, -0.1, 0.5)), verdict((-0.2, -0.3, -0.1))
+    ('holds', 'not shown', 'the opposite holds')
+    """
+    _, low, high = difference
+    return "holds" if low > 0 else "the opposite holds" if high < 0 else "not shown"

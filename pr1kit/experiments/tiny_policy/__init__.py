@@ -1,0 +1,1 @@
+"""How the tiny policy that ships with the kit is made."""

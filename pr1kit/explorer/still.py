@@ -1,0 +1,90 @@
+"""The reward explorer as a still picture: for GitHub, for printed notebooks, for wherever no JavaScript runs."""
+
+from __future__ import annotations
+
+import io
+import textwrap
+
+import numpy as np
+
+from pr1kit.data.sample import Sample
+
+WIDTH, LINES = 58, 6  # characters of the completion on a line, and lines
+
+
+def draw_explorer(sample: Sample, readout: dict, matching: str) -> bytes:
+    """PNG bytes: the picture with truth, predictions and matching lines; beside it the total, the parts, the text."""
+    import matplotlib.pyplot as plt
+
+    from pr1kit.plots.drawing import style
+    from pr1kit.plots.pictures import plot_boxes, plot_matching
+
+    with style():
+        figure = plt.figure(figsize=(8.6, 4.1))
+        try:
+            left, right = figure.subfigures(1, 2, width_ratios=(1, 1.15))
+            results = readout["results"]
+            boxes = np.array([i["values"] for i in readout["items"] if len(i["values"]) == 4]).reshape(-1, 4)
+            picture = left.subplots()
+            if readout["task"] == "ocr":
+                plot_boxes(sample, completion=readout["text"], task="ocr", ax=picture)
+            else:
+                matches = [pair for pair in results[0]["matches"] if pair[0] < len(boxes)] if results else []
+                plot_matching(sample, boxes, matches if len(sample.target.boxes) else [], ax=picture)
+            parts, words = right.subplots(2, 1, height_ratios=(1, 0.9))
+            _draw_parts(parts, results or [], readout["error"])
+            _write_words(words, readout, matching)
+            buffer = io.BytesIO()
+            figure.savefig(buffer, format="png", dpi=100, bbox_inches="tight")
+        finally:
+            plt.close(figure)
+    return _compact(buffer)
+
+
+def _draw_parts(ax, results: list[dict], error: str) -> None:
+    """A bar for each part; of two recipes the second in sky blue."""
+    from pr1kit.plots.drawing import INK
+
+    names = list(dict.fromkeys(part["name"] for result in results for part in result["parts"]))
+    height = 0.56 / max(len(results), 1)
+    for k, (result, colour) in enumerate(zip(results, (INK, "#56B4E9"), strict=False)):
+        for part in result["parts"]:
+            y = names.index(part["name"]) + (k - (len(results) - 1) / 2) * height
+            ax.barh(y, part["value"], height=height * 0.92, color=colour, alpha=0.3 if part["dropped"] else 1)
+            shown = f"{part['value']:.2f}{', dropped' if part['dropped'] else ''}".replace("-", "−")
+            ax.text(max(part["value"], 0) + 0.02, y, shown, va="center", fontsize=8, color=colour if k else INK)
+    totals = "     ".join(f"{result['recipe']} {result['total']:.3f}" for result in results) or "no reward"
+    if results and results[0]["advantage"] is not None:
+        totals += f"     advantage {results[0]['advantage']:+.2f}"
+    ax.set_title(totals.replace("-", "−"), fontsize=14, fontweight="bold")
+    if error:
+        ax.text(0, 0.9, textwrap.fill(error, WIDTH), va="top", fontsize=8, transform=ax.transAxes)
+    ax.set_yticks(range(len(names)), names, fontsize=9)
+    ax.set(xlim=(min(0, ax.get_xlim()[0]), 1.3), ylim=(max(len(names), 2) - 0.5, -0.5), xticks=[])
+    ax.tick_params(axis="y", length=0)
+    ax.spines["bottom"].set_visible(False)
+    ax.grid(False)
+
+
+def _write_words(ax, readout: dict, matching: str) -> None:
+    from pr1kit.plots.drawing import NEUTRAL, WORSE
+
+    lines = textwrap.wrap(" ".join(readout["text"][:2000].split()), WIDTH) or ["(nothing)"]
+    if len(lines) > LINES:
+        lines[LINES - 1 :] = [f"{lines[LINES - 1][: WIDTH - 2]} …"]
+    note = f"completion ({readout['task']}, {matching} matching)"
+    ax.text(0, 0.98, note, transform=ax.transAxes, va="top", fontsize=8, color=NEUTRAL)
+    said = "\n".join(lines)
+    ax.text(0, 0.86, said, transform=ax.transAxes, va="top", fontsize=8, family="monospace", parse_math=False)
+    if readout["reason"]:
+        ax.text(0, 0, textwrap.shorten(readout["reason"], WIDTH), transform=ax.transAxes, fontsize=8, color=WORSE)
+    ax.set_axis_off()
+
+
+def _compact(buffer: io.BytesIO, colours: int = 160) -> bytes:
+    """The same picture in few colours: a notebook that holds several stays small."""
+    from PIL import Image
+
+    small = io.BytesIO()
+    Image.open(buffer).convert("RGB").quantize(colours).save(small, "PNG", optimize=True)
+    return small.getvalue()

@@ -1,0 +1,262 @@
+"""Will it fit? The GPU memory of a GRPO step on a Qwen2-VL or Qwen2.5-VL model, by formula, before it is tried.
+
+Two moments compete for the peak: the rollouts (key-value cache of every branch) and the update (gradients,
+activations, logits); weights, optimizer state and reference stand through both. Weights, gradients, optimizer and cache
+are exact counts. Activations follow what transformers 5.23 keeps for the backward pass (one layer's input per layer
+with gradient checkpointing, and the inner tensors of one layer at a time); logits are TRL 1.16's tiles.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+GIB = 2**30
+BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
+# Bytes a weight of a quantized layer: NF4 in blocks of 64 with doubly quantized scales; LLM.int8 with a scale a row.
+QUANTIZED = {"4bit": 0.5 + 1 / 64 + 4 / (64 * 256), "8bit": 1.0}
+# Bytes of optimizer state a trained weight; any other optimizer is taken for Adam: two numbers of the weight's type.
+OPTIMIZERS = {"adamw_bnb_8bit": 2, "adamw_8bit": 2, "paged_adamw_8bit": 2, "sgd": 0}
+TILE_TOKENS, TILE_WORDS = 4096, 32768  # TRL's fused head makes logits in tiles of this size
+
+
+@dataclass(frozen=True)
+class Geometry:
+    """The numbers of a model's configuration that its memory depends on."""
+
+    layers: int
+    width: int
+    inner: int
+    heads: int
+    kv_heads: int
+    vocabulary: int
+    tied: bool
+    vision_layers: int
+    vision_width: int
+    vision_inner: int
+    patch: int
+    merge: int
+    gated_vision: bool
+
+    @classmethod
+    def of(cls, config) -> Geometry:
+        """From a `Qwen2VLConfig` or `Qwen2_5_VLConfig`, or the name of a `PUBLISHED` model. Raises ValueError."""
+        if isinstance(config, str):
+            if config not in PUBLISHED:
+                raise ValueError(f"The geometry of {config!r} is not written down: known are {', '.join(PUBLISHED)}.")
+            return PUBLISHED[config]
+        if config.model_type not in ("qwen2_vl", "qwen2_5_vl"):
+            raise ValueError(f"The memory of a {config.model_type} model is not known: only Qwen2-VL and Qwen2.5-VL.")
+        text, vision = config.get_text_config(), config.vision_config
+        gated = config.model_type == "qwen2_5_vl"
+        width = vision.hidden_size if gated else vision.embed_dim
+        return cls(
+            layers=text.num_hidden_layers,
+            width=text.hidden_size,
+            inner=text.intermediate_size,
+            heads=text.num_attention_heads,
+            kv_heads=text.num_key_value_heads,
+            vocabulary=text.vocab_size,
+            tied=config.tie_word_embeddings,
+            vision_layers=vision.depth,
+            vision_width=width,
+            vision_inner=vision.intermediate_size if gated else int(width * vision.mlp_ratio),
+            patch=vision.patch_size,
+            merge=vision.spatial_merge_size,
+            gated_vision=gated,
+        )
+
+    @property
+    def kv_width(self) -> int:
+        return self.width // self.heads * self.kv_heads
+
+    def language_layers(self) -> list[tuple[int, int]]:
+        """`(inputs, outputs)` of the linear layers of one language layer."""
+        w, kv, i = self.width, self.kv_width, self.inner
+        return [(w, w), (w, kv), (w, kv), (w, w), (w, i), (w, i), (i, w)]
+
+    def vision_block(self) -> list[tuple[int, int]]:
+        """`(inputs, outputs)` of the linear layers of one vision block."""
+        e, i = self.vision_width, self.vision_inner
+        return [(e, 3 * e), (e, e), *([(e, i)] * (2 if self.gated_vision else 1)), (i, e)]
+
+    def merger(self) -> list[tuple[int, int]]:
+        """`(inputs, outputs)` of the merger's linear layers."""
+        e = self.vision_width * self.merge**2
+        return [(e, e), (e, self.width)]
+
+    def parameters(self) -> dict[str, int]:
+        """The number of weights by part; their sum is the model's."""
+        norms = 1 if self.gated_vision else 2  # RMSNorm has a scale, LayerNorm a bias too
+        linear = sum(a * b for a, b in self.language_layers())
+        blocks = sum(a * b + b for a, b in self.vision_block())
+        return {
+            "embedding": self.vocabulary * self.width * (1 if self.tied else 2),
+            "language": self.layers * linear,
+            "language norms and biases": self.layers * (3 * self.width + 2 * self.kv_width) + self.width,
+            "vision": 3 * 2 * self.patch**2 * self.vision_width
+            + self.vision_layers * (blocks + 2 * norms * self.vision_width),
+            "merger": sum(a * b + b for a, b in self.merger()) + norms * self.vision_width,
+        }
+
+    def lora_parameters(self, lora) -> int:
+        """The number of weights of the adapters that `lora` (`adapters.LoRASettings`) asks for."""
+        layers = self.layers * self.language_layers() if lora.language else []
+        layers += self.vision_layers * self.vision_block() if lora.vision else []
+        layers += self.merger() if lora.merger else []
+        return lora.r * sum(a + b for a, b in layers)
+
+
+# The released models, from their config.json.
+PUBLISHED = {
+    "Qwen/Qwen2-VL-2B-Instruct": Geometry(28, 1536, 8960, 12, 2, 151936, True, 32, 1280, 5120, 14, 2, False),
+    "Qwen/Qwen2.5-VL-3B-Instruct": Geometry(36, 2048, 11008, 16, 2, 151936, True, 32, 1280, 3420, 14, 2, True),
+}
+
+
+@dataclass(frozen=True)
+class MemoryEstimate:
+    """Bytes by what they hold; `fixed` is there throughout, `total` the peak of a step."""
+
+    weights: float
+    optimizer: float
+    reference: float
+    gradients: float
+    cache: float
+    activations: float
+    logits: float
+
+    @property
+    def fixed(self) -> float:
+        return self.weights + self.optimizer + self.reference
+
+    @property
+    def total(self) -> float:
+        return self.fixed + max(self.cache, self.gradients + self.activations + self.logits)
+
+    def __str__(self) -> str:
+        parts = ", ".join(f"{name} {value / GIB:.2f}" for name, value in vars(self).items() if value)
+        return f"estimated peak {self.total / GIB:.1f} GiB ({parts})"
+
+
+def estimate_memory(
+    config,
+    *,
+    dtype: str = "bfloat16",
+    quantization: str | None = None,
+    lora=None,
+    image_tokens: int = 1000,
+    text_tokens: int = 60,
+    completion_tokens: int = 768,
+    num_generations: int = 8,
+    prompts_at_once: int = 2,
+    micro_prompts: int = 1,
+    optimizer: str = "adamw_torch_fused",
+    checkpointing: bool = True,
+    reference: bool = True,
+    shared_prefix: bool = True,
+) -> MemoryEstimate:
+    """The memory of one GRPO step on one GPU, every completion at its full length.
+
+    `config` is the model's, or the name of a `PUBLISHED` model; `prompts_at_once` prompts are answered in one rollout,
+    `micro_prompts` go through the model in one update. Adapters are float32; their reference is a copy of the adapter,
+    no second model.
+    """
+    shape = Geometry.of(config)
+    count, half = shape.parameters(), 2
+    width = BYTES[dtype]
+    whole = sum(count.values())
+    linear = count["language"]
+    weights = (whole - linear) * width + linear * (QUANTIZED[quantization] if quantization else width)
+    adapters = 0
+    if lora:
+        adapters = shape.lora_parameters(lora)
+        trained_width = 4
+        weights += adapters * trained_width * (2 if reference else 1)  # the reference is a copy of the adapter
+    else:
+        trained_width = width
+    trained = adapters or whole
+
+    prompt = image_tokens + text_tokens
+    branches = num_generations * prompts_at_once
+    cache = branches * (prompt + completion_tokens) * shape.layers * 2 * shape.kv_width * half
+
+    rows = num_generations * micro_prompts
+    tokens = micro_prompts * prompt + rows * completion_tokens if shared_prefix else rows * (prompt + completion_tokens)
+    inner = 10 * shape.width + 5 * shape.inner  # normed inputs, q k v, attention, gate, up, their product, in one layer
+    kept = shape.width if checkpointing else inner
+    activations = tokens * half * (shape.layers * kept + (2 * inner if checkpointing else 0))
+    patches = (micro_prompts if shared_prefix else rows) * image_tokens * shape.merge**2
+    vision_inner = 10 * shape.vision_width + 5 * shape.vision_inner
+    sees = lora is None or lora.vision or lora.merger
+    vision_kept = (shape.vision_width if checkpointing else vision_inner) if sees else 0
+    activations += patches * half * (shape.vision_layers * vision_kept + (2 if sees else 1) * vision_inner)
+    # a packed row's mask: true or false, and as numbers
+    activations += micro_prompts * (tokens / micro_prompts) ** 2 * (1 + half) if shared_prefix else 0
+    if not lora and width == 4:
+        activations += whole * half  # autocast's half-precision copies of float32 weights
+    return MemoryEstimate(
+        weights=weights,
+        optimizer=trained * OPTIMIZERS.get(optimizer, 2 * trained_width),
+        reference=whole * width if reference and not lora else 0,
+        gradients=trained * trained_width,
+        cache=cache,
+        activations=activations,
+        logits=min(tokens, TILE_TOKENS) * min(shape.vocabulary, TILE_WORDS) * half,
+    )
+
+
+# What helps against too little memory: first what leaves the result as it is.
+REMEDIES = (
+    "micro_prompts=1",
+    "gradient_checkpointing=True",
+    "an 8-bit optimizer (optim='adamw_bnb_8bit')",
+    "max_completion_length",
+    "max_pixels",
+    "num_generations",
+    "LoRA instead of all weights (lora=True)",
+    "4-bit weights (quantization='4bit')",
+)
+
+
+def what_to_lower() -> str:
+    """In which order to save memory, in words."""
+    return f"in this order: {', then '.join(REMEDIES)}"
+
+
+def estimate_run(policy, settings, processes: int = 1) -> MemoryEstimate:
+    """What one GPU of `processes` needs for `settings` (`settings.GRPOSettings`) on a loaded policy, largest images."""
+    from pr1kit.models.adapters import lora_of
+
+    images = policy.processor.image_processor
+    return estimate_memory(
+        policy.core.config,
+        dtype=str(policy.core.dtype).removeprefix("torch."),
+        quantization=policy.quantization,
+        lora=lora_of(policy.model),
+        image_tokens=images.size["longest_edge"] // (images.patch_size * images.merge_size) ** 2,
+        completion_tokens=settings.max_completion_length,
+        num_generations=settings.num_generations,
+        prompts_at_once=-(-settings.prompts_per_step // processes),
+        micro_prompts=settings.micro_prompts,
+        optimizer=settings.optim,
+        checkpointing=settings.gradient_checkpointing,
+        reference=settings.beta != 0,
+        shared_prefix=settings.shared_prefix,
+    )
+
+
+def check_fits(estimate: MemoryEstimate, available: float) -> str:
+    """A warning where the estimated peak exceeds `available` bytes, "" where it does not.
+
+    Raises ValueError where weights, optimizer, reference and gradients, which are certain, do so by themselves.
+    """
+    certain = estimate.fixed + estimate.gradients
+    if certain > available:
+        raise ValueError(
+            f"This run will not fit: weights and what training adds to them need {certain / GIB:.1f} GiB, the GPU has "
+            f"{available / GIB:.1f} GiB. Use LoRA (lora=True), then 4-bit weights (quantization='4bit'), then a "
+            "smaller model."
+        )
+    if estimate.total <= available:
+        return f" of {available / GIB:.1f} GiB"
+    return f" of {available / GIB:.1f} GiB: it may run out of memory; if it does, lower {what_to_lower()}."

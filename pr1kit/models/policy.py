@@ -1,0 +1,190 @@
+"""The policy: a vision-language model and its processor, tiny or real, behind one name."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+
+import torch
+from peft import PeftModel
+from transformers import AutoConfig, AutoModelForImageTextToText, AutoProcessor
+
+from pr1kit.data.boxes import smart_resize
+from pr1kit.data.sample import Sample
+from pr1kit.data.shipped import shipped
+from pr1kit.models.adapters import LoRASettings, adapter_base, add_lora, base_of, lora_settings
+from pr1kit.models.backends import (
+    choose_attention,
+    choose_device,
+    choose_dtype,
+    explain_hub_error,
+    quantization_config,
+    quiet,
+)
+from pr1kit.models.profiles import get_profile
+from pr1kit.rewards.tasks import get_task
+
+
+@dataclass(frozen=True, eq=False)
+class Policy:
+    """A `model` with its `processor`, and the coordinate frame in which it writes boxes.
+
+    `name` is what was asked for, `base` the model beneath its adapter (the same where there is none).
+    """
+
+    model: torch.nn.Module
+    processor: object
+    name: str
+    base: str = ""
+    quantization: str | None = None
+
+    @property
+    def core(self) -> torch.nn.Module:
+        """The model of transformers' class, its adapters in place."""
+        return base_of(self.model)
+
+    def frame(self, image_size: tuple[int, int]):
+        """How this model's numbers are to be read for an image of `(width, height)` pixels.
+
+        Qwen2-VL writes thousandths of the image, Qwen2.5-VL pixels of the resized image that it saw.
+        """
+        if self.model.config.model_type == "qwen2_vl":
+            return "norm1000"
+        image_processor = self.processor.image_processor
+        return smart_resize(
+            image_size,
+            factor=image_processor.patch_size * image_processor.merge_size,
+            min_pixels=image_processor.size["shortest_edge"],
+            max_pixels=image_processor.size["longest_edge"],
+        )
+
+
+def chat(sample: Sample, thinking: bool = False) -> list[dict]:
+    """The sample's prompt as one user turn, the image first, in the conversational format of transformers and TRL."""
+    words = sample.prompt or get_task(sample.task).prompt(sample.question, thinking)
+    return [{"role": "user", "content": [{"type": "image"}, {"type": "text", "text": words}]}]
+
+
+def load_policy(
+    name: str = "tiny",
+    *,
+    dtype: str | torch.dtype = "auto",
+    device: str | torch.device | None = None,
+    attn: str = "auto",
+    lora: bool | LoRASettings | dict | None = None,
+    quantization: str | None = None,
+    min_pixels: int | None = None,
+    max_pixels: int | None = None,
+    profile: str | None = None,
+    say: bool = True,
+) -> Policy:
+    """Load `"tiny"` (the policy that ships with the kit), a folder, or a hub id, as a `Policy` in evaluation mode.
+
+    A folder holds a whole model, or an adapter saved by `export_adapter` or training, whose base is then loaded too.
+    `lora` adds fresh adapters, drawn from torch's generator (True, or `LoRASettings`; False keeps a profile from it);
+    `quantization` is "4bit", "8bit" or None; `attn` "auto" takes FlashAttention-2 where it can run, else SDPA.
+    `min_pixels` and `max_pixels` bound the image that the model sees. `profile` ("16GB", "24GB", "80GB", or "auto" for
+    this GPU) chooses what is not given. What was chosen is said in one line, unless `say` is False or the name is
+    "tiny" without options.
+
+    Raises FileNotFoundError where a folder holds no checkpoint; ValueError for a model that sees no images, a hub id
+    that is absent or gated, a missing GPU or package; MemoryError, which says what to lower, where it does not fit.
+    """
+    source = _source(name)
+    adapter = source if os.path.isfile(os.path.join(source, "adapter_config.json")) else None
+    if adapter and lora:
+        raise ValueError(f"{name!r} is an adapter already: load it without lora=, or export it merged first.")
+    profile, chosen = get_profile(profile)
+    if chosen:
+        dtype = chosen.dtype if dtype == "auto" else dtype
+        lora = chosen.lora if lora is None and not adapter else lora
+        quantization = quantization or chosen.quantization
+        max_pixels = max_pixels or chosen.max_pixels
+    lora, device = lora_settings(lora), choose_device(device)
+    base = adapter_base(adapter) if adapter else name
+    source = _source(base)
+    try:
+        config = AutoConfig.from_pretrained(source)
+        if not hasattr(config, "vision_config"):
+            raise ValueError(f"{name!r} is a {config.model_type} model, which sees no images: choose a Qwen2(.5)-VL.")
+        processor = AutoProcessor.from_pretrained(adapter or source)
+        dtype = choose_dtype(dtype, config, device)
+        attn, why = choose_attention(attn, device, dtype)
+        quantized = quantization_config(quantization, dtype)
+        with quiet():
+            model = AutoModelForImageTextToText.from_pretrained(
+                source,
+                dtype=dtype,
+                attn_implementation=attn,
+                **({"quantization_config": quantized, "device_map": {"": device}} if quantized else {}),
+            )
+            model = model if quantized else model.to(device)
+            for module in model.modules() if quantized else ():
+                # on the CPU bitsandbytes would repack weights when it first evaluates: no gradient passes them then
+                if hasattr(module, "support_avx512bf16_for_cpu"):
+                    module.support_avx512bf16_for_cpu = False
+            if adapter:
+                model = PeftModel.from_pretrained(model, adapter, is_trainable=True)
+            elif lora:
+                model = add_lora(model, lora)
+    except OSError as error:
+        if os.path.isdir(source):
+            raise ValueError(f"The checkpoint in {source!r} cannot be read: {error}") from error
+        raise explain_hub_error(base, error) from error
+    except torch.OutOfMemoryError as error:
+        raise MemoryError(
+            f"{name!r} does not fit into the memory of {device}: close what else runs there, then choose, in this "
+            'order, dtype="bfloat16", quantization="8bit", quantization="4bit", or the 2B model.'
+        ) from error
+    processor.tokenizer.padding_side = "left"  # completions follow their prompts; Qwen2.5-VL's files do not say so
+    _bound_pixels(processor, min_pixels, max_pixels)
+    policy = Policy(model.eval(), processor, str(name), str(base), quantization)
+    if say and (name != "tiny" or profile or adapter or lora or quantization):
+        _say(policy, device, attn, why, profile, lora)
+    return policy
+
+
+def _source(name: str) -> str:
+    """The folder or hub id that `name` means. Raises FileNotFoundError where a folder holds no checkpoint."""
+    source = os.path.expanduser(str(shipped("tiny-policy")) if name == "tiny" else str(name))
+    looks_local = os.path.exists(source) or source.startswith((".", "/", "~")) or source.count("/") != 1
+    if looks_local and not any(
+        os.path.isfile(os.path.join(source, file)) for file in ("config.json", "adapter_config.json")
+    ):
+        raise FileNotFoundError(f"{source!r} is no checkpoint: it holds no config.json.")
+    return source
+
+
+def _bound_pixels(processor, least: int | None, most: int | None) -> None:
+    size = dict(processor.image_processor.size)
+    size |= {key: value for key, value in (("shortest_edge", least), ("longest_edge", most)) if value}
+    if size["shortest_edge"] > size["longest_edge"]:
+        raise ValueError(f"min_pixels ({size['shortest_edge']}) exceeds max_pixels ({size['longest_edge']}).")
+    processor.image_processor.size = size
+
+
+def _say(policy: Policy, device, attn: str, why: str, profile: str | None, lora: LoRASettings | None) -> None:
+    if int(os.environ.get("RANK", 0)):
+        return
+    images = policy.processor.image_processor
+    tokens = images.size["longest_edge"] // (images.patch_size * images.merge_size) ** 2
+    trained = sum(p.numel() for p in policy.model.parameters() if p.requires_grad)
+    parts = [
+        f"{policy.name}: {type(policy.core).__name__}",
+        policy.quantization or str(policy.core.dtype).removeprefix("torch."),
+        f"{attn}{f' ({why})' if why else ''}",
+        f"{lora} ({trained:,} weights)" if lora else "",
+        f"images up to {images.size['longest_edge']:,} pixels ({tokens:,} tokens)",
+        f"on {device}{f', profile {profile}' if profile else ''}",
+    ]
+    print(", ".join(part for part in parts if part))
+
+
+def check_padding(processor) -> None:
+    """Raises ValueError where the processor's tokenizer pads on the right."""
+    side = processor.tokenizer.padding_side
+    if side != "left":
+        raise ValueError(
+            f"The processor pads on the {side}: prompts must end where completions begin; "
+            'load it with padding_side="left".'
+        )

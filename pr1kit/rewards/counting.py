@@ -1,0 +1,181 @@
+"""Counting: name a class, box every one of it; the number of boxes is the count.
+
+The truth is boxes, or (PixMo-Count) one point on each object, or (its evaluation splits) a count alone, which can be
+evaluated but not rewarded. With n boxes answered and m objects:
+
+    closeness  IoU with a true box; or 1 − d / (a tenth of the image's diagonal), floored at 0, where d is the distance
+               from the box's centre to a true point
+    kit        Σ (½ closeness + ½ [closeness >= 0.1]) / max(n, m) over matched pairs: half where, half how many;
+               a malformed box counts in n, a box written twice is an extra
+    paper      format + Σ Φ / m over matched pairs, Φ the IoU, or 1 − d / diagonal for points   (section 3.3)
+    released   format × min(n, m) / max(n, m) × (1 − mean d / (1000·√2)), matched by d, in thousandths of the image
+
+Why no bonus for n = m: one could buy it with a false box. A hit that counts only where it lies cannot be bought.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+
+from pr1kit.data.boxes import centers, iou
+from pr1kit.data.sample import Target
+from pr1kit.rewards.matching import aggregate, ignore_repeats, match
+from pr1kit.rewards.parsing import ask, boxed, read_places
+from pr1kit.rewards.results import Answer, RewardResult
+from pr1kit.rewards.tasks import Options, says_nothing
+
+COLUMNS = (("boxes", "points", "count"),)
+PARTS = {
+    "kit": ("format", "location", "count"),
+    "paper": ("format", "location"),
+    "released": ("format", "location", "count"),
+}
+HIT = 0.1  # closeness from which an object counts as found: loose, since `location` already asks for precision
+REACH = 0.1  # of the diagonal: how far from a true point a centre still earns something
+
+
+def prompt(question: str, thinking: bool = False) -> str:
+    """The user's words for the class `question`.
+
+    >>> prompt("bird")
+    'Output all the bounding boxes of the bird'
+    """
+    return ask(f"Output all the bounding boxes of the {question}", thinking)
+
+
+def write_answer(target: Target, *, label: str = "") -> str:
+    """The supervised answer: `label` and box for each object, in the order given; `None` where there is none.
+
+    >>> write_answer({"boxes": []}, label="bird")
+    'None'
+    """
+    return "".join(boxed(label, box) for box in Target.of(target).boxes) or "None"
+
+
+def parse(completion: Any) -> Answer:
+    """Boxes `(N, 4)` and points `(N', 2)` of a completion, in its own frame."""
+    return read_places(completion)
+
+
+def kit(answer: Answer, target: Target, options: Options) -> RewardResult:
+    """In [0, 1]: matched closeness and matched hits, each shared among max(n, m)."""
+    m = _placed(target)
+    if not m:
+        return RewardResult(float(says_nothing(answer)), {"format": answer.format_score}, reason=answer.reason)
+    places = _places(answer)
+    n = len(places) + (answer.malformed if "format" not in options.drop else 0)
+    near, hit = closeness(places, target), options.threshold or HIT
+    worth = options.mean({"location": near, "count": (near >= hit).astype(float)})  # (N, M)
+    if isinstance(worth, float):  # both dropped: the format alone
+        return RewardResult(answer.format_score, {"format": answer.format_score}, reason=answer.reason)
+    worth = ignore_repeats(worth, list(map(tuple, places.tolist())), near)
+    pairs = match(worth, options.matching)
+    matched = [float(near[p, t]) for p, t, _ in pairs]
+    parts = {
+        "format": answer.format_score,
+        "location": aggregate(sum(matched), n, m, options.aggregate),
+        "count": aggregate(sum(value >= hit for value in matched), n, m, options.aggregate),
+    }
+    total = aggregate(sum(score for *_, score in pairs), n, m, options.aggregate)
+    return RewardResult(total, parts, tuple(pairs), answer.reason)
+
+
+def paper(answer: Answer, target: Target, options: Options) -> RewardResult:
+    """In [0, 2]: format and the matched score per object; extras cost nothing."""
+    m, places = _placed(target), _places(answer)
+    pairs = match(closeness(places, target, reach=1.0), options.matching)
+    location = sum(score for *_, score in pairs) / m if m else float(says_nothing(answer))
+    parts = {"format": float(answer.format_score == 1), "location": location}
+    total = sum(value for name, value in parts.items() if name not in options.drop)
+    return RewardResult(total, parts, tuple(pairs), answer.reason)
+
+
+def released(answer: Answer, target: Target, options: Options) -> RewardResult:
+    """In [0, 1]: the format opens the gate; behind it the ratio of counts times how near the centres are."""
+    m, places = _placed(target), _places(answer)
+    well_formed = float(answer.format_score == 1 and len(places) > 0)
+    if not m or not len(places):
+        return RewardResult(0.0, {"format": well_formed, "location": 0.0, "count": 0.0}, reason=answer.reason)
+    thousandths = 1000 / np.array(_size(target), float)
+    distance = _distances(centers(places) * thousandths, _truth_points(target) * thousandths)
+    pairs = match(distance.max() + 1 - distance, options.matching)  # the nearest pairs in sum; no score is 0
+    mean = float(sum(distance[p, t] for p, t, _ in pairs)) / len(pairs)
+    parts = {
+        "format": well_formed,
+        "location": max(0.0, 1 - mean / (1000 * math.sqrt(2))),
+        "count": min(len(places), m) / max(len(places), m),
+    }
+    total = math.prod(value for name, value in parts.items() if name not in options.drop)
+    matches = tuple((p, t, float(1 - distance[p, t] / (1000 * math.sqrt(2)))) for p, t, _ in pairs)
+    return RewardResult(float(total), parts, matches, answer.reason)
+
+
+RECIPES = {"kit": kit, "paper": paper, "released": released}
+
+
+def closeness(places: np.ndarray, target: Target, reach: float = REACH) -> np.ndarray:
+    """How well each of `places` `(N, 4)` answers each object `(N, M)` in [0, 1]: IoU, or nearness to a true point.
+
+    >>> closeness(np.array([[0, 0, 2, 2.0]]), Target(points=[[1, 1], [9, 9]], image_size=(20, 20))).tolist()
+    [[1.0, 0.0]]
+    """
+    if len(target.boxes) or not len(target.points):
+        return iou(places, target.boxes)
+    distance = _distances(centers(places), target.points)
+    return np.maximum(0.0, 1 - distance / (reach * math.hypot(*_size(target))))
+
+
+def metrics(answers: list[Answer], targets: list[Target]) -> dict[str, np.ndarray]:
+    """Per-sample values `(S,)`: is the count exact, how far off is it, and the matched closeness / max(n, m).
+
+    Where only the count is known, the closeness is nan.
+    """
+    accuracy, error, location = np.zeros((3, len(answers)))
+    for i, (answer, target) in enumerate(zip(answers, targets, strict=True)):
+        n, m, places = *counts(answer, target), _places(answer)
+        accuracy[i] = n == m if m else says_nothing(answer)
+        error[i] = abs(n - m)
+        matched = sum(score for *_, score in match(closeness(places, target)))
+        location[i] = matched / max(n, m) if m else accuracy[i]
+        if m and not len(target.boxes) and not len(target.points):
+            location[i] = math.nan
+    return {"accuracy": accuracy, "mae": error, "matched_iou": location}
+
+
+def counts(answer: Answer, target: Target) -> tuple[int, int]:
+    """How many objects the answer boxes and how many there are: one cell of the confusion matrix."""
+    return len(_places(answer)), _objects(target)
+
+
+def _places(answer: Answer) -> np.ndarray:
+    """The answer's boxes, and its points as flat boxes, `(N, 4)`."""
+    return np.concatenate([answer.boxes, np.tile(answer.points, 2)]) if len(answer.points) else answer.boxes
+
+
+def _objects(target: Target) -> int:
+    return len(target.boxes) or len(target.points) or target.count or 0
+
+
+def _placed(target: Target) -> int:
+    """How many objects there are. Raises ValueError where nothing says where they are."""
+    m = _objects(target)
+    if m and not len(target.boxes) and not len(target.points):
+        raise ValueError(f"The counting reward needs boxes or points, this target has only the count {m}.")
+    return m
+
+
+def _truth_points(target: Target) -> np.ndarray:
+    return centers(target.boxes) if len(target.boxes) else target.points
+
+
+def _distances(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    return np.hypot(*(a[:, None] - b[None]).transpose(2, 0, 1))  # (N, 2), (M, 2) -> (N, M)
+
+
+def _size(target: Target) -> tuple[int, int]:
+    if target.image_size is None:
+        raise ValueError("Counting by distance needs the target's image_size (width, height).")
+    return target.image_size

@@ -1,0 +1,149 @@
+"""Detection: every object of every class asked for, as a JSON list of boxes with labels.
+
+With n items answered, m objects, a pair matched where its labels agree (after trimming and case folding):
+
+    kit       Σ (½ IoU + ½ [IoU >= 0.5]) / max(n, m) over matched pairs
+              location is the IoU half, recall the hit half; `drop` takes a rule away: class (labels need not agree),
+              missing (divide by n alone), format (malformed items do not count in n)
+    paper     format + location + class + recall − missing: shares of well-formed items, IoU and right labels over hits,
+              F1 of hits, and the share of objects missed                       (Perception-R1, section 3.3, table 6)
+    released  0.25 format + 0.75 recall + class + location − 0.5 missing, in [0, 3], missing = fp/n + fn/m,
+              matched by 5·L1 − 2·GIoU − [same label] on boxes scaled to [0, 1], a hit at IoU > 0.5;
+              no hit: format alone
+"""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import numpy as np
+
+from pr1kit.data.boxes import centers, giou, iou
+from pr1kit.data.sample import Target
+from pr1kit.rewards.matching import aggregate, ignore_repeats, match
+from pr1kit.rewards.parsing import ask, fold, read_places, whole
+from pr1kit.rewards.results import Answer, RewardResult
+from pr1kit.rewards.tasks import Options, says_nothing
+
+COLUMNS = (("boxes",), ("labels",))
+_PARTS = ("format", "location", "class", "recall", "missing")
+PARTS = {"kit": _PARTS, "paper": _PARTS, "released": _PARTS}
+HIT = 0.5
+
+
+def prompt(question: str, thinking: bool = False) -> str:
+    """The user's words for the category list `question`, as text.
+
+    >>> prompt("circle, star")
+    'Please output bbox coordinates and names of circle, star.'
+    """
+    return ask(f"Please output bbox coordinates and names of {question}.", thinking)
+
+
+def write_answer(target: Target, *, label: str = "") -> str:
+    """The supervised answer: one JSON list on one line; `label` names the boxes of a target without labels.
+
+    >>> write_answer({"boxes": [[1, 2, 3, 4]], "labels": ["star"]})
+    '[{"bbox_2d": [1, 2, 3, 4], "label": "star"}]'
+    """
+    target = Target.of(target)
+    labels = target.labels or (label,) * len(target.boxes)
+    items = [{"bbox_2d": whole(box), "label": name} for box, name in zip(target.boxes, labels, strict=True)]
+    return json.dumps(items, ensure_ascii=False)
+
+
+def parse(completion: Any) -> Answer:
+    """Labelled boxes `(N, 4)` of a completion, in its own frame; a box without a label is malformed."""
+    return read_places(completion, labelled=True)
+
+
+def kit(answer: Answer, target: Target, options: Options) -> RewardResult:
+    """In [0, 1]: overlap and hits of boxes with the right label, shared among max(n, m)."""
+    m = len(target.boxes)
+    if not m:
+        return RewardResult(float(says_nothing(answer)), {"format": answer.format_score}, reason=answer.reason)
+    n = len(answer.boxes) + len(answer.points) + (answer.malformed if "format" not in options.drop else 0)
+    how = "prediction" if "missing" in options.drop else options.aggregate
+    overlap, same = iou(answer.boxes, target.boxes), _same_label(answer, target)
+    hit = overlap >= (options.threshold or HIT)  # (N, M)
+    worth = options.mean({"location": overlap, "recall": hit.astype(float)})
+    if isinstance(worth, float):  # both dropped: the format alone
+        return RewardResult(answer.format_score, {"format": answer.format_score}, reason=answer.reason)
+    if "class" not in options.drop:
+        worth = worth * same
+    items = list(zip(map(tuple, answer.boxes.tolist()), map(fold, answer.labels), strict=True))
+    pairs = match(ignore_repeats(worth, items, overlap), options.matching)
+    hits = sum(bool(hit[p, t]) for p, t, _ in pairs)
+    touching = hit.any(1)
+    parts = {
+        "format": answer.format_score,
+        "location": aggregate(sum(float(overlap[p, t]) for p, t, _ in pairs), n, m, how),
+        "class": float((hit & same).any(1).sum() / max(touching.sum(), 1)),  # of boxes on an object, named rightly
+        "recall": aggregate(hits, n, m, how),
+        "missing": (hits - m) / m,
+    }
+    return RewardResult(aggregate(sum(score for *_, score in pairs), n, m, how), parts, tuple(pairs), answer.reason)
+
+
+def paper(answer: Answer, target: Target, options: Options) -> RewardResult:
+    """In [-1, 4]: the sum of the parts; `missing` is negative."""
+    overlap = iou(answer.boxes, target.boxes)
+    hits = _hits(match(overlap, options.matching), overlap, options.threshold or HIT)
+    return _sum_up(answer, target, options, hits, missing=len(hits) / max(len(target.boxes), 1) - 1)
+
+
+def released(answer: Answer, target: Target, options: Options) -> RewardResult:
+    """In [0, 3]: weights and matching cost as found in the official code."""
+    n, m = len(answer.boxes), len(target.boxes)
+    if not n or not m:
+        return _sum_up(answer, target, options, [], weights=RELEASED_WEIGHTS)
+    if target.image_size is None:
+        raise ValueError("The released detection reward needs the target's image_size (width, height).")
+    scale = np.array(target.image_size * 2, float)
+    a, b = answer.boxes / scale, target.boxes / scale
+    distance = np.abs(_cxcywh(a)[:, None] - _cxcywh(b)[None]).sum(2)  # L1, (N, M)
+    cost = 5 * distance - 2 * giou(a, b) - _same_label(answer, target)
+    overlap = iou(a, b)
+    hits = _hits(match(cost.max() + 1 - cost, options.matching), overlap, np.nextafter(options.threshold or HIT, 1))
+    missing = -(n - len(hits)) / n - (m - len(hits)) / m
+    return _sum_up(answer, target, options, hits, missing, RELEASED_WEIGHTS)
+
+
+RECIPES = {"kit": kit, "paper": paper, "released": released}
+RELEASED_WEIGHTS = {"format": 0.25, "location": 1.0, "class": 1.0, "recall": 0.75, "missing": 0.5}
+
+
+def _same_label(answer: Answer, target: Target) -> np.ndarray:
+    truth = list(map(fold, target.labels))
+    if len(truth) != len(target.boxes):
+        raise ValueError(f"Detection needs a label for each true box, got {len(truth)} for {len(target.boxes)} boxes.")
+    rows = [[label == name for name in truth] for label in map(fold, answer.labels)]
+    return np.array(rows, bool).reshape(-1, len(truth))
+
+
+def _hits(pairs: list, overlap: np.ndarray, threshold: float) -> list[tuple[int, int, float]]:
+    return [(p, t, float(overlap[p, t])) for p, t, _ in pairs if overlap[p, t] >= threshold]
+
+
+def _sum_up(answer, target, options, hits, missing=0.0, weights=None) -> RewardResult:
+    """The weighted sum of the parts of `hits`; with weights (released): without a hit the format alone, in [0, 3]."""
+    n, m, k = len(answer.boxes), len(target.boxes), max(len(hits), 1)
+    parts = {
+        "format": answer.format_score,
+        "location": sum(score for *_, score in hits) / k,
+        "class": sum(fold(answer.labels[p]) == fold(target.labels[t]) for p, t, _ in hits) / k,
+        "recall": 2 * len(hits) / (n + m) if n + m else float(says_nothing(answer)),
+        "missing": missing if m else 0.0,
+    }
+    used = [name for name in parts if name not in options.drop]
+    if weights is None:
+        total = sum(parts[name] for name in used)
+    else:
+        total = sum(weights[name] * parts[name] for name in used if hits or name == "format")
+        total = min(max(total, 0.0), 3.0)
+    return RewardResult(float(total), parts, tuple(hits), answer.reason)
+
+
+def _cxcywh(boxes: np.ndarray) -> np.ndarray:
+    return np.concatenate([centers(boxes), boxes[:, 2:] - boxes[:, :2]], axis=1)

@@ -1,0 +1,97 @@
+"""OCR: read the image aloud, letter for letter.
+
+    kit       1 − edit distance / longer length, after Unicode composition and collapsing white space
+    paper     format + 1 − edit distance / longer length                       (Perception-R1, section 3.2)
+    released  1 − edit distance / longer length, after collapsing white space
+
+`format` is 1 where there is any answer text. A blank page is answered by `None`.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from pr1kit.data.sample import Target
+from pr1kit.rewards import text_similarity as text
+from pr1kit.rewards.parsing import ask, is_nothing, read_text
+from pr1kit.rewards.results import Answer, RewardResult
+from pr1kit.rewards.tasks import Options
+
+COLUMNS = (("text",),)
+PARTS = {"kit": ("edit",), "paper": ("format", "edit"), "released": ("edit",)}
+
+
+def prompt(question: str = "", thinking: bool = False) -> str:
+    """The user's words; OCR has no `question`.
+
+    >>> prompt()
+    'OCR this image.'
+    """
+    return ask("OCR this image.", thinking)
+
+
+def write_answer(target: Target, *, label: str = "") -> str:
+    """The supervised answer: the transcript as it is; `None` for a blank page.
+
+    >>> write_answer({"text": "STOP"})
+    'STOP'
+    """
+    return Target.of(target).text or "None"
+
+
+def parse(completion: Any) -> Answer:
+    """The answer's text."""
+    return read_text(completion)
+
+
+def kit(answer: Answer, target: Target, options: Options) -> RewardResult:
+    """In [0, 1]: the similarity of the two texts."""
+    similar = _similarity(text.normalize(answer.text), text.normalize(target.text), answer)
+    return RewardResult(0.0 if "edit" in options.drop else similar, {"edit": similar}, reason=answer.reason)
+
+
+def paper(answer: Answer, target: Target, options: Options) -> RewardResult:
+    """In [0, 2]: format and similarity."""
+    similar = _similarity(text.collapse(answer.text), text.collapse(target.text), answer)
+    parts = {"format": answer.format_score, "edit": similar}
+    total = sum(value for name, value in parts.items() if name not in options.drop)
+    return RewardResult(total, parts, reason=answer.reason)
+
+
+def released(answer: Answer, target: Target, options: Options) -> RewardResult:
+    """In [0, 1]: the similarity alone."""
+    similar = _similarity(text.collapse(answer.text), text.collapse(target.text), answer)
+    return RewardResult(0.0 if "edit" in options.drop else similar, {"edit": similar}, reason=answer.reason)
+
+
+RECIPES = {"kit": kit, "paper": paper, "released": released}
+
+
+def metrics(answers: list[Answer], targets: list[Target]) -> dict[str, np.ndarray]:
+    """Per-sample values `(S,)`: normalised edit distance, word-set precision, recall and F1, BLEU, METEOR."""
+    rows = [_measure(answer, target) for answer, target in zip(answers, targets, strict=True)]
+    return {name: np.array([row[name] for row in rows]) for name in rows[0]}
+
+
+def _measure(answer: Answer, target: Target) -> dict[str, float]:
+    said, truth = text.normalize(answer.text), text.normalize(target.text)
+    if not truth and is_nothing(said):
+        said = ""
+    words, true_words = text.words(said), text.words(truth)
+    precision, recall, f1 = text.word_set_scores(words, true_words)
+    return {
+        "edit_distance": text.edit_distance(said, truth),
+        "precision": precision,
+        "recall": recall,
+        "f1": f1,
+        "bleu": text.bleu(words, true_words),
+        "meteor": text.meteor(words, true_words),
+    }
+
+
+def _similarity(said: str, truth: str, answer: Answer) -> float:
+    if not truth:
+        return float(answer.explicit and is_nothing(said))
+    return 1 - text.edit_distance(said, truth)

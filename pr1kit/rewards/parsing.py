@@ -1,0 +1,209 @@
+"""What does a completion say? One parser for training and for evaluation.
+
+A completion goes through two sieves. `answer_region` finds the text that counts: thoughts are cut away, the last closed
+`<answer>` wins. `read_places` (boxes and points, in the notations of `notations`) or `read_text` then makes the answer.
+A bad item drops itself and lowers the format score; its neighbours count. No text can stall, crash or run.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+import numpy as np
+
+from pr1kit.rewards.notations import find_fault, find_places
+from pr1kit.rewards.results import Answer
+
+THINK_FIRST = "Think first inside <think>…</think>, then answer inside <answer>…</answer>."
+LONGEST = 16_384  # characters in which boxes are looked for: some 300 objects; no honest answer is longer
+
+_TAG = re.compile(r"<(/?)(think|answer)>", re.IGNORECASE)
+END = re.compile(r"<\|(?:im_end|endoftext)\|>|<｜end▁of▁sentence｜>")
+_FENCE = re.compile(r"```[a-zA-Z]{0,12}+")
+_NOTHING = re.compile(
+    r"(?:\[\s*+\]|null|(?:none|nothing|no|there (?:is|are|were) (?:no|none|nothing))\b[^0-9]{0,120})", re.I
+)
+
+
+def ask(question: str, thinking: bool = False) -> str:
+    """The user's words, with the request to think first where wanted.
+
+    >>> ask("OCR this image.")
+    'OCR this image.'
+    """
+    return f"{question} {THINK_FIRST}" if thinking else question
+
+
+def whole(box: np.ndarray) -> list[int]:
+    """The coordinates of one box rounded to integers.
+
+    >>> whole(np.array([0.6, 1.0, 7.2, 9.9]))
+    [1, 1, 7, 10]
+    """
+    return [round(float(value)) for value in box]
+
+
+def boxed(label: str, box: np.ndarray) -> str:
+    """One object in Qwen2-VL's box tokens.
+
+    >>> boxed("cat", np.array([1, 2, 3, 4.0]))
+    '<|object_ref_start|>cat<|object_ref_end|><|box_start|>(1,2),(3,4)<|box_end|>'
+    """
+    x1, y1, x2, y2 = whole(box)
+    return f"<|object_ref_start|>{label}<|object_ref_end|><|box_start|>({x1},{y1}),({x2},{y2})<|box_end|>"
+
+
+def fold(label: str) -> str:
+    """A label as it is compared: trimmed, single blanks, case folded.
+
+    >>> fold("  Traffic  LIGHT ")
+    'traffic light'
+    """
+    return " ".join(label.split()).casefold()
+
+
+def is_tagged(completion: Any) -> bool:
+    """Whether a completion is one closed thought followed by one closed answer, as the thinking prompt asks.
+
+    >>> is_tagged("<think>hm</think><answer>[]</answer>"), is_tagged("[]")
+    (True, False)
+    """
+    if not isinstance(completion, str):
+        return False
+    text = END.split(completion, maxsplit=1)[0].strip()
+    tags = [tag.group().lower() for tag in _TAG.finditer(text)]
+    return (
+        tags == ["<think>", "</think>", "<answer>", "</answer>"]
+        and text[:7].lower() == "<think>"
+        and text[-9:].lower() == "</answer>"
+    )
+
+
+def answer_region(completion: Any) -> tuple[str, str]:
+    """The part of a completion that counts, and why there is none ("" where there is one).
+
+    Everything after the end-of-turn token and every thought goes. A thought closed but never opened began in the
+    prompt; one never closed is no answer. The last closed `<answer>` is the answer; one cut short counts if alone.
+
+    >>> answer_region("<think>(1,1),(2,2)</think> <answer>None</answer> done")
+    ('None', '')
+    """
+    text, _, reason = locate_answer(completion)
+    return text, reason
+
+
+def locate_answer(completion: Any) -> tuple[str, tuple[int, int], str]:
+    """As `answer_region`, with where it stands: `(text, (start, end), reason)`; without an answer, where the fault is.
+
+    >>> locate_answer("<think>hm</think> None")
+    ('None', (18, 22), '')
+    >>> locate_answer("so <think>hm")
+    ('', (3, 12), 'the thought is not closed')
+    """
+    if not isinstance(completion, str):
+        return "", (0, 0), "no text"
+    text = END.split(completion, maxsplit=1)[0]
+    pieces = [(0, len(text))]  # what is no thought
+    first, last = 0, len(text)  # the answer, in what is no thought
+    if _TAG.search(text):
+        pieces, start, thinking = [], 0, None
+        for tag in _TAG.finditer(text):
+            if tag[2].lower() != "think":
+                continue
+            if tag[1]:
+                if thinking is None:
+                    pieces.clear()  # its opening tag stood in the prompt, or within the thought before
+                start, thinking = tag.end(), None
+            elif thinking is None:
+                pieces.append((start, tag.start()))
+                thinking = tag.start()
+        if thinking is not None:
+            return "", (thinking, len(text)), "the thought is not closed"
+        pieces.append((start, len(text)))
+        text = "".join(text[a:b] for a, b in pieces)
+        first, last = _last_answer(text)
+    answer = text[first:last]
+    first += len(answer) - len(answer.lstrip())
+    answer = answer.strip()
+    span = (_origin(pieces, first, 1), _origin(pieces, first + len(answer), 0))
+    return answer, span, "" if answer else "no text"
+
+
+def _last_answer(text: str) -> tuple[int, int]:
+    """What stands between the last pair of answer tags, or after a lone opening one; else all of `text`."""
+    answer, start = None, None
+    for tag in _TAG.finditer(text):
+        if not tag[1]:
+            start = tag.end()
+        elif start is not None:
+            answer, start = (start, tag.start()), None
+    return answer or (start or 0, len(text))
+
+
+def _origin(pieces: list[tuple[int, int]], position: int, beyond: int) -> int:
+    """Where a position in the joined `pieces` stood; one on a seam ends a piece, or with `beyond` 1 begins the next."""
+    for a, b in pieces:
+        if position + beyond <= b - a:
+            return a + position
+        position -= b - a
+    return pieces[-1][1]
+
+
+def read_text(completion: Any) -> Answer:
+    """The answer as plain text: for tasks whose answer is words. A fence around the whole answer is taken off.
+
+    >>> read_text("<answer>STOP</answer>").text
+    'STOP'
+    """
+    text, reason = answer_region(completion)
+    if text.startswith("```") and text.endswith("```") and len(text) >= 6:
+        text = _FENCE.sub("", text, count=1)[:-3].strip()
+    return Answer(text=text, reason=reason, format_score=float(not reason), explicit=not reason)
+
+
+def is_nothing(text: str) -> bool:
+    """Whether an answer says in so many words that there is nothing: `[]`, `null`, `None`, "No objects", …
+
+    >>> is_nothing("[]"), is_nothing("There are no cats."), is_nothing(""), is_nothing("0")
+    (True, True, False, False)
+    """
+    return len(text) < 200 and _NOTHING.fullmatch(_FENCE.sub("", text).strip().strip("\"'.")) is not None
+
+
+def read_places(completion: Any, *, labelled: bool = False) -> Answer:
+    """Boxes `(N, 4)` and points `(N', 2)` of a completion, in its own frame; `labelled`: an item needs a label.
+
+    `format_score` is the share of well-formed items, 1 for an explicit "nothing" and 0 where nothing can be read.
+
+    >>> read_places("a cat(1,2),(3,4) a dog(9,9),(5,5)").reason
+    '1 of 2 items dropped: swapped corners'
+    """
+    text, reason = answer_region(completion)
+    if reason:
+        return Answer(reason=reason, explicit=False)
+    text = text[:LONGEST]
+    places = find_places(text)
+    if not places:
+        nothing = is_nothing(text)
+        return Answer(text=text, reason="" if nothing else "no box in the answer", format_score=float(nothing))
+    boxes, labels, points, faults = [], [], [], []
+    for place in places:
+        values, label, *_ = place
+        fault = find_fault(place, labelled)
+        if fault:
+            faults.append(fault)
+        elif len(values) == 4:
+            boxes.append(values)
+            labels.append(label)
+        else:
+            points.append(values)
+    return Answer(
+        boxes=np.array(boxes, float).reshape(-1, 4),
+        labels=tuple(labels),
+        points=np.array(points, float).reshape(-1, 2),
+        text=text,
+        reason=f"{len(faults)} of {len(places)} items dropped: {faults[0]}" if faults else "",
+        format_score=1 - len(faults) / len(places),
+        malformed=len(faults),
+    )

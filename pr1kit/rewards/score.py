@@ -1,0 +1,204 @@
+"""What is an answer worth? The recipes by name, one completion or a batch, and as a reward function for TRL.
+
+    kit       ours: total in [0, 1], cheat-proof (the properties are tests)
+    paper     as Perception-R1 (arXiv 2504.07954) describes it: format + answer reward
+    released  as its official code computes it, constants and quirks included
+
+The formulas stand at the top of each file in `pr1kit/tasks`. All read one parser and differ only in what they make of
+an `Answer`. Bad model output scores low with a reason; a bad target or option raises ValueError.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+from pr1kit.data.boxes import pixels_per_unit, to_pixels
+from pr1kit.data.sample import Target
+from pr1kit.rewards.parsing import is_tagged
+from pr1kit.rewards.results import Answer, RewardResult
+from pr1kit.rewards.tasks import Options, get_task
+
+RECIPES = ("kit", "paper", "released")
+
+
+def score(
+    task: str,
+    completion: str | None,
+    target: Target | Mapping,
+    *,
+    recipe: str = "kit",
+    frame: Any = "pixel",
+    matching: str = "optimal",
+    drop: Sequence[str] = (),
+    threshold: float | None = None,
+    aggregate: str = "max",
+    thinking: bool = False,
+) -> RewardResult:
+    """What one completion earns for `task`, with its parts and matched pairs.
+
+    `frame` is how the completion's numbers are meant (see `boxes`); the target's are pixels. `matching`, `drop`,
+    `threshold` and `aggregate` are the ablation switches of `tasks.Options`. With `thinking`, a completion without the
+    asked tags gets no format part (paper, released), or half its reward (kit). Raises ValueError for a bad target.
+
+    >>> score("counting", "(0,0),(2,2)(4,4),(6,6)", {"boxes": [[0, 0, 2, 2]]}).total
+    0.5
+    >>> score("grounding", "(0,0),(500,500)", {"boxes": [[0, 0, 8, 4]], "image_size": (16, 8)}, frame="norm1000").total
+    1.0
+    """
+    options = {"matching": matching, "drop": drop, "threshold": threshold, "aggregate": aggregate}
+    return score_batch(task, [completion], [target], recipe=recipe, frame=frame, thinking=thinking, **options)[0]
+
+
+def score_batch(
+    task: str,
+    completions: Sequence[str | None],
+    targets: Sequence[Target | Mapping],
+    *,
+    recipe: str = "kit",
+    frame: Any = "pixel",
+    thinking: bool = False,
+    **options,
+) -> list[RewardResult]:
+    """What each of B completions earns against its target; `frame` is one for all, or a list with one for each.
+
+    >>> [result.total for result in score_batch("ocr", ["STOP", "SHOP"], [{"text": "STOP"}] * 2)]
+    [1.0, 0.75]
+    """
+    rule, switches = _recipe(task, recipe, options)
+    frames = frames_of(frame, len(completions))
+    if len(targets) != len(completions):
+        raise ValueError(f"{len(completions)} completions need as many targets, got {len(targets)}.")
+    return [
+        _score(task, rule, completion, check_target(task, target), each, recipe, thinking, switches)
+        for completion, target, each in zip(completions, targets, frames, strict=True)
+    ]
+
+
+def reward_function(task: str, recipe: str = "kit", *, frame: Any = "pixel", **options) -> Callable[..., list[float]]:
+    """`score` as a reward function with TRL's signature `f(prompts, completions, **columns) -> list[float]`.
+
+    Columns, one value per completion: what the task's truth needs of `boxes`, `labels`, `points`, `text`, `image_size`,
+    and `frame` where it differs between samples. Other columns are ignored. Completions are text or conversations.
+    TRL logs each part, as the metric `reward/<part>` and as a column of its completions. Its attribute
+    `columns` names what a dataset must have (one of each tuple).
+
+    >>> reward_function("ocr")(prompts=["OCR this image."], completions=["SHOP"], text=["STOP"])
+    [0.75]
+    """
+    _recipe(task, recipe, {name: value for name, value in options.items() if name != "thinking"})
+    pixels_per_unit(frame, (1, 1))
+    needed = get_task(task).COLUMNS
+
+    def reward(prompts=None, completions=(), **columns) -> list[float]:
+        for names in needed:
+            if all(columns.get(name) is None for name in names):
+                raise ValueError(f"The {task} reward needs the dataset column {' or '.join(map(repr, names))}.")
+        texts = [completion_text(completion) for completion in completions]
+        names = [name for name in Target.__dataclass_fields__ if columns.get(name) is not None]
+        targets = [{name: columns[name][i] for name in names} for i in range(len(texts))]
+        frames = columns.get("frame") or [None] * len(texts)
+        frames = [frame if each is None else each for each in frames]
+        results = score_batch(task, texts, targets, recipe=recipe, frame=frames, **options)
+        if log_extra := columns.get("log_extra"):
+            for part in get_task(task).PARTS[recipe]:
+                values = [result.parts.get(part, 0.0) for result in results]
+                log_extra(part, values)
+                columns["log_metric"](f"reward/{part}", sum(values) / len(values))
+        return [result.total for result in results]
+
+    reward.__name__ = f"{task}_{recipe}"
+    reward.columns = needed
+    return reward
+
+
+def read_answer(task: str, completion: Any, target: Target, frame: Any = "pixel") -> Answer:
+    """The parsed answer with its boxes and points in pixels of the original image.
+
+    >>> read_answer("grounding", "(0,0),(500,1000)", Target(image_size=(64, 32)), "norm1000").boxes.tolist()
+    [[0.0, 0.0, 32.0, 32.0]]
+    """
+    answer = get_task(task).parse(completion)
+    nothing = not len(answer.boxes) and not len(answer.points)
+    if nothing or (isinstance(frame, str) and frame == "pixel"):
+        return answer
+    boxes, points = (to_pixels(rows, frame, target.image_size) for rows in (answer.boxes, answer.points))
+    return replace(answer, boxes=boxes, points=points)
+
+
+def completion_text(completion: Any) -> str | None:
+    """The text of a completion: itself, or the last message of a conversation; None where there is none.
+
+    >>> completion_text([{"role": "assistant", "content": "STOP"}])
+    'STOP'
+    """
+    if isinstance(completion, Sequence) and not isinstance(completion, str) and completion:
+        completion = completion[-1]
+    if isinstance(completion, Mapping):
+        completion = completion.get("content")
+    if isinstance(completion, Sequence) and not isinstance(completion, str):
+        texts = [part.get("text") for part in completion if isinstance(part, Mapping)]
+        completion = "".join(text for text in texts if isinstance(text, str))
+    return completion if isinstance(completion, str) else None
+
+
+def check_target(task: str, target: Target | Mapping) -> Target:
+    """`target` as a `Target` that has what `task` needs. Raises ValueError, one sentence that names what is missing."""
+    if isinstance(target, Mapping):
+        for names in get_task(task).COLUMNS:
+            if all(target.get(name) is None for name in names) and not (names == ("labels",) and _empty(target)):
+                raise ValueError(f"A {task} target needs {' or '.join(map(repr, names))}, got {sorted(target)}.")
+    return Target.of(target)
+
+
+def frames_of(frame: Any, count: int) -> list:
+    """One frame for each of `count` completions, from one for all or from a list with one each.
+
+    >>> frames_of("pixel", 2), frames_of((64, 48), 2)
+    (['pixel', 'pixel'], [(64, 48), (64, 48)])
+    """
+    if isinstance(frame, list) and not (len(frame) == 2 and all(isinstance(side, int | float) for side in frame)):
+        if len(frame) != count:
+            raise ValueError(f"{count} completions need one frame or {count} frames, got {len(frame)}.")
+        return frame
+    pixels_per_unit(frame, (1, 1))
+    return [frame] * count
+
+
+def _score(task, rule, completion, target, frame, recipe, thinking, switches) -> RewardResult:
+    answer = read_answer(task, completion, target, frame)
+    if not thinking or is_tagged(completion):
+        return rule(answer, target, switches)
+    reason = answer.reason or "the thinking tags are missing"
+    if recipe == "kit":
+        result = rule(answer, target, switches)
+        return replace(result, total=result.total / 2, reason=reason)
+    return rule(replace(answer, format_score=0.0, reason=reason), target, switches)
+
+
+def _recipe(task: str, recipe: str, options: Mapping) -> tuple[Callable, Options]:
+    module = get_task(task)
+    if recipe not in module.RECIPES:
+        raise ValueError(f"Unknown recipe {recipe!r}: choose one of {', '.join(RECIPES)}.")
+    switches = Options(**options)
+    unknown = sorted(set(switches.drop) - set(module.PARTS[recipe]))
+    if unknown:
+        parts = ", ".join(module.PARTS[recipe])
+        raise ValueError(f"The {recipe} reward of {task} has no part {unknown[0]!r} to drop: it has {parts}.")
+    return module.RECIPES[recipe], switches
+
+
+def _empty(target: Mapping) -> bool:
+    return target.get("boxes") is not None and len(target["boxes"]) == 0
+
+
+def parse(task: str, completion: Any) -> Answer:
+    """The `Answer` that `completion` gives to `task`, in the completion's own frame. Never raises on any completion.
+
+    >>> parse("detection", '[{"bbox_2d": [1, 2, 3, 4], "label": "cat"}, {"bbox_2d": [5, 6').reason
+    '1 of 2 items dropped: cut short'
+    """
+    from pr1kit.rewards.tasks import get_task  # the tasks stand on this module
+
+    return get_task(task).parse(completion)

@@ -1,0 +1,95 @@
+"""Rollouts: several sampled answers to each question, scored and set against their group.
+
+A group is the `G` answers to one prompt; for an answer's advantage see `advantages`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from tqdm.auto import tqdm
+
+from pr1kit.data.sample import Sample
+from pr1kit.models.policy import Policy, chat
+from pr1kit.rewards.groups import group_advantages
+from pr1kit.rewards.parsing import END
+from pr1kit.rewards.results import Rollout
+from pr1kit.rewards.score import score_batch
+from pr1kit.rollouts.branched_decoding import branches, can_branch
+
+
+@torch.no_grad()
+def generate_completions(
+    policy: Policy,
+    samples: Sequence[Sample],
+    *,
+    num_generations: int = 1,
+    temperature: float = 0.0,
+    seed: int = 0,
+    max_new_tokens: int = 128,
+    batch_size: int = 256,
+    thinking: bool = False,
+    repetition_penalty: float | None = None,
+    keep_special_tokens: bool = False,
+    progress: str = "",
+) -> list[list[str]]:
+    """`num_generations` answers to each sample, greedy at temperature 0; `batch_size` counts answers.
+
+    `repetition_penalty` None is the model's own; `keep_special_tokens` leaves box tokens in, but no end or padding.
+    The same seed gives the same answers on the same device for the same batch size.
+    """
+    processor, model = policy.processor, policy.core
+    sampling = {"temperature": temperature, "top_k": 0, "top_p": 1.0} if temperature > 0 else {}
+    if repetition_penalty is not None:
+        sampling["repetition_penalty"] = repetition_penalty
+    prompts_at_once = max(1, batch_size // num_generations)
+    grouped = {"num_return_sequences": num_generations}
+    if can_branch(model):
+        grouped = {"custom_generate": branches(num_generations)}
+    answers: list[list[str]] = []
+    was_training = model.training
+    model.eval()
+    with torch.random.fork_rng(devices=[model.device] if model.device.type == "cuda" else []):
+        torch.manual_seed(seed)
+        starts = range(0, len(samples), prompts_at_once)
+        for start in tqdm(starts, desc=progress, disable=not progress, leave=False):
+            batch = samples[start : start + prompts_at_once]
+            texts = [processor.apply_chat_template(chat(s, thinking), add_generation_prompt=True) for s in batch]
+            images = [s.load_image() for s in batch]
+            inputs = processor(text=texts, images=images, padding=True, return_tensors="pt").to(model.device)
+            tokens = model.generate(
+                **inputs, max_new_tokens=max_new_tokens, do_sample=temperature > 0, **sampling, **grouped
+            )
+            tokens = tokens[:, inputs["input_ids"].shape[1] :]
+            texts = processor.batch_decode(tokens, skip_special_tokens=not keep_special_tokens)
+            texts = [END.split(text, maxsplit=1)[0] for text in texts] if keep_special_tokens else texts
+            answers += [texts[i : i + num_generations] for i in range(0, len(texts), num_generations)]
+    model.train(was_training)
+    return answers
+
+
+def sample_rollouts(
+    policy: Policy,
+    samples: Sequence[Sample],
+    num_generations: int = 8,
+    temperature: float = 1.0,
+    seed: int = 0,
+    *,
+    recipe: str = "kit",
+    **generation,
+) -> list[list[Rollout]]:
+    """A group of `num_generations` scored rollouts for each sample, in the order of `samples`.
+
+    Each sample is scored by its own task under `recipe`; `generation` goes to `generate_completions`.
+    """
+    groups = generate_completions(
+        policy, samples, num_generations=num_generations, temperature=temperature, seed=seed, **generation
+    )
+    rollouts = []
+    for sample, completions in zip(samples, groups, strict=True):
+        frame = policy.frame(sample.load_image().size)
+        results = score_batch(sample.task, completions, [sample.target] * len(completions), recipe=recipe, frame=frame)
+        advantages = group_advantages([result.total for result in results])
+        rollouts.append([Rollout(c, r, float(a)) for c, r, a in zip(completions, results, advantages, strict=True)])
+    return rollouts

@@ -1,0 +1,1 @@
+"""GRPO, RLOO and supervised runs in a folder, on TRL's trainers."""

@@ -1,0 +1,113 @@
+"""GRPO runs: samples as TRL's rows, and a run in a folder that can be cut off and gone on with.
+
+Under `accelerate launch` every process calls the same function; TRL and accelerate do the rest.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, replace
+from pathlib import Path
+
+from datasets import Dataset
+
+from pr1kit.data.images import probe, upright_size
+from pr1kit.data.sample import Sample, Target
+from pr1kit.models.policy import Policy, chat
+from pr1kit.rewards.score import reward_function
+from pr1kit.training.grpo_settings import PAPER, TINY, GRPOSettings
+from pr1kit.training.grpo_trainer import PerceptionGRPOTrainer
+from pr1kit.training.resumable_run import train_in_folder
+from pr1kit.training.step_log import RunLog
+
+__all__ = ["PAPER", "TINY", "GRPOSettings", "to_dataset", "train_grpo"]
+
+
+def to_dataset(samples: Sequence[Sample], policy: Policy, *, thinking: bool = False) -> Dataset:
+    """The samples as the rows that `GRPOTrainer` and `reward_function` take: prompt, image, the truth, its frame.
+
+    An image is read when its row is asked for; here a file's header alone.
+    """
+    if not samples:
+        raise ValueError("There are no samples to train on.")
+    rows: dict[str, list] = {key: [] for key in ("prompt", "image", "id", "frame", *samples[0].target.to_dict())}
+    for i, sample in enumerate(samples):
+        size = upright_size(*probe(sample.image, decode=False))
+        words = chat(sample, thinking)[0]["content"][1]["text"]
+        frame = policy.frame(size)
+        row = {
+            **_checked(sample, size).to_dict(),
+            "prompt": [{"role": "user", "content": words}],
+            "image": i,
+            "id": sample.id,
+            "frame": frame if isinstance(frame, str) else list(frame),
+        }
+        for key, value in row.items():
+            rows[key].append(value)
+
+    def read(batch):
+        return {"image": [samples[i].load_image() for i in batch["image"]]}
+
+    return Dataset.from_dict(rows).with_transform(read, columns=["image"], output_all_columns=True)
+
+
+def _checked(sample: Sample, image_size: tuple[int, int]) -> Target:
+    """The sample's target against the image as it is. Raises ValueError that names the sample."""
+    try:
+        if sample.target.image_size not in (None, image_size):
+            raise ValueError(f"the image has {image_size} pixels, its target says {sample.target.image_size}.")
+        return replace(sample.target, image_size=image_size)
+    except ValueError as error:
+        raise ValueError(f"Sample {sample.id!r}: {error}") from None
+
+
+def only_task(samples: Sequence[Sample]) -> str:
+    """The one task of these samples. Raises ValueError for none or several."""
+    tasks = {sample.task for sample in samples}
+    if len(tasks) != 1:
+        raise ValueError(f"A GRPO run trains one task, these samples hold {', '.join(sorted(tasks)) or 'none'}.")
+    return tasks.pop()
+
+
+def reward_of(task: str, settings: GRPOSettings) -> Callable[..., list[float]]:
+    """The reward function that `settings` ask for."""
+    switches = {name: getattr(settings, name) for name in ("matching", "drop", "thinking")}
+    return reward_function(task, settings.recipe, **switches)
+
+
+def train_grpo(
+    policy: Policy,
+    samples: Sequence[Sample],
+    folder: str | Path,
+    settings: GRPOSettings = TINY,
+    *,
+    resume: bool = True,
+    bar=None,
+    trl: Mapping = {},
+) -> list[dict]:
+    """Train `policy` in place on samples of one task; returns the log, one dict a step.
+
+    `folder` gets `settings.json`, `log.jsonl`, `rollouts.jsonl` and checkpoints. With `resume`, a run that was cut off
+    goes on from its newest checkpoint. An adapter is trained where the policy has one, else all weights. `trl` holds
+    further options of TRL's `GRPOConfig` (`report_to`, `use_vllm`, …). Raises ValueError where the folder holds a run
+    with other settings, MemoryError (what to lower, in which order) where the GPU's memory is not enough, and
+    KeyboardInterrupt (after saving) when interrupted.
+    """
+    task, folder = only_task(samples), Path(folder)
+    args = settings.config(folder, **trl)
+    identity = {"task": task, "policy": policy.name, "samples": len(samples), **asdict(settings)}
+
+    def trainer(log: RunLog) -> PerceptionGRPOTrainer:
+        return PerceptionGRPOTrainer(
+            model=policy.model,
+            reward_funcs=reward_of(task, settings),
+            args=args,
+            train_dataset=to_dataset(samples, policy, thinking=settings.thinking),
+            processing_class=policy.processor,
+            callbacks=[log],
+            shared_prefix=settings.shared_prefix,
+            kl_estimator=settings.kl_estimator,
+            rollout_log=folder / "rollouts.jsonl",
+        )
+
+    return train_in_folder(policy, identity, args, trainer, resume=resume, bar=bar)

@@ -1,0 +1,298 @@
+"""`PerceptionGRPOTrainer`: TRL's `GRPOTrainer`, with the image seen once per group and every group logged.
+
+TRL trains; what is overridden of it (TRL 1.16; `tests/test_trl_contract.py` says when that is no longer true):
+
+- `__init__`: checks at the door;
+- `_prepare_inputs`: groups stay whole, where TRL shuffles rows across the micro-batches of a step;
+- `_generate_and_score_completions`: which rows are one group, and the rollout log;
+- `_tokenize_prompts`, `_generate_single_turn`: prompts and images processed once per group, branches decoded together;
+- `_get_per_token_logps_and_entropies`: log-probabilities and entropies from packed rows (`shared_prefix`);
+- `_get_train_sampler`: a run resumed after its first epoch sees the data in the order of one that was not cut off;
+- `_compute_loss`: another estimator of the KL term than TRL's (`kl_estimator`);
+- `_load_from_checkpoint`: all weights are resumed from, see `training.ResumesWhole`.
+"""
+
+from __future__ import annotations
+
+import warnings
+from pathlib import Path
+
+import numpy as np
+import torch
+from trl import GRPOTrainer
+from trl.models import unwrap_model_for_generation
+from trl.trainer.utils import pad
+
+from pr1kit.models.adapters import mend_trainables
+from pr1kit.models.policy import check_padding
+from pr1kit.rollouts.branched_decoding import branches, can_branch
+from pr1kit.rollouts.log import log_groups
+from pr1kit.training.kl import kl_per_token
+from pr1kit.training.resumable_run import ResumesWhole
+from pr1kit.training.shared_prefix.groups import ProcessedOnce, gather_groups, micro_batches
+from pr1kit.training.shared_prefix.logprobs import Rows
+
+# Mean difference of log-probabilities that rounding alone explains, when both paths are compared on the first group.
+TOLERANCE = {torch.float32: 1e-3, torch.float16: 2e-2, torch.bfloat16: 1e-1}
+
+
+class PerceptionGRPOTrainer(ResumesWhole, GRPOTrainer):
+    """TRL's `GRPOTrainer` for vision-language policies: takes what it takes, and
+
+    `shared_prefix`: encode image and prompt once per group, at rollout, for the policy and for the reference; the same
+    numbers as TRL's own path (which `False` takes). The first group is computed both ways: where they differ by more
+    than rounding, or the model, the data or an option does not allow sharing, a warning says why and TRL's path is
+    taken. A model that runs FlashAttention-2 has its language layers set to SDPA, since a packed row needs a mask.
+    `rollout_log`: a file that gets one JSON line for each group, written before the update: `step`, `id`, `prompt`,
+    `completions`, `rewards`, `advantages`, and `parts` (name to G values).
+    `kl_estimator`: of the KL term, see `kl`; another than TRL's "k3" wants TRL's options `loss_type="grpo"` and
+    `use_bias_correction_kl=False`.
+
+    Raises ValueError where the processor pads on the right, the data lack a column that the rewards need, or the rows
+    of a group do not stand together.
+    """
+
+    def __init__(
+        self,
+        *args,
+        shared_prefix: bool = True,
+        rollout_log: str | Path | None = None,
+        kl_estimator: str = "k3",
+        **kwargs,
+    ):
+        if (processor := kwargs.get("processing_class")) is not None and hasattr(processor, "tokenizer"):
+            check_padding(processor)
+        if (data := kwargs.get("train_dataset")) is not None and data.column_names is not None:
+            rewards = kwargs.get("reward_funcs") or []
+            rewards = rewards if isinstance(rewards, list) else [rewards]
+            needed = [("prompt",), ("image", "images"), *(c for f in rewards for c in getattr(f, "columns", ()))]
+            missing = [" or ".join(names) for names in needed if not set(names) & set(data.column_names)]
+            if missing:
+                raise ValueError(
+                    f"The training data lack the column {', '.join(missing)}: they have {', '.join(data.column_names)}."
+                )
+        super().__init__(*args, **kwargs)
+        kl_per_token(torch.zeros(1), kl_estimator)
+        if kl_estimator != "k3" and (self.loss_type != "grpo" or self.args.use_bias_correction_kl):
+            raise ValueError('A KL estimator other than "k3" needs loss_type="grpo" and use_bias_correction_kl=False.')
+        self.kl_estimator = kl_estimator
+        mend_trainables(self.model, self._base(self.model))
+        self.rollout_log = Path(rollout_log) if rollout_log else None
+        self.shared_prefix = shared_prefix
+        self._checked, self._group_of_row = False, None
+        if shared_prefix and (obstacle := self._obstacle()):
+            self._share_no_more(obstacle)
+        if self.shared_prefix:
+            for model in filter(None, (self._base(self.model), self.ref_model)):
+                text = model.config.get_text_config()
+                if "flash" in text._attn_implementation:
+                    model.set_attn_implementation({"text_config": "sdpa"})
+                    print(
+                        "Shared prefix: the language layers run on SDPA, FlashAttention-2 stays with the vision tower."
+                    )
+
+    # What can be shared
+
+    def _obstacle(self) -> str:
+        if self.tools or self.environment_factories or self.rollout_func is not None:
+            return "tools, environments and custom rollouts make rows of their own"
+        if not can_branch(self._base(self.model)):
+            return f"{type(self._base(self.model)).__name__} does not tell M-RoPE positions (get_rope_index)"
+        if self.aux_loss_enabled:
+            return "a load-balancing loss counts the tokens of whole rows"
+        return ""
+
+    def _share_no_more(self, why: str) -> None:
+        self.shared_prefix = False
+        warnings.warn(
+            f"Shared prefix is off: {why}. Each of the {self.num_generations} rows of a group now encodes image and "
+            "prompt itself, which costs up to that many times more.",
+            stacklevel=3,
+        )
+
+    def _sharded(self) -> bool:
+        zero3 = self.is_deepspeed_enabled and self.accelerator.deepspeed_plugin.zero_stage == 3
+        return self.accelerator.num_processes > 1 and (self.is_fsdp_enabled or zero3)
+
+    def _base(self, model):
+        model = self.accelerator.unwrap_model(model)
+        return model.get_base_model() if hasattr(model, "peft_config") else model
+
+    # Groups
+
+    def _prepare_inputs(self, generation_batch):
+        steps = self.args.steps_per_generation
+        if not (self.model.training and self.shared_prefix):
+            return super()._prepare_inputs(generation_batch)
+        if self._step % (steps * self.num_iterations) == 0 or self._buffered_inputs is None:
+            self._buffered_inputs = micro_batches(self._generate_and_score_completions(generation_batch), steps)
+        return self._buffered_inputs[self._step % steps]
+
+    def _generate_and_score_completions(self, inputs):
+        self._group_of_row, processor = None, self.processing_class
+        if self.shared_prefix:
+            size = self.num_generations if self.model.training else self.num_generations_eval
+            inputs, self._group_of_row = gather_groups(inputs, size, self.accelerator.process_index * len(inputs))
+            self.processing_class = ProcessedOnce(self)
+        try:
+            outputs = super()._generate_and_score_completions(inputs)
+        finally:
+            self.processing_class = processor
+        if self.rollout_log and self.model.training and self.accelerator.is_main_process:
+            ids = [row.get("id", "") for row in inputs]
+            log_groups(
+                self.rollout_log,
+                self._logs,
+                self.reward_func_names[0],
+                self.num_generations,
+                self.state.global_step + 1,
+                ids,
+            )
+        return outputs
+
+    # Rollouts
+
+    def _tokenize_prompts(self, prompts):
+        if self._group_of_row is None:
+            return super()._tokenize_prompts(prompts)
+        starts = np.unique(self._group_of_row, return_index=True)[1]
+        prompt_ids, images, self._fields = super()._tokenize_prompts([prompts[i] for i in starts])
+        if images is not None:  # the first row of a group brings its images, the others none
+            brings = [[] for _ in prompts]
+            for start, of_group in zip(starts, images, strict=True):
+                brings[start] = of_group or []
+            images = brings
+        return [prompt_ids[group] for group in self._group_of_row], images, self._fields
+
+    def _generate_single_turn(self, prompt_ids, images, multimodal_fields, num_generations, *args, **kwargs):
+        if self._group_of_row is None:
+            return super()._generate_single_turn(
+                prompt_ids, images, multimodal_fields, num_generations, *args, **kwargs
+            )
+        starts, counts = np.unique(self._group_of_row, return_index=True, return_counts=True)[1:]
+        if self.use_vllm:
+            images = images and [images[starts[group]] for group in self._group_of_row]
+            return super()._generate_single_turn(
+                prompt_ids, images, multimodal_fields, num_generations, *args, **kwargs
+            )
+        prompts = [prompt_ids[i] for i in starts]
+        inputs = {"input_ids": prompts, "attention_mask": [[1] * len(ids) for ids in prompts], **multimodal_fields}
+        inputs = self._left_padded(inputs)
+        length = inputs["input_ids"].shape[1]
+        with (
+            unwrap_model_for_generation(
+                self.model_wrapped,
+                self.accelerator,
+                gather_deepspeed3_params=self.args.ds3_gather_for_generation,
+                generation_kwargs=self.generation_kwargs,
+                gradient_checkpointing_kwargs=self.args.gradient_checkpointing_kwargs,
+            ) as model,
+            torch.no_grad(),
+            self._dist.summon_full_params(self.model_wrapped, recurse=False),
+        ):
+            tokens = model.generate(
+                **inputs,
+                generation_config=self.generation_config,
+                custom_generate=branches(counts.tolist(), synced=self._sharded()),
+            )
+        return [_to_end(row, self.eos_token_ids) for row in tokens[:, length:].tolist()], None
+
+    def _left_padded(self, fields: dict) -> dict:
+        """What the processor made of the prompts as tensors on the device, lists of token lists padded on the left."""
+        blank, device = {"input_ids": self._tokenizer.pad_token_id}, self.accelerator.device
+        return {
+            name: torch.as_tensor(value).to(device)
+            if not isinstance(value, list)
+            else pad([torch.tensor(v) for v in value], padding_value=blank.get(name, 0), padding_side="left").to(device)
+            for name, value in fields.items()
+        }
+
+    # Log-probabilities
+
+    def _get_per_token_logps_and_entropies(
+        self,
+        model,
+        input_ids,
+        attention_mask,
+        logits_to_keep,
+        batch_size=None,
+        compute_entropy=False,
+        compute_aux_loss=False,
+        **fields,
+    ):
+        results = self._logps_and_entropies(
+            model, input_ids, attention_mask, logits_to_keep, batch_size, compute_entropy, compute_aux_loss, **fields
+        )
+        if self.kl_estimator != "k3":
+            self._logps = results[0]
+        return results
+
+    def _logps_and_entropies(
+        self, model, input_ids, attention_mask, logits_to_keep, batch_size, compute_entropy, compute_aux_loss, **fields
+    ):
+        if self._group_of_row is None:
+            return super()._get_per_token_logps_and_entropies(
+                model,
+                input_ids,
+                attention_mask,
+                logits_to_keep,
+                batch_size,
+                compute_entropy,
+                compute_aux_loss,
+                **fields,
+            )
+        rows = Rows(self, model, input_ids, attention_mask, logits_to_keep, compute_entropy, fields)
+        if not self._checked:
+            self._checked = True
+            self._check(model, rows)
+        if not self.shared_prefix:  # given up with a batch whose rows share their images
+            return rows.stock(range(len(input_ids)), batch_size)
+        size = batch_size or len(input_ids)
+        parts = [rows.packed(range(i, min(i + size, len(input_ids)))) for i in range(0, len(input_ids), size)]
+        logps, entropies = (torch.cat(part) if part[0] is not None else None for part in zip(*parts, strict=True))
+        return logps, entropies, None
+
+    def _compute_loss(self, model, inputs):
+        loss = super()._compute_loss(model, inputs)
+        if self.beta == 0.0 or self.kl_estimator == "k3":
+            return loss
+        log_ratio, mask = self._logps - inputs["ref_per_token_logps"], inputs["completion_mask"]
+        other = kl_per_token(log_ratio, self.kl_estimator) - kl_per_token(log_ratio, "k3")
+        per_answer = (other * mask).sum(-1) / mask.sum(-1).clamp(min=1)
+        steps = self.current_gradient_accumulation_steps if self.model.training else 1
+        return loss + self.beta * per_answer.mean() / steps
+
+    @torch.no_grad()
+    def _check(self, model, rows) -> None:
+        """Both paths on the first group: a model or a backend that reads packed rows otherwise is not trained so."""
+        training = model.training
+        model.eval()  # dropout would differ
+        difference = rows.difference()
+        model.train(training)
+        difference = self.accelerator.gather(difference).max().item()
+        low = torch.bfloat16 if self.args.bf16 else torch.float16 if self.args.fp16 else None
+        allowed = TOLERANCE.get(low or self._base(model).dtype, TOLERANCE[torch.bfloat16])
+        if not difference <= allowed:
+            self._share_no_more(
+                f"on the first group its log-probabilities differ from TRL's by {difference:.2g} on average "
+                f"(rounding explains {allowed:g})"
+            )
+
+    # Checkpoints
+
+    def _get_train_sampler(self, dataset=None):
+        sampler = super()._get_train_sampler(dataset)
+
+        def set_epoch(epoch):  # transformers calls it; TRL's own sampler draws a resumed run's first order again
+            if sampler.shuffle:
+                sampler.generator.manual_seed(sampler.seed)
+                for _ in range(epoch):
+                    torch.randperm(sampler.num_samples, generator=sampler.generator)
+
+        sampler.set_epoch = set_epoch
+        return sampler
+
+
+def _to_end(tokens: list[int], ends: list[int]) -> list[int]:
+    """The tokens up to the first end of sequence, it included."""
+    return next((tokens[: i + 1] for i, token in enumerate(tokens) if token in ends), tokens)

@@ -1,0 +1,115 @@
+"""The supervised baseline: the same samples, prompts and answer format, taught token by token by TRL's `SFTTrainer`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from datasets import Dataset
+from datasets import Image as ImageFeature
+from trl import SFTConfig, SFTTrainer
+
+from pr1kit.data.boxes import from_pixels
+from pr1kit.data.sample import Sample
+from pr1kit.models.policy import Policy, chat
+from pr1kit.rewards.tasks import get_task
+from pr1kit.training.grpo_settings import shared_options
+from pr1kit.training.resumable_run import ResumesWhole, train_in_folder
+from pr1kit.training.step_log import RunLog
+
+
+@dataclass(frozen=True)
+class SFTSettings:
+    """One supervised run: `steps` of `batch_size` samples, `micro_batch` of which go through the model at once."""
+
+    steps: int = 1000
+    learning_rate: float = 1e-5
+    batch_size: int = 16
+    micro_batch: int = 1
+    lr_scheduler: str = "cosine"
+    thinking: bool = False
+    gradient_checkpointing: bool = True
+    save_steps: int = 50
+    seed: int = 0
+
+    def config(self, output_dir: str | Path) -> SFTConfig:
+        """These settings as TRL's own configuration, for a run in `output_dir`."""
+        if self.batch_size % self.micro_batch:
+            raise ValueError(f"batch_size ({self.batch_size}) is no multiple of micro_batch ({self.micro_batch}).")
+        return SFTConfig(
+            **shared_options(self, output_dir),
+            per_device_train_batch_size=self.micro_batch,
+            gradient_accumulation_steps=self.batch_size // self.micro_batch,
+            max_length=None,
+            completion_only_loss=True,
+        )
+
+
+# What the tiny policy needs, see `grpo.TINY`.
+TINY_SFT = SFTSettings(
+    steps=120,
+    learning_rate=5e-4,
+    batch_size=64,
+    micro_batch=64,
+    lr_scheduler="constant",
+    gradient_checkpointing=False,
+    save_steps=50,
+)
+
+
+class _SFTTrainer(ResumesWhole, SFTTrainer):
+    """TRL's trainer, resumed from all of its weights."""
+
+
+def supervised_answer(sample: Sample, policy: Policy, thought: str = "") -> str:
+    """The answer that supervision teaches, its boxes in the policy's frame; a `thought` brings the tags."""
+    size = sample.load_image().size
+    boxes = from_pixels(sample.target.boxes, policy.frame(size), size)
+    target = {"boxes": boxes, "labels": sample.target.labels, "text": sample.target.text}
+    answer = get_task(sample.task).write_answer(target, label=sample.question)
+    return f"<think>{thought}</think><answer>{answer}</answer>" if thought else answer
+
+
+def train_sft(
+    policy: Policy,
+    samples: Sequence[Sample],
+    folder: str | Path,
+    settings: SFTSettings = TINY_SFT,
+    *,
+    thought: Callable[[Sample], str] | None = None,
+    resume: bool = True,
+    bar=None,
+) -> list[dict]:
+    """Train `policy` in place on the samples' truth; returns the log, one dict a step.
+
+    `thought` writes the words that stand before an answer; it is needed with `settings.thinking` and then only.
+    `folder`, `resume` and errors as in `train_grpo`.
+    """
+    if not samples:
+        raise ValueError("There are no samples to train on.")
+    if (thought is None) == settings.thinking:
+        raise ValueError("Thinking needs `thought`, which writes a thought for a sample; without it there is none.")
+    args = settings.config(folder)
+    rows = [
+        {
+            "prompt": [{"role": "user", "content": chat(sample, settings.thinking)[0]["content"][1]["text"]}],
+            "completion": [
+                {"role": "assistant", "content": supervised_answer(sample, policy, thought(sample) if thought else "")}
+            ],
+            "image": sample.load_image(),
+        }
+        for sample in samples
+    ]
+    identity = {"sft": True, "policy": policy.name, "samples": len(samples), **asdict(settings)}
+
+    def trainer(log: RunLog) -> SFTTrainer:
+        return _SFTTrainer(
+            model=policy.model,
+            args=args,
+            train_dataset=Dataset.from_list(rows).cast_column("image", ImageFeature()),
+            processing_class=policy.processor,
+            callbacks=[log],
+        )
+
+    return train_in_folder(policy, identity, args, trainer, resume=resume, bar=bar)

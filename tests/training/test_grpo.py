@@ -1,0 +1,222 @@
+"""GRPO runs: the settings reach TRL, every group is logged, a run that was cut off ends as if it had not been."""
+
+import json
+import shutil
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+
+from pr1kit import PerceptionGRPOTrainer, make_scenes, reward_function, sample_rollouts
+from pr1kit.data.sample import Target
+from pr1kit.models.policy import load_policy
+from pr1kit.models.tiny import build_model, build_processor
+from pr1kit.rewards.groups import group_advantages
+from pr1kit.rollouts.generate import generate_completions
+from pr1kit.training.grpo import to_dataset, train_grpo
+from pr1kit.training.grpo_settings import PAPER, TINY
+from pr1kit.training.step_log import cut_log, read_log
+
+SHORT = replace(TINY, steps=3, prompts_per_step=2, micro_prompts=2, num_generations=4, max_completion_length=24)
+
+
+@pytest.fixture
+def policy():
+    return load_policy("tiny")
+
+
+def weights(policy):
+    return {name: value.clone() for name, value in policy.model.state_dict().items()}
+
+
+def test_the_paper_settings_reach_trl(tmp_path):
+    config = PAPER.config(tmp_path)
+    assert config.learning_rate == 1e-6
+    assert config.num_generations == 8
+    assert config.beta == 0.04
+    assert config.temperature == 1.0
+    assert config.per_device_train_batch_size * config.gradient_accumulation_steps == 2 * 8
+    assert config.epsilon == 0.2
+    assert not PAPER.thinking
+
+
+def test_a_run_logs_every_step_and_every_group_and_moves_the_weights(policy, tmp_path):
+    before = weights(policy)
+    rows = train_grpo(policy, make_scenes("counting", 6), tmp_path, SHORT)
+    assert [row["step"] for row in rows] == [1, 2, 3]
+    groups = read_log(tmp_path / "rollouts.jsonl")
+    assert [group["step"] for group in groups] == [1, 1, 2, 2, 3, 3]
+    for group in groups:
+        assert len(group["completions"]) == len(group["rewards"]) == 4
+        assert sum(group["advantages"]) == pytest.approx(0, abs=1e-3)
+        assert set(group["parts"]) >= {"location", "count"}
+    step = [value for group in groups[:2] for value in group["rewards"]]
+    assert rows[0]["reward"] == pytest.approx(np.mean(step), abs=1e-4)
+    assert rows[0]["reward/location"] == pytest.approx(
+        np.mean([value for group in groups[:2] for value in group["parts"]["location"]]), abs=1e-4
+    )
+    assert any(not torch.equal(before[name], value) for name, value in policy.model.state_dict().items())
+
+
+@pytest.mark.parametrize("scenes", [6, 4], ids=["in its first epoch", "between epochs"])
+def test_a_run_that_was_cut_off_ends_with_the_weights_of_one_that_was_not(tmp_path, scenes):
+    scenes = make_scenes("grounding", scenes)
+    whole, cut = load_policy("tiny"), load_policy("tiny")
+    rows = train_grpo(whole, scenes, tmp_path / "whole", SHORT)
+    shutil.copytree(tmp_path / "whole", tmp_path / "cut")
+    shutil.rmtree(tmp_path / "cut" / "checkpoint-3")  # killed in the third step, with a torn line in its logs
+    for name in ("log.jsonl", "rollouts.jsonl"):
+        with (tmp_path / "cut" / name).open("a") as file:
+            file.write('{"step": 3, "rew')
+    again = train_grpo(cut, scenes, tmp_path / "cut", SHORT)
+    assert [row["reward"] for row in again] == [row["reward"] for row in rows]
+    assert len(read_log(tmp_path / "cut" / "rollouts.jsonl")) == 6
+    for name, value in whole.model.state_dict().items():
+        assert torch.equal(value, cut.model.state_dict()[name]), name
+
+
+def test_a_finished_run_is_not_run_again(policy, tmp_path):
+    scenes = make_scenes("grounding", 6)
+    rows = train_grpo(policy, scenes, tmp_path, SHORT)
+    fresh = load_policy("tiny")
+    assert train_grpo(fresh, scenes, tmp_path, SHORT) == rows
+    assert all(torch.equal(v, fresh.model.state_dict()[k]) for k, v in policy.model.state_dict().items())
+
+
+def test_an_interrupt_stops_at_the_end_of_the_step_and_the_next_call_goes_on(policy, tmp_path):
+    import os
+    import signal
+
+    class Interrupting:
+        n = 0
+
+        def update(self, steps):
+            self.n += steps
+            if self.n == 1:
+                os.kill(os.getpid(), signal.SIGINT)
+
+        def set_postfix(self, values):
+            pass
+
+    scenes = make_scenes("grounding", 6)
+    with pytest.raises(KeyboardInterrupt, match="Stopped and saved"):
+        train_grpo(policy, scenes, tmp_path, replace(SHORT, save_steps=50), bar=Interrupting())
+    done = len(read_log(tmp_path / "log.jsonl"))
+    assert 1 <= done < 3
+    assert (tmp_path / f"checkpoint-{done}").is_dir()
+    rows = train_grpo(load_policy("tiny"), scenes, tmp_path, replace(SHORT, save_steps=50))
+    assert [row["step"] for row in rows] == [1, 2, 3]
+
+
+def test_another_run_in_the_same_folder_is_refused(policy, tmp_path):
+    (tmp_path / "settings.json").write_text(json.dumps({"task": "ocr"}))
+    with pytest.raises(ValueError, match="holds a run with other settings"):
+        train_grpo(policy, make_scenes("grounding", 2), tmp_path, SHORT)
+
+
+def test_data_are_checked_before_training(policy, tmp_path):
+    scenes = make_scenes("grounding", 4)
+    mixed = [*scenes, *make_scenes("ocr", 1)]
+    with pytest.raises(ValueError, match="trains one task, these samples hold grounding, ocr"):
+        train_grpo(policy, mixed, tmp_path, SHORT)
+    with pytest.raises(ValueError, match="no samples"):
+        to_dataset([], policy)
+    data = to_dataset(scenes, policy).remove_columns("boxes")
+    arguments = {"args": SHORT.config(tmp_path), "reward_funcs": reward_function("grounding")}
+    with pytest.raises(ValueError, match=r"lack the column .*boxes: they have prompt, image"):
+        PerceptionGRPOTrainer(policy.model, train_dataset=data, processing_class=policy.processor, **arguments)
+    policy.processor.tokenizer.padding_side = "right"
+    with pytest.raises(ValueError, match="pads on the right"):
+        PerceptionGRPOTrainer(
+            policy.model, train_dataset=to_dataset(scenes, policy), processing_class=policy.processor, **arguments
+        )
+
+
+def test_a_box_outside_its_image_is_named_before_training(policy):
+    scene = make_scenes("grounding", 1)[0]
+    outside = replace(scene, target=Target(boxes=[[400, 10, 500, 60]], labels=[scene.question]))
+    with pytest.raises(ValueError, match=rf"Sample '{scene.id}': Target box .* lies outside its image of 64x64 pixels"):
+        to_dataset([outside], policy)
+    stale = replace(scene, target=replace(scene.target, image_size=(640, 480)))
+    with pytest.raises(ValueError, match=r"the image has .64, 64. pixels, its target says .640, 480"):
+        to_dataset([stale], policy)
+
+
+def test_a_missing_image_is_named_before_training(policy, tmp_path):
+    scenes = make_scenes("grounding", 2)
+    scenes[1] = replace(scenes[1], image=str(tmp_path / "gone.png"))
+    with pytest.raises(FileNotFoundError, match=r"gone\.png"):
+        train_grpo(policy, scenes, tmp_path / "run", SHORT)
+
+
+def test_advantages_of_a_group_sum_to_zero_and_equal_rewards_have_none():
+    rewards = np.random.default_rng(0).random((20, 8))
+    assert np.allclose(group_advantages(rewards).sum(-1), 0)
+    assert np.allclose(group_advantages(rewards).std(-1, ddof=1), 1, atol=1e-2)
+    assert (group_advantages(np.full((3, 8), 0.7)) == 0).all()
+
+
+def test_greedy_rollouts_are_the_likeliest_tokens_and_sampled_ones_follow_the_seed(policy):
+    scenes = make_scenes("grounding", 3, split="test")
+    greedy = generate_completions(policy, scenes)
+    assert greedy == generate_completions(policy, scenes, seed=9)
+    one, two, other = (
+        generate_completions(policy, scenes, num_generations=4, temperature=1.0, seed=s) for s in (1, 1, 2)
+    )
+    assert one == two
+    assert one != other
+    groups = sample_rollouts(policy, scenes, num_generations=4, seed=1)
+    assert [[rollout.completion for rollout in group] for group in groups] == one
+    for group in groups:
+        assert sum(rollout.advantage for rollout in group) == pytest.approx(0, abs=1e-6)
+
+
+def test_a_random_policy_runs_too_and_starts_at_its_own_reference(tmp_path):
+    processor = build_processor()
+    build_model(processor, 0).save_pretrained(tmp_path / "policy")
+    processor.save_pretrained(tmp_path / "policy")
+    policy = load_policy(str(tmp_path / "policy"))
+    settings = replace(SHORT, steps=1, beta=0.04)
+    rows = train_grpo(policy, make_scenes("detection", 6), tmp_path / "run", settings)
+    assert rows[0]["reward"] < 0.2
+    assert rows[0]["kl"] == pytest.approx(0, abs=1e-5)
+
+
+def test_logs_are_cut_to_the_checkpoint(tmp_path):
+    path = tmp_path / "log.jsonl"
+    path.write_text('{"step": 1}\n{"step": 2}\nnot json\n{"step": 3}\n{"st')
+    cut_log(path, 2)
+    assert read_log(path) == [{"step": 1}, {"step": 2}]
+
+
+@pytest.mark.parametrize("estimator", ["k1", "kimi"])
+def test_another_kl_estimator_replaces_trls_in_value_and_gradient(policy, tmp_path, estimator):
+    settings = replace(SHORT, beta=0.5, kl_estimator=estimator, steps=1)
+    trainer = PerceptionGRPOTrainer(
+        model=policy.model,
+        reward_funcs=reward_function("counting"),
+        args=settings.config(tmp_path),
+        train_dataset=to_dataset(make_scenes("counting", 4), policy),
+        processing_class=policy.processor,
+        kl_estimator=estimator,
+    )
+    trainer.model.train()
+    trainer.current_gradient_accumulation_steps = 1
+    batch = trainer._prepare_inputs(next(iter(trainer.get_train_dataloader())))
+    batch["ref_per_token_logps"] = batch["ref_per_token_logps"] - 0.3
+    batch["advantages"] = torch.zeros_like(batch["advantages"])  # the KL term alone is left
+    loss = trainer.compute_loss(trainer.model, batch)
+    assert loss.item() == pytest.approx(0.5 * {"k1": 0.3, "kimi": 0.3**2 / 2}[estimator], abs=1e-4)
+    mask = batch["completion_mask"]
+    slope = torch.autograd.grad(loss, trainer._logps)[0] * mask.sum(1, keepdim=True) * len(mask) / 0.5
+    assert slope[mask.bool()] == pytest.approx({"k1": 1.0, "kimi": 0.3}[estimator], abs=1e-4)
+
+
+def test_an_unknown_kl_estimator_or_a_loss_it_does_not_fit_is_refused(policy, tmp_path):
+    kinds = {"model": policy.model, "reward_funcs": reward_function("counting"), "processing_class": policy.processor}
+    kinds["train_dataset"] = to_dataset(make_scenes("counting", 4), policy)
+    with pytest.raises(ValueError, match="Unknown KL estimator 'k4': choose one of k3, k1, kimi"):
+        PerceptionGRPOTrainer(args=SHORT.config(tmp_path), kl_estimator="k4", **kinds)
+    with pytest.raises(ValueError, match="needs loss_type"):
+        PerceptionGRPOTrainer(args=replace(SHORT, loss_type="dapo").config(tmp_path), kl_estimator="k1", **kinds)

@@ -1,0 +1,242 @@
+"""`python -m pr1kit train`: YAML and flags become a run; bad ones one sentence; two processes end where one does."""
+
+import json
+import os
+import re
+import subprocess
+import sys
+from dataclasses import asdict, replace
+
+import pytest
+import yaml
+from PIL import Image
+from safetensors.torch import load_file
+
+from pr1kit.__main__ import main
+from pr1kit.data.sample import TASKS
+from pr1kit.models.policy import load_policy
+from pr1kit.training.command import trl_options
+from pr1kit.training.config import CONFIGS, KEYS, read_run
+from pr1kit.training.grpo_settings import PAPER, TINY
+from pr1kit.training.step_log import read_log
+
+QUICK = ["--steps", "2", "--prompts-per-step", "2", "--micro-prompts", "2", "--num-generations", "4"]
+QUICK += ["--max-completion-length", "12", "--save-steps", "1"]
+
+
+def written(folder, text):
+    path = folder / "run.yaml"
+    path.write_text(text)
+    return str(path)
+
+
+# Settings
+
+
+@pytest.mark.parametrize("task", TASKS)
+def test_the_papers_configurations_hold_the_papers_values(task):
+    run, settings = read_run(task, {"data": "x"})
+    assert run.task == task
+    assert run.policy == ("Qwen/Qwen2.5-VL-3B-Instruct" if task == "detection" else "Qwen/Qwen2-VL-2B-Instruct")
+    assert (settings.learning_rate, settings.num_generations, settings.beta) == (1e-6, 8, 0.04)
+    assert (settings.prompts_per_step, settings.micro_prompts, settings.temperature) == (2, 1, 1.0)
+    assert settings.max_completion_length == (768 if task in ("grounding", "counting") else 2048)
+    assert run.max_pixels == 1_000_000
+    assert settings.steps * settings.prompts_per_step == run.limit
+    assert not settings.thinking
+    assert replace(settings, steps=PAPER.steps, recipe=PAPER.recipe, save_steps=50) == replace(
+        PAPER, max_completion_length=settings.max_completion_length
+    )
+    for line in (CONFIGS / f"{task}.yaml").read_text().splitlines():
+        if not line.startswith(("#", "task:")):
+            assert re.search(r"# (section|released|appendix|ours)", line), f"no source: {line}"
+
+
+def test_what_is_said_later_wins(tmp_path):
+    own = written(tmp_path, "task: ocr\ndata: pages.json\nlearning_rate: 1e-6\nbeta: 0\nlora: {r: 8, vision: true}\n")
+    run, settings = read_run(own, {"beta": "0.1", "steps": "7"})
+    assert (settings.learning_rate, settings.beta, settings.steps) == (1e-6, 0.1, 7)  # YAML reads 1e-6 as text
+    assert settings == replace(TINY, learning_rate=1e-6, beta=0.1, steps=7)  # the tiny policy's defaults
+    assert run.lora == {"r": 8, "vision": True}
+    assert run.out == "runs/ocr"
+    _, real = read_run(own, {"policy": "Qwen/Qwen2-VL-2B-Instruct"})
+    assert real.steps == PAPER.steps
+    _, profiled = read_run("grounding", {"data": "x", "profile": "24GB"})
+    assert (profiled.learning_rate, profiled.optim) == (1e-5, "adamw_torch_fused")
+    _, full = read_run("grounding", {"data": "x", "profile": "80GB"})
+    assert (full.learning_rate, full.optim) == (1e-6, "adamw_bnb_8bit")
+    _, said = read_run("grounding", {"data": "x", "profile": "24GB", "learning_rate": "3e-6"})
+    assert said.learning_rate == 3e-6
+    _, whole = read_run("grounding", {"data": "x", "profile": "24GB", "lora": False})
+    assert whole.learning_rate == 1e-6
+
+
+def test_bad_settings_are_one_sentence_each(tmp_path, capsys):
+    def said(text, *flags):
+        assert main(["train", "--config", written(tmp_path, text), *flags]) == 2
+        error = capsys.readouterr().err
+        assert "Traceback" not in error
+        lines = error.splitlines()
+        assert lines[-1].startswith("pr1kit: ")
+        return lines[-1]
+
+    fine = "task: ocr\ndata: scenes\n"
+    assert "Unknown setting 'lerning_rate' in" in (error := said(fine + "lerning_rate: 1\n"))
+    assert "did you mean 'learning_rate'?" in error
+    assert "'steps' in" in (error := said(fine + "steps: many\n"))
+    assert "must be int, got 'many'" in error
+    assert "must be int, got 2.5" in said(fine + "steps: 2.5\n")
+    assert "must be bool, got 'perhaps'" in said(fine + "thinking: perhaps\n")
+    assert "must be float, got True" in said(fine + "beta: true\n")
+    assert "is not YAML" in said("task: [\n")
+    assert "must hold settings as key: value" in said("- task\n")
+    assert "Say which task to train" in said("data: scenes\n")
+    assert "Say what to train on with --data" in said("task: ocr\n")
+    assert "Unknown engine 'sglang'" in said(fine, "--engine", "sglang")
+    assert "Unknown tracker 'mlflow'" in said(fine, "--report-to", "mlflow")
+    assert "--trl takes key=value, got 'x'" in said(fine, "--trl", "x")
+    assert "Unknown profile '12GB'" in said(fine, "--profile", "12GB")
+    assert "no option 'top_q'" in said(fine, "--out", str(tmp_path / "out"), "--trl", "top_q=1")
+    assert "no multiple of micro_prompts" in said(
+        fine, *QUICK[:2], "--out", str(tmp_path / "o"), "--micro-prompts", "3"
+    )
+    assert main(["train", "--config", "nowhere"]) == 2
+    assert "There is no configuration 'nowhere': name a YAML file, or one of counting" in capsys.readouterr().err
+    assert main(["train", "--task", "ocr", "--data", "gone.json"]) == 2
+    assert "gone.json" in capsys.readouterr().err
+
+
+def test_engines_and_trackers_that_are_not_installed_say_what_to_install(monkeypatch):
+    run, _ = read_run(None, {"task": "ocr", "data": "scenes", "engine": "vllm"})
+    monkeypatch.setattr("pr1kit.training.command.find_spec", lambda name: None)
+    with pytest.raises(ValueError, match=r"--engine vllm needs vLLM and a GPU: pip install 'trl\[vllm\]'"):
+        trl_options(run)
+    with pytest.raises(ValueError, match="--report-to wandb needs its package: pip install wandb"):
+        trl_options(replace(run, engine="hf", report_to="wandb"))
+    monkeypatch.setattr("pr1kit.training.command.find_spec", lambda name: True)
+    more = {"vllm_mode": "server", "vllm_server_port": 8001}
+    options = trl_options(replace(run, report_to="tensorboard, wandb", trl=more))
+    assert options == {"use_vllm": True, "report_to": ["tensorboard", "wandb"], **more}
+    config = PAPER.config("runs/x", **trl_options(replace(run, report_to="tensorboard", trl=more)))
+    assert (config.use_vllm, config.vllm_mode, config.vllm_server_port) == (True, "server", 8001)
+    assert config.report_to == ["tensorboard"]
+
+
+@pytest.mark.parametrize(
+    ("processes", "prompts", "micro", "rows", "accumulation"),
+    [(1, 2, 1, 8, 2), (2, 2, 1, 8, 1), (4, 2, 1, 4, 1), (2, 16, 4, 32, 2), (8, 2, 2, 2, 1)],
+)
+def test_a_step_holds_the_same_prompts_on_any_number_of_processes(
+    monkeypatch, tmp_path, processes, prompts, micro, rows, accumulation
+):
+    monkeypatch.setenv("WORLD_SIZE", str(processes))
+    shares = replace(PAPER, prompts_per_step=prompts, micro_prompts=micro)._share(processes)
+    assert shares == (rows, accumulation)
+    assert rows * accumulation * processes == prompts * 8
+
+
+def test_a_step_that_cannot_be_shared_is_refused():
+    with pytest.raises(
+        ValueError, match="3 prompts in a step, 1 at once, cannot be shared evenly by 2 processes: make"
+    ):
+        replace(PAPER, prompts_per_step=3)._share(2)
+
+
+def test_a_dry_run_prints_yaml_that_makes_the_same_run(tmp_path, capsys):
+    flags = ["--data", "pages.json", "--profile", "16GB", "--steps", "5"]
+    assert main(["train", "--config", "ocr", *flags, "--dry-run"]) == 0
+    printed = capsys.readouterr().out
+    assert set(yaml.safe_load(printed)) == set(KEYS)
+    again = read_run(written(tmp_path, printed), {})
+    first = read_run("ocr", {"data": "pages.json", "profile": "16GB", "steps": "5"})
+    assert [asdict(part) for part in again] == [asdict(part) for part in first]
+
+
+# Runs
+
+
+def test_a_run_from_flags_is_logged_saved_and_gone_on_with(tmp_path, capsys):
+    out = tmp_path / "run"
+    command = ["train", "--task", "counting", "--data", "scenes", "--out", str(out), *QUICK]
+    assert main(command) == 0
+    said = capsys.readouterr().out
+    assert "2 steps of 8 completions on 4 counting samples, recipe kit" in said
+    assert "Reward 0." in said
+    assert [row["step"] for row in read_log(out / "log.jsonl")] == [1, 2]
+    assert len(read_log(out / "rollouts.jsonl")) == 4
+    trained = load_file(out / "model" / "model.safetensors")
+    assert load_policy(str(out / "model"), say=False).model is not None
+    assert main(command) == 0  # finished: the weights are read, not trained again
+    assert all((trained[name] == value).all() for name, value in load_file(out / "model" / "model.safetensors").items())
+    assert main([*command, "--beta", "0.3"]) == 2
+    assert "holds a run with other settings (beta was 0.0)" in capsys.readouterr().err
+
+
+def test_a_run_from_yaml_trains_an_adapter_on_files(small_policies, tmp_path, capsys):
+    """The released layout of grounding data, images on disk, LoRA on language and vision, merged at the end."""
+    (tmp_path / "images").mkdir()
+    rows = []
+    for i in range(3):
+        Image.new("RGB", (64, 48 + 16 * i), (80 * i, 90, 10)).save(tmp_path / "images" / f"{i}.png")
+        rows.append({"problem": f"thing {i}", "solution": [8, 8, 40, 40], "image": f"images/{i}.png"})
+    (tmp_path / "train.json").write_text(json.dumps(rows))
+    config = written(
+        tmp_path,
+        f"task: grounding\npolicy: {small_policies['qwen2_5_vl']}\ndata: {tmp_path / 'train.json'}\n"
+        f"out: {tmp_path / 'run'}\nlora: {{r: 2, vision: true}}\nmerge: true\nframe: pixel\nlimit: 2\n"
+        "steps: 1\nnum_generations: 4\nmax_completion_length: 8\nmax_pixels: 4096\nlearning_rate: 1e-4\n",
+    )
+    assert main(["train", "--config", config]) == 0
+    said = capsys.readouterr().out
+    assert "LoRA r=2 on language + vision" in said
+    assert "on 2 grounding samples" in said
+    names = set(load_file(tmp_path / "run" / "adapter" / "adapter_model.safetensors"))
+    assert any("visual.blocks" in name for name in names)
+    assert not any("adapter" in file.name for file in (tmp_path / "run" / "merged").iterdir())
+    for name in ("adapter", "merged"):
+        policy = load_policy(str(tmp_path / "run" / name), say=False)
+        assert policy.frame((64, 64)) == (64, 64)
+
+
+SCRIPT = """
+import sys
+sys.path.insert(0, "tests")
+import pr1kit.training.grpo
+from pr1kit.__main__ import main
+from test_shared_prefix import SharedDrawn
+pr1kit.training.grpo.PerceptionGRPOTrainer = SharedDrawn  # completions drawn from step and row
+sys.exit(main(sys.argv[1:]))
+"""
+
+
+@pytest.mark.parametrize("group", [4, 8], ids=["a group on each", "a group across both"])
+def test_two_processes_train_what_one_does(small_policies, tmp_path, group):
+    """`accelerate launch` of the command itself, on the CPU, through gloo."""
+    script = tmp_path / "script.py"
+    script.write_text(SCRIPT)
+    launch = ["-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes", "2", "--main_process_port", "0"]
+    command = ["train", "--task", "ocr", "--data", "scenes", "--policy", small_policies["qwen2_5_vl"], "--steps", "2"]
+    prompts = str(8 // group)
+    command += ["--lora", "--prompts-per-step", prompts, "--micro-prompts", prompts, "--num-generations", str(group)]
+    command += ["--max-completion-length", "10", "--optim", "sgd", "--lr-scheduler", "constant", "--save-steps", "1"]
+    command += ["--learning-rate", "1"]
+    ends = []
+    for name, launcher in (("one", []), ("two", launch)):
+        done = subprocess.run(
+            [sys.executable, *launcher, script, *command, "--out", tmp_path / name],
+            env={**os.environ, "OMP_NUM_THREADS": "1", "ACCELERATE_USE_CPU": "true"},
+            timeout=600,
+            capture_output=True,
+            text=True,
+        )
+        assert done.returncode == 0, done.stderr[-3000:]
+        assert done.stdout.count("LoRA r=16") == 1  # the main process alone speaks
+        assert "Shared prefix is off" not in done.stderr
+        assert len(read_log(tmp_path / name / "rollouts.jsonl")) == 2 * 8 // group
+        ends.append(load_file(tmp_path / name / "adapter" / "adapter_model.safetensors"))
+    one, two = ends
+    rewards = [[row["reward"] for row in read_log(tmp_path / name / "log.jsonl")] for name in ("one", "two")]
+    assert rewards[1] == pytest.approx(rewards[0], abs=1e-6)
+    assert any(value.abs().max() > 1e-3 for name, value in one.items() if "lora_B" in name), "nothing was learned"
+    for name, value in one.items():
+        assert (two[name] - value).norm() <= 1e-4 * value.norm() + 1e-6, name

@@ -51,8 +51,8 @@ OVERRIDDEN = {
 }
 WHAT_TO_DO = (
     "{what} is not what pr1kit/training/grpo_trainer.py was written against (TRL 1.16, transformers 5.23). Read the "
-    "new version, carry its change into our override, run tests/training/test_shared_prefix.py, then correct this test and the versions in "
-    "pyproject.toml; until then, PerceptionGRPOTrainer(shared_prefix=False) takes TRL's own path."
+    "new version, carry its change into our override, run tests/training/test_shared_prefix.py, then correct this test "
+    "and the versions in pyproject.toml; until then, PerceptionGRPOTrainer(shared_prefix=False) takes TRL's own path."
 )
 
 

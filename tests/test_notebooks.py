@@ -136,7 +136,7 @@ assert set(samples) == set(results) == set(kept) == set(NAMES.values())
 assert all(len(each) == len(kept[name]) == N == 8 for name, each in samples.items())
 assert [name for name, _ in some.skipped] == ["pages/1", "pages/2"] and len(some) == 2
 assert rescored["metrics"] == results[NAMES["grounding"]]["metrics"]
-assert frames["as thousandths"]["acc@0.5"] == 0 and (np.diff(curve) <= 0).all()
+assert frames["as normalised 0–1000"]["acc@0.5"] == 0 and (np.diff(curve) <= 0).all()
 assert np.isclose(curve[50], metrics["acc@0.5"]) and np.isclose(ious.mean(), metrics["mean_iou"])
 assert np.isclose(plain.values["ap"], results[NAMES["detection"]]["metrics"]["ap"][0])
 assert abs(plain.values["ar100"] - oracle.values["ar100"]) < 0.05

@@ -1,7 +1,7 @@
 """Where is a box, how large is it, how much do two overlap, and in which coordinates was it written?
 
 Boxes are `(N, 4)` float arrays `x1, y1, x2, y2`, continuous coordinates (no `+1`). Three frames occur: `"pixel"` of the
-original image; `"norm1000"`, thousandths of width and height (Qwen2-VL); and `(width, height)`, pixels of the resized
+original image; `"norm1000"`, normalised to 0–1000 (Qwen2-VL); and `(width, height)`, pixels of the resized
 image that the model saw (Qwen2.5-VL, sized by `smart_resize`).
 """
 
@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-TINY = 1e-300  # in place of a union of 0, whose intersection is 0 too
+EPS = 1e-300  # in place of a union of 0, whose intersection is 0 too
 
 
 def area(boxes: np.ndarray) -> np.ndarray:
@@ -69,7 +69,7 @@ def iou(a: np.ndarray, b: np.ndarray) -> np.ndarray:
     if len(a) == 1 and len(b) == 1:  # one box against one: plain arithmetic is ten times as fast as arrays of one
         return np.array([[box_iou(a[0].tolist(), b[0].tolist())]])
     intersection, union = _overlap(np.asarray(a, float), np.asarray(b, float))
-    return intersection / np.maximum(union, TINY)
+    return intersection / np.maximum(union, EPS)
 
 
 def box_iou(a: list[float], b: list[float]) -> float:
@@ -94,7 +94,7 @@ def giou(a: np.ndarray, b: np.ndarray) -> np.ndarray:
     intersection, union = _overlap(np.asarray(a, float), np.asarray(b, float))
     sides = np.maximum(a[:, None, 2:], b[None, :, 2:]) - np.minimum(a[:, None, :2], b[None, :, :2])
     hull = sides[..., 0] * sides[..., 1]
-    return intersection / np.maximum(union, TINY) - (hull - union) / np.maximum(hull, TINY)
+    return intersection / np.maximum(union, EPS) - (hull - union) / np.maximum(hull, EPS)
 
 
 def pixels_per_unit(frame: Any, image_size: tuple[int, int] | None) -> tuple[float, float]:

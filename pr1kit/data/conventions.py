@@ -21,7 +21,7 @@ ENOUGH = 8  # places from which "none reaches beyond" says something
 SMALL = (  # the largest coordinate, what it then may be, how to say so
     (1, "fractions", "(1, 1) (--frame 1x1)"),
     (100, "percents", "(100, 100) (--frame 100x100)"),
-    (1000, "thousandths", '"norm1000" (--frame norm1000)'),
+    (1000, "normalised to 0–1000", '"norm1000" (--frame norm1000)'),
 )
 
 
@@ -61,7 +61,7 @@ def check(records: Sequence[Record], sizes: Sequence[tuple[int, int]], source: s
             _check_format(rows, sides, source, form, written)
         if frame is None:
             rows = corners(rows, form) if boxed else rows
-            _check_thousandths(rows, source) if written == "norm1000" else _check_pixels(rows, sides, source)
+            _check_norm1000(rows, source) if written == "norm1000" else _check_pixels(rows, sides, source)
     if frame is None:
         _check_twice(records, sizes, source)
 
@@ -82,10 +82,10 @@ def _check_format(rows: np.ndarray, sides: np.ndarray, source: str, form: str, w
         )
 
 
-def _check_thousandths(rows: np.ndarray, source: str) -> None:
+def _check_norm1000(rows: np.ndarray, source: str) -> None:
     if (rows > 1001).any(1).mean() > FEW:
         raise ValueError(
-            f"Coordinates of {source} reach {rows.max():g}, taken for thousandths of the image: "
+            f"Coordinates of {source} reach {rows.max():g}, taken for normalised 0–1000: "
             'if they are pixels, say frame="pixel" (--frame pixel).'
         )
 
@@ -94,7 +94,7 @@ def _check_pixels(rows: np.ndarray, sides: np.ndarray, source: str) -> None:
     outside = (rows > np.tile(sides, 2) + 1).any(1) | (rows < -1).any(1)
     if outside.mean() > FEW:
         row, (width, height) = rows[outside][0], sides[outside][0]
-        guess = "thousandths of the image" if rows.max() <= 1001 else "pixels of an image of another size"
+        guess = "normalised to 0–1000" if rows.max() <= 1001 else "pixels of an image of another size"
         say = '"norm1000" (--frame norm1000)' if rows.max() <= 1001 else "(width, height) (--frame WxH) of that image"
         raise ValueError(
             f"{outside.sum()} of {len(rows)} places of {source} lie outside their images (such as {row.tolist()} in "
@@ -110,7 +110,7 @@ def _check_pixels(rows: np.ndarray, sides: np.ndarray, source: str) -> None:
 
 
 def _check_twice(records: Sequence[Record], sizes: Sequence[tuple[int, int]], source: str) -> None:
-    """Boxes that a file has both in pixels and in thousandths must say the same, to 1 % of a side."""
+    """Boxes that a file has both in pixels and normalised to 0–1000 must say the same, to 1 % of a side."""
     apart, pairs = [], 0
     for record, size in zip(records, sizes, strict=True):
         if record.pixel_boxes is not None:

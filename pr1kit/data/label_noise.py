@@ -12,7 +12,7 @@ from pr1kit.data.scenes import CONSONANTS, VOWELS
 CONFUSED = {"z": "s", "v": "b", "f": "t", "k": "h"}  # letters that this annotator takes for another
 
 
-def spoil(sample: Sample, rng: np.random.Generator) -> Sample:
+def corrupt_labels(sample: Sample, rng: np.random.Generator) -> Sample:
     """The same sample as a hasty annotator would answer it: systematic faults and random ones.
 
     Boxes 15 % too large and jittered by a tenth of their size; small objects mostly missing, one answer in eight

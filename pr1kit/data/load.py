@@ -53,8 +53,8 @@ def load_dataset(
     counted (`"counting"`: one sample for each class in each image); for scenes it must be given. `layout` is one of
     `LAYOUTS`, `"coco"`, or `"auto"`. `split` names a dataset's, a folder's, or the scenes' split; `limit` reads the
     first so many. `images` is the folder of the pictures, by default that of the file. `frame` and `box_format`
-    (`"xyxy"`, `"xywh"`) say how boxes are written, where a layout leaves that open: thousandths `"norm1000"`, pixels
-    `"pixel"`, or those of another size `(width, height)`, `(1, 1)` for fractions.
+    (`"xyxy"`, `"xywh"`) say how boxes are written, where a layout leaves that open: `"norm1000"` for
+    normalised to 0–1000, `"pixel"`, or pixels of another size `(width, height)`, `(1, 1)` for fractions.
 
     Boxes follow the image: EXIF turns it upright and its boxes with it, an image stored in another size than its file
     states scales them. Images that are missing or broken (`verify` decodes each once) and annotations that cannot be

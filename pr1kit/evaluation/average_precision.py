@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 
 from pr1kit.data.sample import Target
-from pr1kit.rewards.parsing import fold
+from pr1kit.rewards.parsing import normalize_label
 from pr1kit.rewards.results import Answer
 
 # name: (precision or recall, index of the IoU threshold or None for their mean, area range, which max_detections)
@@ -161,11 +161,11 @@ def answers_table(
     """The numbers of parsed answers in pixels; an object's size class is that of its box."""
     protocol = protocol or DetectionProtocol()
     names = protocol.categories or [label for target in targets for label in target.labels]
-    ids = {name: i for i, name in enumerate(sorted(set(map(fold, names))), 1)}
+    ids = {name: i for i, name in enumerate(sorted(set(map(normalize_label, names))), 1)}
     rows: tuple[list, list] = [], []
     for image, pair in enumerate(zip(targets, answers, strict=True), 1):
         for where, side in zip(rows, pair, strict=True):
-            for (x1, y1, x2, y2), label in zip(side.boxes.tolist(), map(fold, side.labels), strict=True):
+            for (x1, y1, x2, y2), label in zip(side.boxes.tolist(), map(normalize_label, side.labels), strict=True):
                 if label in ids:
                     box, size = [x1, y1, x2 - x1, y2 - y1], (x2 - x1) * (y2 - y1)
                     where.append({"image_id": image, "category_id": ids[label], "bbox": box, "area": size})
@@ -179,7 +179,7 @@ def answers_table(
 
 def coco_detections(answers: Sequence[Answer], truth: dict, box_score: float = 1.0) -> list[dict]:
     """Parsed answers in pixels, one for each of the truth's images, as COCO results; unknown classes are dropped."""
-    ids = {fold(category["name"]): category["id"] for category in truth["categories"]}
+    ids = {normalize_label(category["name"]): category["id"] for category in truth["categories"]}
     return [
         {
             "image_id": image["id"],
@@ -188,7 +188,7 @@ def coco_detections(answers: Sequence[Answer], truth: dict, box_score: float = 1
             "score": box_score,
         }
         for image, answer in zip(truth["images"], answers, strict=True)
-        for (x1, y1, x2, y2), label in zip(answer.boxes.tolist(), map(fold, answer.labels), strict=True)
+        for (x1, y1, x2, y2), label in zip(answer.boxes.tolist(), map(normalize_label, answer.labels), strict=True)
         if label in ids
     ]
 

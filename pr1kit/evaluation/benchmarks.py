@@ -48,7 +48,7 @@ RELEASED_PROTOCOLS = {
 PROTOCOLS = {"paper": PAPER_PROTOCOLS, "released": RELEASED_PROTOCOLS}
 
 # Metric of `pr1kit.evaluate` -> how a table heads it; shares are shown in percent.
-COLUMNS = {
+REPORTED = {
     "grounding": {"acc@0.5": "Acc@.5", "acc@0.75": "Acc@.75", "acc@0.95": "Acc@.95", "acc_avg": "Avg"},
     "counting": {"accuracy": "Accuracy"},
     "ocr": {
@@ -104,7 +104,7 @@ def paper_rows(name: str, task: str) -> list[tuple[str, dict[str, float]]]:
     ('Perception-R1, Table 1', {'acc@0.5': 89.1})
     """
     for pattern, table, models in RESULTS.values():
-        known = next(iter(models[R1])) in COLUMNS[task]
+        known = next(iter(models[R1])) in REPORTED[task]
         if known and re.fullmatch(rf"{pattern}.*", name):
             return [(f"{model}, {table}", values) for model, values in models.items()]
     return []

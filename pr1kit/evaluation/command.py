@@ -172,7 +172,7 @@ def _ask(samples, store: CompletionStore, made_by: dict, engine, batch_size: int
     from tqdm.auto import tqdm
 
     if world.rank == 0:
-        store.claim(made_by)
+        store.check_same_run(made_by)
     world.wait()
     kept = store.kept()
     world.wait()  # all have read before any writes

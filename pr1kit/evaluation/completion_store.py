@@ -46,7 +46,7 @@ class CompletionStore:
         self.path = self.folder / f"{name}.jsonl"
         self.part = self.folder / f"{name}.part-{rank + 1}-of-{processes}.jsonl"
 
-    def claim(self, made_by: dict) -> None:
+    def check_same_run(self, made_by: dict) -> None:
         """Write down what makes these completions. Raises ValueError where others were made otherwise."""
         self.folder.mkdir(parents=True, exist_ok=True)
         path = self.folder / f"{self.name}.settings.json"

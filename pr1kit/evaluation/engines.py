@@ -1,4 +1,4 @@
-"""Who answers? transformers on this process's device, or vLLM, behind one call: samples in, raw completions out.
+"""Inference backends: transformers on this process's device, or vLLM, behind one call: samples in, raw completions out.
 
 Special tokens stay in a completion, for a box token is part of the answer; what ends it does not.
 """
@@ -13,7 +13,7 @@ from typing import Any
 
 from pr1kit.data.sample import Sample
 from pr1kit.evaluation.benchmarks import Protocol
-from pr1kit.rewards.parsing import END, ask
+from pr1kit.rewards.parsing import END, build_prompt
 
 ENGINES = ("hf", "vllm")
 Engine = Callable[[Sequence[Sample], Protocol], list[dict]]
@@ -32,7 +32,7 @@ def make_engine(engine: str, model: str, **options: Any) -> Engine:
 def asked(sample: Sample, protocol: Protocol) -> Sample:
     """The sample with the protocol's words."""
     words = protocol.prompt.replace("{question}", sample.question)
-    return replace(sample, prompt=ask(words, protocol.thinking))
+    return replace(sample, prompt=build_prompt(words, protocol.thinking))
 
 
 def _hf(model: str, **options: Any) -> Engine:

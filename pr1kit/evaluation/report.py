@@ -9,7 +9,7 @@ from typing import Any
 
 from pr1kit.data.sample import TASKS
 from pr1kit.evaluation.average_precision import DetectionProtocol
-from pr1kit.evaluation.benchmarks import COLUMNS, Protocol, paper_rows
+from pr1kit.evaluation.benchmarks import REPORTED, Protocol, paper_rows
 from pr1kit.evaluation.metrics import Metrics, evaluate
 
 TITLES = {
@@ -83,11 +83,11 @@ def report(results: Sequence[Result]) -> str:
 
 
 def _table(task: str, results: Sequence[Result]) -> list[str]:
-    rows = [["benchmark", "samples", *COLUMNS[task].values()]]
+    rows = [["benchmark", "samples", *REPORTED[task].values()]]
     for result in results:
-        rows.append([result.name, f"{result.metrics.samples:,}", *(_cell(result, name) for name in COLUMNS[task])])
+        rows.append([result.name, f"{result.metrics.samples:,}", *(_cell(result, name) for name in REPORTED[task])])
         for model, values in paper_rows(result.name, task):
-            cells = (f"{values[name]:.1f}" if name in values else "" for name in COLUMNS[task])
+            cells = (f"{values[name]:.1f}" if name in values else "" for name in REPORTED[task])
             rows.append([f"*paper: {model}*", "", *cells])
     widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
     lines = [
@@ -108,7 +108,7 @@ def _protocol(result: Result) -> str:
 
 def _told(made_by: dict | None, frames: Sequence) -> str:
     """One line that says how the numbers came about."""
-    shown = {{"norm1000": "thousandths", "pixel": "pixels"}.get(str(f), "pixels of the resized image") for f in frames}
+    shown = {{"norm1000": "0–1000", "pixel": "pixels"}.get(str(f), "pixels of the resized image") for f in frames}
     read = f"coordinates in {' and '.join(sorted(shown))}" if shown else ""
     if made_by is None:
         return "; ".join(filter(None, ("completions of unknown origin", read)))

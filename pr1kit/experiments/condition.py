@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from pr1kit.data.label_noise import spoil
+from pr1kit.data.label_noise import corrupt_labels
 from pr1kit.data.sample import Sample
 from pr1kit.data.scenes import make_scenes
 from pr1kit.evaluation.complexity import rl_headroom
@@ -241,7 +241,7 @@ def prepared(condition: Condition, work: Path) -> Policy:
         settings = condition.sft_settings()
         settings = replace(settings, steps=condition.preparation, thinking=condition.thinking, save_steps=10**6)
         scenes = condition.scenes(condition.preparation * settings.batch_size, PREPARATION_SEED)
-        faulty = [spoil(scene, np.random.default_rng([PREPARATION_SEED, i])) for i, scene in enumerate(scenes)]
+        faulty = [corrupt_labels(scene, np.random.default_rng([PREPARATION_SEED, i])) for i, scene in enumerate(scenes)]
         with tempfile.TemporaryDirectory() as run:
             train_sft(policy, faulty, run, settings, thought=templated_thought if condition.thinking else None)
         half = folder.with_name(f"{key}.tmp")

@@ -9,9 +9,9 @@ from pathlib import Path
 
 from pr1kit.experiments.grid import Grid, of_policy
 from pr1kit.experiments.runs import (
-    COLUMNS,
     FORMAT,
     ROOT,
+    STEP_FIELDS,
     Run,
     _number,
     _read_json,
@@ -82,8 +82,8 @@ def _run(folder: Path, condition, seed: int, root: Path, work: Path) -> None:
         return
     started = time.time()
     rows, results = run_condition(condition, seed, work)
-    lines = [",".join(COLUMNS)]
-    lines += [",".join(_number(row.get(key)) for key in COLUMNS.values()) for row in rows]
+    lines = [",".join(STEP_FIELDS)]
+    lines += [",".join(_number(row.get(key)) for key in STEP_FIELDS.values()) for row in rows]
     _write(folder / "steps.csv", "\n".join(lines) + "\n")
     _write(folder / "environment.json", json.dumps(environment(time.time() - started), indent=1) + "\n")
     _write(folder / "results.json", json.dumps({"steps": len(rows), **results}, indent=1) + "\n")

@@ -21,7 +21,7 @@ ROOT = shipped("runs")
 FORMAT = 1
 
 
-COLUMNS = {  # of steps.csv, and what TRL calls them
+STEP_FIELDS = {  # of steps.csv, and what TRL calls them
     "phase": "phase",
     "step": "step",
     "loss": "loss",

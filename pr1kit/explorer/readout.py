@@ -18,7 +18,7 @@ from pr1kit.data.sample import Sample, Target
 from pr1kit.rewards.groups import group_advantages
 from pr1kit.rewards.matching import MATCHINGS, match
 from pr1kit.rewards.notations import find_fault, read_notation, write_place
-from pr1kit.rewards.parsing import LONGEST, fold, locate_answer
+from pr1kit.rewards.parsing import LONGEST, locate_answer, normalize_label
 from pr1kit.rewards.results import Answer
 from pr1kit.rewards.score import read_answer, score
 from pr1kit.rewards.tasks import get_task
@@ -168,7 +168,9 @@ def _overlap(answer: Answer, target: Target, task: str, any_label: bool) -> np.n
         return get_task(task).closeness(np.concatenate([answer.boxes, points]), target)
     overlap = iou(answer.boxes, target.boxes)
     if task == "detection" and target.labels and answer.labels and not any_label:
-        overlap = overlap * [[fold(said) == fold(name) for name in target.labels] for said in answer.labels]
+        overlap = overlap * [
+            [normalize_label(said) == normalize_label(name) for name in target.labels] for said in answer.labels
+        ]
     return overlap
 
 

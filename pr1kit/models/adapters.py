@@ -116,7 +116,7 @@ def load_adapter_weights(model: PeftModel, checkpoint: str | Path) -> None:
         raise ValueError(f"The adapter in {str(checkpoint)!r} does not fit this model: it has {lost[0]}.")
 
 
-def mend_trainables(model: torch.nn.Module, base: torch.nn.Module) -> None:
+def cast_adapters_and_freeze_tower(model: torch.nn.Module, base: torch.nn.Module) -> None:
     """After TRL made `model` (`base` with its adapters) trainable: float32 for what is trained on quantized weights,
     and no gradients through a vision tower that is frozen."""
     if is_quantized(base):  # TRL makes it bfloat16, in which the steps of a small learning rate round to nothing

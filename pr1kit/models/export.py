@@ -37,7 +37,7 @@ def export_model(policy, folder: str | Path, dtype: str | torch.dtype = "auto") 
     if isinstance(policy.model, PeftModel):
         with tempfile.TemporaryDirectory() as kept:
             export_adapter(policy, kept)
-            merged = load_policy(kept, dtype=dtype, device="cpu", say=False).model
+            merged = load_policy(kept, dtype=dtype, device="cpu", verbose=False).model
             with quiet():
                 merged.merge_and_unload(safe_merge=True).save_pretrained(folder)
     elif is_quantized(policy.model):

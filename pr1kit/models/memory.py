@@ -218,7 +218,7 @@ REMEDIES = (
 )
 
 
-def what_to_lower() -> str:
+def out_of_memory_advice() -> str:
     """In which order to save memory, in words."""
     return f"in this order: {', then '.join(REMEDIES)}"
 
@@ -259,4 +259,4 @@ def check_fits(estimate: MemoryEstimate, available: float) -> str:
         )
     if estimate.total <= available:
         return f" of {available / GIB:.1f} GiB"
-    return f" of {available / GIB:.1f} GiB: it may run out of memory; if it does, lower {what_to_lower()}."
+    return f" of {available / GIB:.1f} GiB: it may run out of memory; if it does, lower {out_of_memory_advice()}."

@@ -46,7 +46,7 @@ class Policy:
     def frame(self, image_size: tuple[int, int]):
         """How this model's numbers are to be read for an image of `(width, height)` pixels.
 
-        Qwen2-VL writes thousandths of the image, Qwen2.5-VL pixels of the resized image that it saw.
+        Qwen2-VL writes coordinates normalised to 0–1000, Qwen2.5-VL pixels of the resized image that it saw.
         """
         if self.model.config.model_type == "qwen2_vl":
             return "norm1000"
@@ -76,7 +76,7 @@ def load_policy(
     min_pixels: int | None = None,
     max_pixels: int | None = None,
     profile: str | None = None,
-    say: bool = True,
+    verbose: bool = True,
 ) -> Policy:
     """Load `"tiny"` (the policy that ships with the kit), a folder, or a hub id, as a `Policy` in evaluation mode.
 
@@ -84,10 +84,10 @@ def load_policy(
     `lora` adds fresh adapters, drawn from torch's generator (True, or `LoRASettings`; False keeps a profile from it);
     `quantization` is "4bit", "8bit" or None; `attn` "auto" takes FlashAttention-2 where it can run, else SDPA.
     `min_pixels` and `max_pixels` bound the image that the model sees. `profile` ("16GB", "24GB", "80GB", or "auto" for
-    this GPU) chooses what is not given. What was chosen is said in one line, unless `say` is False or the name is
+    this GPU) chooses what is not given. What was chosen is said in one line, unless `verbose` is False or the name is
     "tiny" without options.
 
-    Raises FileNotFoundError where a folder holds no checkpoint; ValueError for a model that sees no images, a hub id
+    Raises FileNotFoundError where a folder holds no checkpoint; ValueError for what is not a vision-language model, a hub id
     that is absent or gated, a missing GPU or package; MemoryError, which says what to lower, where it does not fit.
     """
     source = _source(name)
@@ -106,7 +106,9 @@ def load_policy(
     try:
         config = AutoConfig.from_pretrained(source)
         if not hasattr(config, "vision_config"):
-            raise ValueError(f"{name!r} is a {config.model_type} model, which sees no images: choose a Qwen2(.5)-VL.")
+            raise ValueError(
+                f"{name!r} ({config.model_type}) is not a vision-language model: choose a Qwen2-VL or Qwen2.5-VL."
+            )
         processor = AutoProcessor.from_pretrained(adapter or source)
         dtype = choose_dtype(dtype, config, device)
         attn, why = choose_attention(attn, device, dtype)
@@ -139,7 +141,7 @@ def load_policy(
     processor.tokenizer.padding_side = "left"  # completions follow their prompts; Qwen2.5-VL's files do not say so
     _bound_pixels(processor, min_pixels, max_pixels)
     policy = Policy(model.eval(), processor, str(name), str(base), quantization)
-    if say and (name != "tiny" or profile or adapter or lora or quantization):
+    if verbose and (name != "tiny" or profile or adapter or lora or quantization):
         _say(policy, device, attn, why, profile, lora)
     return policy
 

@@ -126,7 +126,7 @@ def plot_metric_intervals(rows, *, ax=None):
     """Before and after, one row per metric: a hollow and a filled dot with their 95 % intervals, the change between.
 
     `rows`: mappings `{"metric": name, "before": estimate, "after": estimate}`; an estimate is `(value, low, high)`
-    or a bare number. A row may bring the paired `"change"` as an estimate: one whose interval holds 0 is grey. With
+    or a bare number. A row may bring the paired `"change"` as an estimate: one whose interval includes 0 is grey. With
     `"lower_is_better": True` a fall is green. Raises ValueError for no rows.
 
     >>> ax = plot_metric_intervals([{"metric": "Acc@0.5", "before": (0.5, 0.4, 0.6), "after": (0.7, 0.6, 0.8)}])

@@ -21,7 +21,7 @@ from matplotlib.text import Text
 from matplotlib.transforms import ScaledTranslation
 
 from pr1kit.data.sample import Target
-from pr1kit.rewards.parsing import fold
+from pr1kit.rewards.parsing import normalize_label
 from pr1kit.rewards.results import Answer
 from pr1kit.rewards.text_similarity import compare_texts, normalize
 
@@ -187,7 +187,7 @@ def _free_place(box, extent, frame, placed, boxes) -> tuple[np.ndarray, bool]:
     return spots[best], bool(gap[best] > 2)
 
 
-class Scene(NamedTuple):
+class Panel(NamedTuple):
     """One picture and what is drawn on it, all in pixels of the picture."""
 
     picture: Any
@@ -196,7 +196,7 @@ class Scene(NamedTuple):
     matches: list[tuple[int, int, float]]  # (prediction, truth, IoU)
 
 
-def draw_scene(ax, scene: Scene, *, names: bool = True) -> None:
+def draw_scene(ax, scene: Panel, *, names: bool = True) -> None:
     """Picture, boxes, points and tags; with `names` the labels stand on the tags, else the IoU alone."""
     picture, target, answer, matches = scene
     draw_picture(ax, picture)
@@ -218,13 +218,15 @@ def draw_scene(ax, scene: Scene, *, names: bool = True) -> None:
         draw_box(ax, box, "truth", thickness)
         name = target.labels[j] if names and target.labels else ""
         said = answer.labels[found[j]] if j in found and answer.labels else None
-        if name and (said is None or fold(said) != fold(name)):  # the prediction's tag says it where they agree
+        if name and (
+            said is None or normalize_label(said) != normalize_label(name)
+        ):  # the prediction's tag says it where they agree
             tags.add(name, box, TRUTH)
     if not len(target.boxes):
         ax.plot(*target.points.T, "o", mfc="none", mec=TRUTH, mew=1.8, ms=9, gid="truth", zorder=4)
 
 
-def draw_transcript(ax, scene: Scene, *, size: float) -> float:
+def draw_transcript(ax, scene: Panel, *, size: float) -> float:
     """Picture and, under it, what was read (or the truth); returns the height in points that the text takes."""
     draw_picture(ax, scene.picture)
     truth = scene.target.text if scene.target else ""

@@ -21,10 +21,10 @@ from pr1kit.data.boxes import centers, iou, is_valid, to_pixels
 from pr1kit.data.sample import Sample, Target, as_rows
 from pr1kit.plots import drawing
 from pr1kit.plots.charts import plot_metric_intervals, plot_pass_at_k, plot_reward_curves, plot_reward_histogram
-from pr1kit.plots.drawing import BETTER, INK, NEUTRAL, PREDICTION, TRUTH, WORSE, Scene, style
+from pr1kit.plots.drawing import BETTER, INK, NEUTRAL, PREDICTION, TRUTH, WORSE, Panel, style
 from pr1kit.rewards.groups import pass_at_k
 from pr1kit.rewards.matching import aggregate, match
-from pr1kit.rewards.parsing import fold
+from pr1kit.rewards.parsing import normalize_label
 from pr1kit.rewards.results import Answer, Rollout
 from pr1kit.rewards.score import parse
 from pr1kit.rewards.text_similarity import normalize
@@ -59,17 +59,19 @@ def _as_answer(predictions: Any, labels: Sequence[str]) -> Answer:
     return Answer(boxes, labels)
 
 
-def _scene_of(sample: Sample, completion: str, frame: Any) -> Scene:
+def _scene_of(sample: Sample, completion: str, frame: Any) -> Panel:
     picture = _open(sample)
     answer = _to_picture(parse(sample.task, completion), frame, picture)
-    return Scene(picture, sample.target, answer, match(_overlap(answer, sample.target, sample.task)))
+    return Panel(picture, sample.target, answer, match(_overlap(answer, sample.target, sample.task)))
 
 
 def _overlap(answer: Answer, target: Target, task: str | None) -> np.ndarray:
     """IoU `(N, M)`; in detection 0 where the labels differ, as its reward has it."""
     overlap = iou(answer.boxes, target.boxes)
     if task == "detection" and target.labels and answer.labels:
-        overlap = overlap * [[fold(said) == fold(name) for name in target.labels] for said in answer.labels]
+        overlap = overlap * [
+            [normalize_label(said) == normalize_label(name) for name in target.labels] for said in answer.labels
+        ]
     return overlap
 
 
@@ -106,7 +108,7 @@ def plot_boxes(
     if answer is not None and truth is not None:
         overlap = _overlap(answer, truth, task)
         pairs = match(overlap) if matches is None else [(p, t, float(overlap[p, t])) for p, t, *_ in matches]
-    scene = Scene(picture, truth, answer, pairs)
+    scene = Panel(picture, truth, answer, pairs)
 
     if ax is None:
         height, width = np.shape(picture)[:2]
@@ -172,7 +174,7 @@ def plot_matching(image, predictions, matches, *, truth=None, frame: Any = "pixe
     return ax
 
 
-def _draw_panel(ax, sample: Sample, scene: Scene) -> float:
+def _draw_panel(ax, sample: Sample, scene: Panel) -> float:
     """One small picture among many; returns the height in points that text takes under it."""
     if sample.task == "ocr":
         return drawing.draw_transcript(ax, scene, size=7.5)
@@ -180,14 +182,14 @@ def _draw_panel(ax, sample: Sample, scene: Scene) -> float:
     return 0.0
 
 
-def _panel_size(scenes: Sequence[Scene], side: float) -> tuple[float, float]:
+def _panel_size(scenes: Sequence[Panel], side: float) -> tuple[float, float]:
     """Width and height in inches of each panel: as the tallest picture, `side` wide where that is square."""
     aspect = min(2.0, max(np.shape(scene.picture)[0] / np.shape(scene.picture)[1] for scene in scenes))
     width = side * min(1.5, max(1.0, 1 / aspect))
     return width, width * aspect
 
 
-def _quality(sample: Sample, scene: Scene) -> tuple[str, float]:
+def _quality(sample: Sample, scene: Panel) -> tuple[str, float]:
     """What stands under a panel, and a number that is larger for a better answer."""
     answer, target = scene.answer, scene.target
     if sample.task == "ocr":

@@ -8,7 +8,7 @@ evaluated but not rewarded. With n boxes answered and m objects:
     kit        Σ (½ closeness + ½ [closeness >= 0.1]) / max(n, m) over matched pairs: half where, half how many;
                a malformed box counts in n, a box written twice is an extra
     paper      format + Σ Φ / m over matched pairs, Φ the IoU, or 1 − d / diagonal for points   (section 3.3)
-    released   format × min(n, m) / max(n, m) × (1 − mean d / (1000·√2)), matched by d, in thousandths of the image
+    released   format × min(n, m) / max(n, m) × (1 − mean d / (1000·√2)), matched by d, normalised to 0–1000
 
 Why no bonus for n = m: one could buy it with a false box. A hit that counts only where it lies cannot be bought.
 """
@@ -23,7 +23,7 @@ import numpy as np
 from pr1kit.data.boxes import centers, iou
 from pr1kit.data.sample import Target
 from pr1kit.rewards.matching import aggregate, ignore_repeats, match
-from pr1kit.rewards.parsing import ask, boxed, read_places
+from pr1kit.rewards.parsing import boxed, build_prompt, read_places
 from pr1kit.rewards.results import Answer, RewardResult
 from pr1kit.rewards.tasks import Options, says_nothing
 
@@ -43,7 +43,7 @@ def prompt(question: str, thinking: bool = False) -> str:
     >>> prompt("bird")
     'Output all the bounding boxes of the bird'
     """
-    return ask(f"Output all the bounding boxes of the {question}", thinking)
+    return build_prompt(f"Output all the bounding boxes of the {question}", thinking)
 
 
 def write_answer(target: Target, *, label: str = "") -> str:
@@ -68,11 +68,11 @@ def kit(answer: Answer, target: Target, options: Options) -> RewardResult:
     places = _places(answer)
     n = len(places) + (answer.malformed if "format" not in options.drop else 0)
     near, hit = closeness(places, target), options.threshold or HIT
-    worth = options.mean({"location": near, "count": (near >= hit).astype(float)})  # (N, M)
-    if isinstance(worth, float):  # both dropped: the format alone
+    pair_scores = options.mean({"location": near, "count": (near >= hit).astype(float)})  # (N, M)
+    if isinstance(pair_scores, float):  # both dropped: the format alone
         return RewardResult(answer.format_score, {"format": answer.format_score}, reason=answer.reason)
-    worth = ignore_repeats(worth, list(map(tuple, places.tolist())), near)
-    pairs = match(worth, options.matching)
+    pair_scores = ignore_repeats(pair_scores, list(map(tuple, places.tolist())), near)
+    pairs = match(pair_scores, options.matching)
     matched = [float(near[p, t]) for p, t, _ in pairs]
     parts = {
         "format": answer.format_score,
@@ -99,8 +99,8 @@ def released(answer: Answer, target: Target, options: Options) -> RewardResult:
     well_formed = float(answer.format_score == 1 and len(places) > 0)
     if not m or not len(places):
         return RewardResult(0.0, {"format": well_formed, "location": 0.0, "count": 0.0}, reason=answer.reason)
-    thousandths = 1000 / np.array(_size(target), float)
-    distance = _distances(centers(places) * thousandths, _truth_points(target) * thousandths)
+    norm1000 = 1000 / np.array(_size(target), float)
+    distance = _distances(centers(places) * norm1000, _truth_points(target) * norm1000)
     pairs = match(distance.max() + 1 - distance, options.matching)  # the nearest pairs in sum; no score is 0
     mean = float(sum(distance[p, t] for p, t, _ in pairs)) / len(pairs)
     parts = {

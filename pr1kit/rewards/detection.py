@@ -22,7 +22,7 @@ import numpy as np
 from pr1kit.data.boxes import centers, giou, iou
 from pr1kit.data.sample import Target
 from pr1kit.rewards.matching import aggregate, ignore_repeats, match
-from pr1kit.rewards.parsing import ask, fold, read_places, whole
+from pr1kit.rewards.parsing import build_prompt, normalize_label, read_places, whole
 from pr1kit.rewards.results import Answer, RewardResult
 from pr1kit.rewards.tasks import Options, says_nothing
 
@@ -38,7 +38,7 @@ def prompt(question: str, thinking: bool = False) -> str:
     >>> prompt("circle, star")
     'Please output bbox coordinates and names of circle, star.'
     """
-    return ask(f"Please output bbox coordinates and names of {question}.", thinking)
+    return build_prompt(f"Please output bbox coordinates and names of {question}.", thinking)
 
 
 def write_answer(target: Target, *, label: str = "") -> str:
@@ -67,13 +67,13 @@ def kit(answer: Answer, target: Target, options: Options) -> RewardResult:
     how = "prediction" if "missing" in options.drop else options.aggregate
     overlap, same = iou(answer.boxes, target.boxes), _same_label(answer, target)
     hit = overlap >= (options.threshold or HIT)  # (N, M)
-    worth = options.mean({"location": overlap, "recall": hit.astype(float)})
-    if isinstance(worth, float):  # both dropped: the format alone
+    pair_scores = options.mean({"location": overlap, "recall": hit.astype(float)})
+    if isinstance(pair_scores, float):  # both dropped: the format alone
         return RewardResult(answer.format_score, {"format": answer.format_score}, reason=answer.reason)
     if "class" not in options.drop:
-        worth = worth * same
-    items = list(zip(map(tuple, answer.boxes.tolist()), map(fold, answer.labels), strict=True))
-    pairs = match(ignore_repeats(worth, items, overlap), options.matching)
+        pair_scores = pair_scores * same
+    items = list(zip(map(tuple, answer.boxes.tolist()), map(normalize_label, answer.labels), strict=True))
+    pairs = match(ignore_repeats(pair_scores, items, overlap), options.matching)
     hits = sum(bool(hit[p, t]) for p, t, _ in pairs)
     touching = hit.any(1)
     parts = {
@@ -115,10 +115,10 @@ RELEASED_WEIGHTS = {"format": 0.25, "location": 1.0, "class": 1.0, "recall": 0.7
 
 
 def _same_label(answer: Answer, target: Target) -> np.ndarray:
-    truth = list(map(fold, target.labels))
+    truth = list(map(normalize_label, target.labels))
     if len(truth) != len(target.boxes):
         raise ValueError(f"Detection needs a label for each true box, got {len(truth)} for {len(target.boxes)} boxes.")
-    rows = [[label == name for name in truth] for label in map(fold, answer.labels)]
+    rows = [[label == name for name in truth] for label in map(normalize_label, answer.labels)]
     return np.array(rows, bool).reshape(-1, len(truth))
 
 
@@ -132,7 +132,7 @@ def _sum_up(answer, target, options, hits, missing=0.0, weights=None) -> RewardR
     parts = {
         "format": answer.format_score,
         "location": sum(score for *_, score in hits) / k,
-        "class": sum(fold(answer.labels[p]) == fold(target.labels[t]) for p, t, _ in hits) / k,
+        "class": sum(normalize_label(answer.labels[p]) == normalize_label(target.labels[t]) for p, t, _ in hits) / k,
         "recall": 2 * len(hits) / (n + m) if n + m else float(says_nothing(answer)),
         "missing": missing if m else 0.0,
     }

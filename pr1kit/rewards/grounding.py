@@ -18,7 +18,7 @@ import numpy as np
 from pr1kit.data.boxes import box_iou, centers, iou
 from pr1kit.data.sample import Target
 from pr1kit.rewards.matching import aggregate, ignore_repeats, match
-from pr1kit.rewards.parsing import ask, boxed, read_places
+from pr1kit.rewards.parsing import boxed, build_prompt, read_places
 from pr1kit.rewards.results import Answer, RewardResult
 from pr1kit.rewards.tasks import Options, says_nothing
 
@@ -32,7 +32,7 @@ def prompt(question: str, thinking: bool = False) -> str:
     >>> prompt("red circle")
     'Output the bounding box of the red circle in the image.'
     """
-    return ask(f"Output the bounding box of the {question} in the image.", thinking)
+    return build_prompt(f"Output the bounding box of the {question} in the image.", thinking)
 
 
 def write_answer(target: Target, *, label: str = "") -> str:

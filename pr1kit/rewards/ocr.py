@@ -15,7 +15,7 @@ import numpy as np
 
 from pr1kit.data.sample import Target
 from pr1kit.rewards import text_similarity as text
-from pr1kit.rewards.parsing import ask, is_nothing, read_text
+from pr1kit.rewards.parsing import build_prompt, is_nothing, read_text
 from pr1kit.rewards.results import Answer, RewardResult
 from pr1kit.rewards.tasks import Options
 
@@ -29,7 +29,7 @@ def prompt(question: str = "", thinking: bool = False) -> str:
     >>> prompt()
     'OCR this image.'
     """
-    return ask("OCR this image.", thinking)
+    return build_prompt("OCR this image.", thinking)
 
 
 def write_answer(target: Target, *, label: str = "") -> str:

@@ -26,10 +26,10 @@ _NOTHING = re.compile(
 )
 
 
-def ask(question: str, thinking: bool = False) -> str:
+def build_prompt(question: str, thinking: bool = False) -> str:
     """The user's words, with the request to think first where wanted.
 
-    >>> ask("OCR this image.")
+    >>> build_prompt("OCR this image.")
     'OCR this image.'
     """
     return f"{question} {THINK_FIRST}" if thinking else question
@@ -54,10 +54,10 @@ def boxed(label: str, box: np.ndarray) -> str:
     return f"<|object_ref_start|>{label}<|object_ref_end|><|box_start|>({x1},{y1}),({x2},{y2})<|box_end|>"
 
 
-def fold(label: str) -> str:
+def normalize_label(label: str) -> str:
     """A label as it is compared: trimmed, single blanks, case folded.
 
-    >>> fold("  Traffic  LIGHT ")
+    >>> normalize_label("  Traffic  LIGHT ")
     'traffic light'
     """
     return " ".join(label.split()).casefold()

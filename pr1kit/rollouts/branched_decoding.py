@@ -27,7 +27,9 @@ def branches(counts: int | Sequence[int], synced: bool = False):
         cache = outputs.past_key_values
         each = torch.as_tensor(counts, device=input_ids.device).expand(len(input_ids))
         prompt = torch.arange(len(input_ids), device=input_ids.device).repeat_interleave(each)
-        cache.layers = [RoomyLayer(layer) if type(layer) is DynamicLayer else layer for layer in cache.layers]
+        cache.layers = [
+            PreallocatedCacheLayer(layer) if type(layer) is DynamicLayer else layer for layer in cache.layers
+        ]
         cache.batch_select_indices(prompt)
         _select(logits_processor, prompt)
         logits, ids = outputs.logits[prompt, -1], input_ids[prompt]
@@ -71,7 +73,7 @@ def branches(counts: int | Sequence[int], synced: bool = False):
     return decode
 
 
-class RoomyLayer(DynamicLayer):
+class PreallocatedCacheLayer(DynamicLayer):
     """A cache layer `(rows, heads, length, width)` that grows by blocks: a step copies its token and no other."""
 
     block = 64

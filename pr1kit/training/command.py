@@ -17,10 +17,10 @@ from pathlib import Path
 from typing import Any
 
 from pr1kit.data.sample import TASKS
-from pr1kit.training.config import CONFIGS, KEYS, Run, read_run
+from pr1kit.training.config import CONFIGS, KEYS, RunConfig, read_run
 from pr1kit.training.grpo_settings import GRPOSettings
 
-ENGINES = ("hf", "vllm")
+ROLLOUT_ENGINES = ("hf", "vllm")
 TRACKERS = ("tensorboard", "wandb", "trackio")
 
 
@@ -53,7 +53,7 @@ def add_command(commands) -> None:
     shipped = ", ".join(sorted(path.stem for path in CONFIGS.glob("*.yaml")))
     parser.add_argument("--config", help=f"a YAML file, or one of the paper's: {shipped}")
     parser.add_argument("--dry-run", action="store_true", help="print the settings as YAML and end")
-    for field in (*fields(Run), *fields(GRPOSettings)):
+    for field in (*fields(RunConfig), *fields(GRPOSettings)):
         flag, words = f"--{field.name.replace('_', '-')}", HELP.get(field.name)
         how: dict[str, Any] = {"default": argparse.SUPPRESS, "help": words, "dest": field.name}
         if field.type.startswith("bool"):
@@ -122,10 +122,10 @@ def train(arguments: argparse.Namespace) -> int:
     return 0
 
 
-def trl_options(run: Run) -> dict[str, Any]:
+def trl_options(run: RunConfig) -> dict[str, Any]:
     """What the run says to TRL directly. Raises ValueError where an engine or a tracker is not installed."""
-    if run.engine not in ENGINES:
-        raise ValueError(f"Unknown engine {run.engine!r}: choose one of {', '.join(ENGINES)}.")
+    if run.engine not in ROLLOUT_ENGINES:
+        raise ValueError(f"Unknown engine {run.engine!r}: choose one of {', '.join(ROLLOUT_ENGINES)}.")
     if run.engine == "vllm" and find_spec("vllm") is None:
         raise ValueError("--engine vllm needs vLLM and a GPU: pip install 'trl[vllm]', or use --engine hf.")
     trackers = [name for name in run.report_to.replace(" ", "").split(",") if name not in ("", "none")]
@@ -138,7 +138,7 @@ def trl_options(run: Run) -> dict[str, Any]:
     return {**vllm, "report_to": trackers or "none", **(run.trl or {})}
 
 
-def load_samples(run: Run, settings: GRPOSettings) -> list:
+def load_samples(run: RunConfig, settings: GRPOSettings) -> list:
     """The samples to train on: scenes, one for each prompt of the run, or the data, or a random part of them."""
     from pr1kit.data.load import load_dataset
 

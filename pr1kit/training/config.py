@@ -15,7 +15,7 @@ CONFIGS = Path(__file__).resolve().parent / "configs"
 
 
 @dataclass(frozen=True)
-class Run:
+class RunConfig:
     """What a run is, beside the settings of GRPO (`settings.GRPOSettings`); each field is a YAML key and a flag."""
 
     task: str = ""
@@ -42,10 +42,10 @@ class Run:
     trl: dict | None = None
 
 
-KEYS = {field.name: field.type for field in (*fields(Run), *fields(GRPOSettings))}
+KEYS = {field.name: field.type for field in (*fields(RunConfig), *fields(GRPOSettings))}
 
 
-def read_run(config: str | None, flags: Mapping[str, Any]) -> tuple[Run, GRPOSettings]:
+def read_run(config: str | None, flags: Mapping[str, Any]) -> tuple[RunConfig, GRPOSettings]:
     """The run that a configuration (a shipped name or a YAML file, or None) and flags make.
 
     Raises ValueError for unknown keys and values of the wrong kind, FileNotFoundError where there is no such file.
@@ -62,7 +62,7 @@ def read_run(config: str | None, flags: Mapping[str, Any]) -> tuple[Run, GRPOSet
         _, profile = get_profile(values["profile"])
         rate = {"learning_rate": profile.learning_rate} if values.get("lora") is not False else {}
         values = paper | rate | {"optim": profile.optim} | own
-    run = Run(**{key: value for key, value in values.items() if key in Run.__dataclass_fields__})
+    run = RunConfig(**{key: value for key, value in values.items() if key in RunConfig.__dataclass_fields__})
     tiny = run.policy == "tiny" and not shipped
     rest = {key: value for key, value in values.items() if key in GRPOSettings.__dataclass_fields__}
     settings = replace(TINY if tiny else PAPER, **rest)

@@ -23,14 +23,14 @@ from trl import GRPOTrainer
 from trl.models import unwrap_model_for_generation
 from trl.trainer.utils import pad
 
-from pr1kit.models.adapters import mend_trainables
+from pr1kit.models.adapters import cast_adapters_and_freeze_tower
 from pr1kit.models.policy import check_padding
 from pr1kit.rollouts.branched_decoding import branches, can_branch
 from pr1kit.rollouts.log import log_groups
 from pr1kit.training.kl import kl_per_token
 from pr1kit.training.resumable_run import ResumesWhole
 from pr1kit.training.shared_prefix.groups import ProcessedOnce, gather_groups, micro_batches
-from pr1kit.training.shared_prefix.logprobs import Rows
+from pr1kit.training.shared_prefix.logprobs import LogProbs
 
 # Mean difference of log-probabilities that rounding alone explains, when both paths are compared on the first group.
 TOLERANCE = {torch.float32: 1e-3, torch.float16: 2e-2, torch.bfloat16: 1e-1}
@@ -76,12 +76,12 @@ class PerceptionGRPOTrainer(ResumesWhole, GRPOTrainer):
         if kl_estimator != "k3" and (self.loss_type != "grpo" or self.args.use_bias_correction_kl):
             raise ValueError('A KL estimator other than "k3" needs loss_type="grpo" and use_bias_correction_kl=False.')
         self.kl_estimator = kl_estimator
-        mend_trainables(self.model, self._base(self.model))
+        cast_adapters_and_freeze_tower(self.model, self._base(self.model))
         self.rollout_log = Path(rollout_log) if rollout_log else None
         self.shared_prefix = shared_prefix
         self._checked, self._group_of_row = False, None
-        if shared_prefix and (obstacle := self._obstacle()):
-            self._share_no_more(obstacle)
+        if shared_prefix and (obstacle := self._unsupported_reason()):
+            self._disable_shared_prefix(obstacle)
         if self.shared_prefix:
             for model in filter(None, (self._base(self.model), self.ref_model)):
                 text = model.config.get_text_config()
@@ -93,7 +93,7 @@ class PerceptionGRPOTrainer(ResumesWhole, GRPOTrainer):
 
     # What can be shared
 
-    def _obstacle(self) -> str:
+    def _unsupported_reason(self) -> str:
         if self.tools or self.environment_factories or self.rollout_func is not None:
             return "tools, environments and custom rollouts make rows of their own"
         if not can_branch(self._base(self.model)):
@@ -102,7 +102,7 @@ class PerceptionGRPOTrainer(ResumesWhole, GRPOTrainer):
             return "a load-balancing loss counts the tokens of whole rows"
         return ""
 
-    def _share_no_more(self, why: str) -> None:
+    def _disable_shared_prefix(self, why: str) -> None:
         self.shared_prefix = False
         warnings.warn(
             f"Shared prefix is off: {why}. Each of the {self.num_generations} rows of a group now encodes image and "
@@ -241,14 +241,14 @@ class PerceptionGRPOTrainer(ResumesWhole, GRPOTrainer):
                 compute_aux_loss,
                 **fields,
             )
-        rows = Rows(self, model, input_ids, attention_mask, logits_to_keep, compute_entropy, fields)
+        rows = LogProbs(self, model, input_ids, attention_mask, logits_to_keep, compute_entropy, fields)
         if not self._checked:
             self._checked = True
             self._check(model, rows)
         if not self.shared_prefix:  # given up with a batch whose rows share their images
-            return rows.stock(range(len(input_ids)), batch_size)
+            return rows.per_row(range(len(input_ids)), batch_size)
         size = batch_size or len(input_ids)
-        parts = [rows.packed(range(i, min(i + size, len(input_ids)))) for i in range(0, len(input_ids), size)]
+        parts = [rows.shared(range(i, min(i + size, len(input_ids)))) for i in range(0, len(input_ids), size)]
         logps, entropies = (torch.cat(part) if part[0] is not None else None for part in zip(*parts, strict=True))
         return logps, entropies, None
 
@@ -273,7 +273,7 @@ class PerceptionGRPOTrainer(ResumesWhole, GRPOTrainer):
         low = torch.bfloat16 if self.args.bf16 else torch.float16 if self.args.fp16 else None
         allowed = TOLERANCE.get(low or self._base(model).dtype, TOLERANCE[torch.bfloat16])
         if not difference <= allowed:
-            self._share_no_more(
+            self._disable_shared_prefix(
                 f"on the first group its log-probabilities differ from TRL's by {difference:.2g} on average "
                 f"(rounding explains {allowed:g})"
             )

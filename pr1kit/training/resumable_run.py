@@ -12,12 +12,12 @@ from transformers.trainer_utils import get_last_checkpoint
 
 from pr1kit.models.adapters import is_quantized, load_adapter_weights
 from pr1kit.models.backends import quiet
-from pr1kit.models.memory import what_to_lower
+from pr1kit.models.memory import out_of_memory_advice
 from pr1kit.models.policy import Policy
 from pr1kit.training.step_log import RunLog, cut_log, read_log
 
 # What a resumed run may change: it alters memory and disk, not the result.
-FREE = ("micro_prompts", "micro_batch", "gradient_checkpointing", "shared_prefix", "save_steps")
+RESUME_SAFE_FIELDS = ("micro_prompts", "micro_batch", "gradient_checkpointing", "shared_prefix", "save_steps")
 
 
 class ResumesWhole:
@@ -74,8 +74,8 @@ def train_in_folder(
             saved = get_last_checkpoint(str(folder))
             where = f"step {saved.rsplit('-', 1)[1]}" if saved else "the start"
             raise MemoryError(
-                f"The GPU's memory was not enough; {folder} is saved up to {where}. Lower {what_to_lower()}. The same "
-                "folder goes on after the first two; the others make another run."
+                f"The GPU's memory was not enough; {folder} is saved up to {where}. Lower {out_of_memory_advice()}. "
+                "The same folder goes on after the first two; the others make another run."
             ) from error
     elif adapted:
         load_adapter_weights(policy.model, checkpoint)
@@ -91,7 +91,7 @@ def _check_run(folder: Path, identity: dict) -> None:
     """Raises ValueError where `folder` holds another run."""
     if (path := folder / "settings.json").exists():
         runs = json.loads(path.read_text()), json.loads(json.dumps(identity))
-        old, new = ({k: v for k, v in run.items() if k not in FREE} for run in runs)
+        old, new = ({k: v for k, v in run.items() if k not in RESUME_SAFE_FIELDS} for run in runs)
         if old != new:
             changed = next(key for key in {**old, **new} if old.get(key) != new.get(key))
             raise ValueError(

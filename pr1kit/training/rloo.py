@@ -1,4 +1,4 @@
-"""RLOO (arXiv 2402.14740) through TRL's own trainer, as a baseline: an answer against the mean of its siblings.
+"""RLOO (arXiv 2402.14740) through TRL's own trainer: an answer against the mean of its group's other answers.
 
 TRL's `RLOOTrainer` has no shared prefix: every rollout pays for its image.
 """

@@ -32,7 +32,7 @@ from pr1kit.models.policy import Policy
 from pr1kit.models.tiny import SPECIAL_TOKENS, build_processor
 from pr1kit.training.grpo import to_dataset
 from pr1kit.training.grpo_settings import TINY
-from pr1kit.training.shared_prefix.logprobs import Rows
+from pr1kit.training.shared_prefix.logprobs import LogProbs
 
 LENGTHS = ((106, 40), (298, 40), (1066, 60), (1066, 400))
 GROUPS = (4, 8, 16)
@@ -182,7 +182,7 @@ def updates(policy, prompt, answer, group, runs) -> tuple[float, float, int]:
     tokens = batch["prompt_ids"].shape[1]
     kinds = torch.cat([batch["mm_token_type_ids"][:, :tokens], torch.zeros_like(ids)], 1)
     batch |= {"completion_ids": ids, "completion_mask": torch.ones_like(ids), "mm_token_type_ids": kinds}
-    rows = Rows.of_batch(trainer, batch)
+    rows = LogProbs.of_batch(trainer, batch)
     times = {"stock": [], "packed": []}
     for run in range(runs + 1):
         for name in times:

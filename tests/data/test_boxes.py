@@ -80,7 +80,7 @@ def test_clip_and_validity():
 @settings(max_examples=60, deadline=None)
 @given(width=st.integers(29, 2500), height=st.integers(29, 2500), seed=st.integers(0, 1000))
 def test_truth_in_pixels_meets_answers_in_every_frame(width, height, seed):
-    """Odd sizes: written in the resized image's pixels or in thousandths and read back, a box is where it was."""
+    """Odd sizes: written in the resized image's pixels or normalised to 0–1000 and read back, a box is where it was."""
     resized = smart_resize((width, height))
     assert resized[0] % 28 == resized[1] % 28 == 0
     truth = np.random.default_rng(seed).uniform(0, 1, (3, 4)) * [width, height, width, height]

@@ -42,8 +42,8 @@ def write(path: Path, rows) -> Path:
 
 def official(box, **more) -> dict:
     """One row of `refcoco_val.json`."""
-    thousandths = [round(v * 1000 / side) for v, side in zip(box, WIDE * 2, strict=True)]
-    row = {"image": "train2014/a.jpg", "problem": "the cat", "solution": box, "normalized_solution": thousandths}
+    norm1000 = [round(v * 1000 / side) for v, side in zip(box, WIDE * 2, strict=True)]
+    row = {"image": "train2014/a.jpg", "problem": "the cat", "solution": box, "normalized_solution": norm1000}
     return row | more
 
 
@@ -61,7 +61,7 @@ def test_official_grounding_json(folder):
     assert score("grounding", perfect, samples[0].target, frame="norm1000").total == 1
 
 
-def test_official_training_rows_hold_thousandths_as_text(folder):
+def test_official_training_rows_hold_norm1000_as_text(folder):
     """Written as the reward of the released code reads them; pixels would lie outside, so the kit asks."""
     rows = [
         {"image": "a.jpg", "problem": "the cat", "solution": "[100, 200, 500, 500]"},
@@ -119,11 +119,11 @@ def test_boxes_that_reach_nowhere_near_the_edges_of_large_images_are_asked_about
     assert load_dataset(path, frame="pixel")[0].target.boxes[0] == pytest.approx(np.array(shares[0]) * scale)
 
 
-def test_pixels_called_thousandths_are_asked_about(tmp_path):
+def test_pixels_called_norm1000_are_asked_about(tmp_path):
     Image.new("RGB", (2000, 1500)).save(tmp_path / "a.png")
     row = {"image": "a.png", "problem": "x", "normalized_solution": [1200, 40, 1900, 800]}
     path = write(tmp_path / "val.json", [row])
-    with pytest.raises(ValueError, match=r'reach 1900, taken for thousandths.*say frame="pixel"'):
+    with pytest.raises(ValueError, match=r'reach 1900, taken for normalised 0–1000.*say frame="pixel"'):
         load_dataset(path)
     assert load_dataset(path, frame="pixel")[0].target.boxes.tolist() == [[1200, 40, 1900, 800]]
 
@@ -176,7 +176,7 @@ def test_official_counting_jsonl(folder):
         score("counting", "(1,1),(2,2)", samples[0].target)
 
 
-def test_clicks_are_points_in_thousandths(folder):
+def test_clicks_are_points_in_norm1000(folder):
     row = {"image": "a.jpg", "problem": "people"}
     for places in ({"solution": [[221, 343], [476, 173]]}, {"clicks": "[[221, 343], [476, 173]]"}):
         path = write(folder / "train.json", [row | places])

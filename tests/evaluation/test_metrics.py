@@ -118,7 +118,7 @@ def test_the_protocol_is_printed_with_the_number():
         assert "Locate {list}." in shown
         assert "norm1000" in shown
         assert "cat, dog" in shown
-    assert metrics["ap50"] == pytest.approx(0.5), "in thousandths the box is right, and dogs are missed"
+    assert metrics["ap50"] == pytest.approx(0.5), "normalised to 0–1000 the box is right, and dogs are missed"
 
 
 # The other tasks

@@ -93,7 +93,7 @@ def test_a_folder_without_a_checkpoint_is_one_clear_sentence(tmp_path):
 
 def test_a_model_without_eyes_is_refused(tmp_path):
     AutoConfig.for_model("qwen2", hidden_size=8, num_hidden_layers=1, num_attention_heads=1).save_pretrained(tmp_path)
-    with pytest.raises(ValueError, match="sees no images"):
+    with pytest.raises(ValueError, match="not a vision-language model"):
         load_policy(str(tmp_path))
 
 

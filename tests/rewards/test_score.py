@@ -88,9 +88,9 @@ def test_counting_with_points_by_hand():
 
 
 def test_counting_released_by_hand():
-    """min/max × (1 − mean distance / (1000·√2)), in thousandths; behind the gate of the format."""
+    """min/max × (1 − mean distance / (1000·√2)), normalised to 0–1000; behind the gate of the format."""
     target = {"points": [[20, 20], [80, 80]], "image_size": SIZE}
-    answer = write([10, 10, 30, 36])  # centre (20, 23): 30 thousandths off
+    answer = write([10, 10, 30, 36])  # centre (20, 23): 30 of 1000 off
     expected = 1 - 30 / (1000 * math.sqrt(2))
     assert score("counting", answer, target, recipe="released").total == pytest.approx(0.5 * expected)
     assert score("counting", answer, target, recipe="released", drop="count").total == pytest.approx(expected)

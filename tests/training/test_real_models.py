@@ -228,8 +228,10 @@ def test_the_layout_of_the_published_files_loads(small_policies, scenes, tmp_pat
     assert any(name.startswith("visual.") for name in old)
     assert any(name.startswith("model.layers.") for name in old)
     save_file(old, folder / "model.safetensors", metadata={"format": "pt"})
-    published = load_policy(str(folder), say=False)
-    assert torch.equal(logits(published, scenes[0]), logits(load_policy(small_policies[kind], say=False), scenes[0]))
+    published = load_policy(str(folder), verbose=False)
+    assert torch.equal(
+        logits(published, scenes[0]), logits(load_policy(small_policies[kind], verbose=False), scenes[0])
+    )
 
 
 def test_a_processor_that_pads_on_the_right_is_turned(small_policies, tmp_path):
@@ -393,9 +395,9 @@ PARTS = list(itertools.product([True, False], repeat=3))[:-1]
 @pytest.mark.parametrize("kind", KINDS)
 def test_every_intended_layer_has_an_adapter_and_none_other(small_policies, kind, parts):
     settings = LoRASettings(r=2, **dict(zip(("language", "vision", "merger"), parts, strict=True)))
-    policy = load_policy(small_policies[kind], lora=settings, say=False)
+    policy = load_policy(small_policies[kind], lora=settings, verbose=False)
     adapted = {name.split(".lora_A")[0] for name, _ in policy.core.named_modules() if name.endswith("lora_A")}
-    plain = load_policy(small_policies[kind], say=False).model
+    plain = load_policy(small_policies[kind], verbose=False).model
     linear = {name for name, module in plain.named_modules() if isinstance(module, torch.nn.Linear)}
     where = {
         "language": {name for name in linear if name.startswith("model.language_model.")},
@@ -451,7 +453,7 @@ def test_a_frozen_vision_tower_keeps_nothing_for_the_backward_pass(small_policie
 
 def test_an_adapter_is_trained_resumed_and_loaded_again(small_policies, scenes, tmp_path):
     settings = replace(SHORT, beta=0.04, learning_rate=1e-2, save_steps=1, steps=3, gradient_checkpointing=True)
-    whole = load_policy(small_policies["qwen2_5_vl"], lora={"r": 4, "vision": True}, say=False)
+    whole = load_policy(small_policies["qwen2_5_vl"], lora={"r": 4, "vision": True}, verbose=False)
     fresh = logits(whole, scenes[0])
     frozen = whole.core.model.visual.patch_embed.proj.weight.clone()
     rows = train_grpo(whole, scenes, tmp_path / "whole", settings)
@@ -462,24 +464,24 @@ def test_an_adapter_is_trained_resumed_and_loaded_again(small_policies, scenes, 
     shutil.copytree(tmp_path / "whole", tmp_path / "cut")
     shutil.rmtree(tmp_path / "cut" / "checkpoint-3")
     for folder in ("cut", "whole"):  # one that was cut off, one that is finished
-        again = load_policy(small_policies["qwen2_5_vl"], lora={"r": 4, "vision": True}, say=False)
+        again = load_policy(small_policies["qwen2_5_vl"], lora={"r": 4, "vision": True}, verbose=False)
         assert [row["step"] for row in train_grpo(again, scenes, tmp_path / folder, settings)] == [1, 2, 3]
         for (name, one), two in zip(whole.model.named_parameters(), again.model.parameters(), strict=True):
             assert torch.equal(one, two), name
     export_adapter(whole, tmp_path / "adapter")
     assert sum(file.stat().st_size for file in (tmp_path / "adapter").glob("adapter*")) < 2e5
-    loaded = load_policy(str(tmp_path / "adapter"), say=False)
+    loaded = load_policy(str(tmp_path / "adapter"), verbose=False)
     assert torch.equal(logits(loaded, scenes[0]), logits(whole, scenes[0]))
     assert loaded.base == small_policies["qwen2_5_vl"]
     with pytest.raises(ValueError, match="other settings"):
-        train_grpo(load_policy(small_policies["qwen2_5_vl"], say=False), scenes, tmp_path / "whole", settings)
+        train_grpo(load_policy(small_policies["qwen2_5_vl"], verbose=False), scenes, tmp_path / "whole", settings)
     train_grpo(loaded, scenes, tmp_path / "more", settings)  # an adapter goes on learning
     assert not torch.equal(logits(loaded, scenes[0]), logits(whole, scenes[0]))
 
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_merged_model_says_what_its_adapter_says(small_policies, scenes, tmp_path, kind):
-    policy = load_policy(small_policies[kind], dtype="float32", lora={"vision": True, "merger": True}, say=False)
+    policy = load_policy(small_policies[kind], dtype="float32", lora={"vision": True, "merger": True}, verbose=False)
     untouched = logits(policy, scenes[0])
     stir(policy)
     mine = logits(policy, scenes[0])
@@ -487,32 +489,32 @@ def test_a_merged_model_says_what_its_adapter_says(small_policies, scenes, tmp_p
     export_model(policy, tmp_path / "merged")
     assert torch.equal(logits(policy, scenes[0]), mine)  # the policy itself is left as it was
     assert not (tmp_path / "merged" / "adapter_config.json").exists()
-    merged = load_policy(str(tmp_path / "merged"), say=False)
+    merged = load_policy(str(tmp_path / "merged"), verbose=False)
     assert merged.model is merged.core
     assert torch.allclose(logits(merged, scenes[0]), mine, atol=1e-4)
 
 
 def test_what_has_no_adapter_is_exported_whole(small_policies, scenes, tmp_path):
-    policy = load_policy(small_policies["qwen2_vl"], say=False)
+    policy = load_policy(small_policies["qwen2_vl"], verbose=False)
     with pytest.raises(ValueError, match="has no adapter to export: export_model saves all its weights"):
         export_adapter(policy, tmp_path)
     export_model(policy, tmp_path)
-    assert torch.equal(logits(load_policy(str(tmp_path), say=False), scenes[0]), logits(policy, scenes[0]))
+    assert torch.equal(logits(load_policy(str(tmp_path), verbose=False), scenes[0]), logits(policy, scenes[0]))
 
 
 def test_an_adapter_takes_no_second_one(small_policies, tmp_path):
-    export_adapter(load_policy(small_policies["qwen2_vl"], lora=True, say=False), tmp_path)
+    export_adapter(load_policy(small_policies["qwen2_vl"], lora=True, verbose=False), tmp_path)
     with pytest.raises(ValueError, match="is an adapter already"):
         load_policy(str(tmp_path), lora=True)
-    again = load_policy(str(tmp_path), profile="24GB", dtype="float32", say=False)  # brings its own
+    again = load_policy(str(tmp_path), profile="24GB", dtype="float32", verbose=False)  # brings its own
     assert list(again.model.peft_config) == ["default"]
 
 
 def test_rollouts_branch_with_adapters_as_without(small_policies, scenes):
     from pr1kit import generate_completions
 
-    plain = load_policy(small_policies["qwen2_5_vl"], say=False)
-    fresh = load_policy(small_policies["qwen2_5_vl"], lora=True, say=False)
+    plain = load_policy(small_policies["qwen2_5_vl"], verbose=False)
+    fresh = load_policy(small_policies["qwen2_5_vl"], lora=True, verbose=False)
     assert generate_completions(fresh, scenes, max_new_tokens=8) == generate_completions(
         plain, scenes, max_new_tokens=8
     )
@@ -524,8 +526,8 @@ def test_rollouts_branch_with_adapters_as_without(small_policies, scenes):
 @pytest.mark.parametrize("quantization", ["4bit", "8bit"])
 @pytest.mark.parametrize("kind", KINDS)
 def test_quantized_weights_answer_much_like_the_full_ones_and_keep_the_eyes(small_policies, scenes, kind, quantization):
-    full = load_policy(small_policies[kind], dtype="float32", device="cpu", say=False)
-    policy = load_policy(small_policies[kind], dtype="float32", device="cpu", quantization=quantization, say=False)
+    full = load_policy(small_policies[kind], dtype="float32", device="cpu", verbose=False)
+    policy = load_policy(small_policies[kind], dtype="float32", device="cpu", quantization=quantization, verbose=False)
     small = [n for n, p in policy.model.named_parameters() if p.dtype in (torch.uint8, torch.int8)]
     assert len(small) == 14
     assert all("language_model.layers" in name for name in small)
@@ -535,7 +537,7 @@ def test_quantized_weights_answer_much_like_the_full_ones_and_keep_the_eyes(smal
 
 
 def test_four_bit_weights_alone_are_not_trained(small_policies, scenes, tmp_path):
-    policy = load_policy(small_policies["qwen2_vl"], device="cpu", quantization="4bit", say=False)
+    policy = load_policy(small_policies["qwen2_vl"], device="cpu", quantization="4bit", verbose=False)
     with pytest.raises(ValueError, match=r"cannot be trained themselves: load the policy with lora=True"):
         train_grpo(policy, scenes, tmp_path, SHORT)
     with pytest.raises(ValueError, match="no adapter: nothing was learned"):

@@ -26,7 +26,7 @@ from pr1kit.rollouts.branched_decoding import branches, draw
 from pr1kit.training.grpo import to_dataset
 from pr1kit.training.grpo_settings import TINY
 from pr1kit.training.shared_prefix.groups import gather_groups, group_starts
-from pr1kit.training.shared_prefix.logprobs import Rows
+from pr1kit.training.shared_prefix.logprobs import LogProbs
 from pr1kit.training.shared_prefix.packing import pack
 
 KINDS = ("qwen2_vl", "qwen2_5_vl")
@@ -117,11 +117,11 @@ def test_log_probabilities_and_gradients_are_trls(small_policies, tmp_path, kind
     t = trainer(SharedDrawn, small_policies[kind], tmp_path, data(images=images))
     t.model.set_attn_implementation(attention)
     batch = generated(t)
-    rows = Rows.of_batch(t, batch)
+    rows = LogProbs.of_batch(t, batch)
     assert rows.starts == [0, 4]
     everything = range(len(rows.input_ids))
     results = []
-    for path in (rows.packed, rows.stock):
+    for path in (rows.shared, rows.per_row):
         t.model.zero_grad()
         logps, entropies = path(everything)[:2]
         weights = torch.linspace(-1, 1, logps.numel()).view_as(logps)
@@ -139,14 +139,14 @@ def test_log_probabilities_and_gradients_are_trls(small_policies, tmp_path, kind
 @pytest.mark.skipif(not shutil.which("g++"), reason="FlexAttention on the CPU is compiled by g++, which is not here")
 def test_flex_attention_gives_the_same_log_probabilities(small_policies, tmp_path):
     t = trainer(SharedDrawn, small_policies["qwen2_5_vl"], tmp_path)
-    rows = Rows.of_batch(t, generated(t))
+    rows = LogProbs.of_batch(t, generated(t))
     everything = range(len(rows.input_ids))
     t.model.eval()
     with torch.no_grad():  # on the CPU it has no backward
-        stock = rows.stock(everything)[0]
+        stock = rows.per_row(everything)[0]
         # transformers 5.23 does not offer it for this class, whose attention takes it all the same
         t.model.config.get_text_config()._attn_implementation = "flex_attention"
-        packed = rows.packed(everything)[0]
+        packed = rows.shared(everything)[0]
     assert (packed - stock * rows.completion_mask).abs().max() < 1e-5
 
 
@@ -430,7 +430,7 @@ def test_an_image_token_in_an_answer_is_a_word_like_any_other(small_policies, tm
     t = trainer(SharedDrawn, small_policies["qwen2_5_vl"], tmp_path)
     batch = generated(t)
     batch["completion_ids"][1, 0] = t.model.config.image_token_id
-    logps, _ = Rows.of_batch(t, batch).packed(range(8))
+    logps, _ = LogProbs.of_batch(t, batch).packed(range(8))
     assert torch.isfinite(logps).all()
 
 
@@ -438,9 +438,9 @@ def test_a_video_token_in_an_answer_is_the_word_that_it_is_for_trl(small_policie
     t = trainer(SharedDrawn, small_policies["qwen2_5_vl"], tmp_path)
     batch = generated(t)
     batch["completion_ids"][1, 0] = t.model.config.video_token_id
-    rows = Rows.of_batch(t, batch)
+    rows = LogProbs.of_batch(t, batch)
     with torch.no_grad():
-        packed, stock = (path(range(8))[0] for path in (rows.packed, rows.stock))
+        packed, stock = (path(range(8))[0] for path in (rows.shared, rows.per_row))
     assert (packed - stock).abs().max() < 1e-5
 
 

@@ -165,7 +165,7 @@ def test_a_run_from_flags_is_logged_saved_and_gone_on_with(tmp_path, capsys):
     assert [row["step"] for row in read_log(out / "log.jsonl")] == [1, 2]
     assert len(read_log(out / "rollouts.jsonl")) == 4
     trained = load_file(out / "model" / "model.safetensors")
-    assert load_policy(str(out / "model"), say=False).model is not None
+    assert load_policy(str(out / "model"), verbose=False).model is not None
     assert main(command) == 0  # finished: the weights are read, not trained again
     assert all((trained[name] == value).all() for name, value in load_file(out / "model" / "model.safetensors").items())
     assert main([*command, "--beta", "0.3"]) == 2
@@ -194,7 +194,7 @@ def test_a_run_from_yaml_trains_an_adapter_on_files(small_policies, tmp_path, ca
     assert any("visual.blocks" in name for name in names)
     assert not any("adapter" in file.name for file in (tmp_path / "run" / "merged").iterdir())
     for name in ("adapter", "merged"):
-        policy = load_policy(str(tmp_path / "run" / name), say=False)
+        policy = load_policy(str(tmp_path / "run" / name), verbose=False)
         assert policy.frame((64, 64)) == (64, 64)
 
 

@@ -21,7 +21,7 @@ PICTURES = {"grounding": "coco", "counting": "", "ocr": "ocr/en_pdf_png", "detec
 def save_official(samples: Sequence[Sample], folder: str | Path, name: str) -> Path:
     """Write samples of one task under `folder` as the benchmark file `name`; returns the annotation file.
 
-    Pictures are written as PNG, so nothing of them is lost; `normalized_solution` is rounded to whole thousandths, as
+    Pictures are written as PNG, so nothing of them is lost; `normalized_solution` is rounded to whole numbers, as
     the official one is. Raises ValueError for samples of several tasks, or a grounding sample without its one box.
     """
     tasks = {sample.task for sample in samples}
@@ -49,8 +49,8 @@ def _grounding(sample: Sample, file: str, size: tuple[int, int]) -> dict:
     if len(sample.target.boxes) != 1:
         raise ValueError(f"Sample {sample.id!r} has {len(sample.target.boxes)} boxes, the grounding layout holds one.")
     (box,) = sample.target.boxes
-    thousandths = [round(value) for value in from_pixels(box[None], "norm1000", size)[0].tolist()]
-    return {"image": file, "problem": sample.question, "solution": box.tolist(), "normalized_solution": thousandths}
+    norm1000 = [round(value) for value in from_pixels(box[None], "norm1000", size)[0].tolist()]
+    return {"image": file, "problem": sample.question, "solution": box.tolist(), "normalized_solution": norm1000}
 
 
 def _counting(sample: Sample, file: str, size: tuple[int, int]) -> dict:

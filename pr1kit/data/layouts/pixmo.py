@@ -3,7 +3,7 @@
 pixmo     {"image_url", "image_sha256", "label", "count", "points"}: parquet or csv; points in pixels, none in the
           validation and test splits; the pictures are yours to fetch, named by their sha256 (see `stored_names`)
 counting  {"image_path", "question", "ground_truth"}: the official evaluation files, the question being the label
-clicks    {"image", "problem", "clicks" or "solution"}: one point on each object, in thousandths of the image
+clicks    {"image", "problem", "clicks" or "solution"}: one point on each object, normalised to 0–1000
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Grounding files: the official Perception-R1 JSON, and RefCOCO-style referring expressions.
 
-official  {"image", "problem", "solution", "normalized_solution"}: a phrase and its box, in pixels and in thousandths;
-          training files have `solution` alone, as text
+official  {"image", "problem", "solution", "normalized_solution"}: a phrase and its box, in pixels and
+          normalised to 0–1000; training files have `solution` alone, as text
 rec       {"image", "sent" (or "expression", "phrase", …), "bbox", "width", "height"}; with a list of phrases
           ("sentences", or "answer" as on the hub) each phrase is a sample
 """
@@ -28,15 +28,15 @@ def is_rec(row: Mapping) -> bool:
 
 def read_official(row: Mapping, name: str) -> Iterator[Record]:
     """One record; a `solution` of points, or of several boxes, is a counting row (see `pixmo`)."""
-    solution, thousandths = (as_numbers(row.get(key)) for key in ("solution", "normalized_solution"))
-    written = solution if thousandths is None else thousandths
+    solution, norm1000 = (as_numbers(row.get(key)) for key in ("solution", "normalized_solution"))
+    written = solution if norm1000 is None else norm1000
     if not _is_box(written):
         from pr1kit.data.layouts.pixmo import read_clicks
 
         yield from read_clicks({**row, "clicks": written}, name)
         return
-    frame = "pixel" if thousandths is None else "norm1000"
-    pixels = [solution] if thousandths is not None and _is_box(solution) else None
+    frame = "pixel" if norm1000 is None else "norm1000"
+    pixels = [solution] if norm1000 is not None and _is_box(solution) else None
     yield Record(
         name, image_of(row), "grounding", str(row["problem"]), [written], frame=frame, pixel_boxes=pixels,
         size=stated_size(row),

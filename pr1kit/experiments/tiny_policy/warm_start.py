@@ -21,7 +21,7 @@ from torch import nn
 from torch.nn import functional as F
 from tqdm.auto import tqdm
 
-from pr1kit.data.label_noise import spoil
+from pr1kit.data.label_noise import corrupt_labels
 from pr1kit.data.sample import TASKS, Sample
 from pr1kit.data.scenes import DEFAULTS, draw_scene, make_scenes, scene_rng
 from pr1kit.evaluation.metrics import evaluate
@@ -166,7 +166,7 @@ def finetune(policy: Policy, head: DenseHead, recipe: Recipe, lesson: Lesson, fo
             ]
             samples = [sample for samples, _ in batches for sample in samples]
             if lesson.faulty:
-                samples = [spoil(s, np.random.default_rng([seed, step, i])) for i, s in enumerate(samples)]
+                samples = [corrupt_labels(s, np.random.default_rng([seed, step, i])) for i, s in enumerate(samples)]
             inputs, labels = supervised_batch(policy, samples)
             pixels, grid = inputs.pop("pixel_values"), inputs["image_grid_thw"]
             tokens = model.model.visual(pixels, grid_thw=grid).pooler_output

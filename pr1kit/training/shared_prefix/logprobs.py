@@ -9,8 +9,8 @@ from pr1kit.training.shared_prefix.groups import IMAGE_FIELDS, group_starts, row
 from pr1kit.training.shared_prefix.packing import PackedRows, pack, unpack
 
 
-class Rows:
-    """One batch of TRL's rows, and the two ways to their log-probabilities: `stock` and `packed`.
+class LogProbs:
+    """One batch of TRL's rows, and the two ways to their log-probabilities: `per_row` and `shared`.
 
     `starts` are the rows at which groups begin, `completion_mask` (B, C) the tokens that were answered.
     """
@@ -22,7 +22,7 @@ class Rows:
         self.starts = group_starts(input_ids[:, :-logits_to_keep], fields.get("num_images"))
 
     @classmethod
-    def of_batch(cls, trainer, batch: dict) -> Rows:
+    def of_batch(cls, trainer, batch: dict) -> LogProbs:
         """The rows of a batch as the trainer's `_prepare_inputs` makes it, for its own model."""
         ids, mask = (
             torch.cat([batch[f"prompt_{kind}"], batch[f"completion_{kind}"]], dim=1) for kind in ("ids", "mask")
@@ -40,7 +40,7 @@ class Rows:
             return {}, counts
         return {"pixel_values": pixels[patches.to(pixels.device)], "image_grid_thw": grid[images]}, counts
 
-    def stock(self, rows: range, batch_size=None):
+    def per_row(self, rows: range, batch_size=None):
         """TRL's own way, a whole row for each completion."""
         fields = {
             name: value[rows.start : rows.stop] if torch.is_tensor(value) and name not in IMAGE_FIELDS else value
@@ -76,7 +76,7 @@ class Rows:
         )
         return packed, images
 
-    def packed(self, rows: range) -> tuple[torch.Tensor, torch.Tensor | None]:
+    def shared(self, rows: range) -> tuple[torch.Tensor, torch.Tensor | None]:
         """From a packed row for each group: `(log-probabilities, entropies or None)`, each (rows, C)."""
         packed, images = self.pack(rows)
         base = self.trainer._base(self.model)
@@ -98,7 +98,7 @@ class Rows:
         """Mean absolute difference of both ways' log-probabilities on the first group, a scalar; 0 without tokens."""
         first = range([*self.starts, len(self.input_ids)][1])
         mask = self.completion_mask[: len(first)].bool()
-        packed, stock = (path(first)[0][mask] for path in (self.packed, self.stock))
+        packed, stock = (path(first)[0][mask] for path in (self.shared, self.per_row))
         return (packed - stock).abs().float().mean() if mask.any() else torch.zeros((), device=mask.device)
 
     def _prompt_positions(self, base, starts, images) -> torch.Tensor:

@@ -88,7 +88,8 @@ def load_policy(
     "tiny" without options.
 
     Raises FileNotFoundError where a folder holds no checkpoint; ValueError for what is not a vision-language model,
-    a hub id that is absent or gated, a missing GPU or package; MemoryError, which says what to lower, where it does not fit.
+    a hub id that is absent or gated, a missing GPU or package; MemoryError, which says what to lower,
+    where it does not fit.
     """
     source = _source(name)
     adapter = source if os.path.isfile(os.path.join(source, "adapter_config.json")) else None

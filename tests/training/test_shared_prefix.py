@@ -477,7 +477,7 @@ def test_rows_share_what_they_repeat():
 
 SCRIPT = """
 import json, sys
-sys.path.insert(0, "tests")
+sys.path.insert(0, "tests/training")
 from test_shared_prefix import SharedDrawn, StockDrawn, trainer
 cls = {"shared": SharedDrawn, "stock": StockDrawn}[sys.argv[1]]
 size, group = int(sys.argv[4]), int(sys.argv[5])

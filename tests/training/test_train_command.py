@@ -200,7 +200,7 @@ def test_a_run_from_yaml_trains_an_adapter_on_files(small_policies, tmp_path, ca
 
 SCRIPT = """
 import sys
-sys.path.insert(0, "tests")
+sys.path.insert(0, "tests/training")
 import pr1kit.training.grpo
 from pr1kit.__main__ import main
 from test_shared_prefix import SharedDrawn

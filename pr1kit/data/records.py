@@ -54,15 +54,20 @@ class StoredImage:
     index: int | None = None
     column: str = "image"
 
+    def content(self) -> bytes | str:
+        """The encoded bytes, or the path of a file that holds them. Raises OSError where there are none."""
+        cell = self.table if self.index is None else self.table[self.index][self.column]
+        if isinstance(cell, Mapping):
+            cell = cell.get("bytes") or cell.get("path")
+        if not isinstance(cell, bytes | str):
+            raise OSError("the cell is empty")
+        return cell
+
     def open(self):
         """The PIL image as stored. Raises OSError where it is none."""
         from PIL import Image
 
-        cell = self.table if self.index is None else self.table[self.index][self.column]
-        if isinstance(cell, Mapping):
-            cell = cell.get("bytes") or cell.get("path")
-        if cell is None:
-            raise OSError("the cell is empty")
+        cell = self.content()
         return Image.open(io.BytesIO(cell) if isinstance(cell, bytes) else cell)
 
     def __str__(self) -> str:

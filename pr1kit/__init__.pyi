@@ -1,6 +1,7 @@
 # The public names, each from its home: `__init__.py` reads this file, and so do type checkers.
 from .data.layouts.official import save_official as save_official
 from .data.load import load_dataset as load_dataset
+from .data.run_folder import read_log as read_log
 from .data.sample import Sample as Sample
 from .data.sample import Target as Target
 from .data.scenes import make_scenes as make_scenes
@@ -40,6 +41,5 @@ from .training.grpo import train_grpo as train_grpo
 from .training.grpo_settings import GRPOSettings as GRPOSettings
 from .training.grpo_trainer import PerceptionGRPOTrainer as PerceptionGRPOTrainer
 from .training.sft import train_sft as train_sft
-from .training.step_log import read_log as read_log
 
 __version__: str

@@ -6,8 +6,10 @@ import argparse
 import sys
 from pathlib import Path
 
-from pr1kit.evaluation import command as eval_command
-from pr1kit.training import command as train
+SETTINGS_COMMANDS = {
+    "train": "train a policy with GRPO on your data",
+    "eval": "measure a model on benchmark files, beside the paper's numbers",
+}
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -39,8 +41,8 @@ def main(argv: list[str] | None = None) -> int:
     tiny.add_argument("--fast", action="store_true", help="a few steps, to see that it runs: a useless policy")
     tiny.set_defaults(run=_make_tiny_policy)
 
-    train.add_command(commands)
-    eval_command.add_command(commands)
+    for name, words in SETTINGS_COMMANDS.items():  # these read settings from YAML and flags by themselves
+        commands.add_parser(name, help=words, add_help=False)
 
     grids = commands.add_parser(
         "experiments", help="run the grids that test the paper's claims, or what is left of them"
@@ -55,15 +57,26 @@ def main(argv: list[str] | None = None) -> int:
     grids.add_argument("--claims", action="store_true", help="run nothing: what the logs say of the paper's claims")
     grids.set_defaults(run=_experiments)
 
-    arguments = parser.parse_args(argv)
+    argv = sys.argv[1:] if argv is None else argv
     try:
+        if argv[:1] and argv[0] in SETTINGS_COMMANDS:
+            return _settings_command(argv[0], argv[1:])
+        arguments = parser.parse_args(argv)
         return arguments.run(arguments)
-    except (ValueError, FileNotFoundError, MemoryError) as error:
+    except (ValueError, OSError, MemoryError) as error:
         print(f"pr1kit: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         print("\npr1kit: stopped; what is done is saved, the same command goes on from there.", file=sys.stderr)
         return 130
+
+
+def _settings_command(name: str, flags: list[str]) -> int:
+    if name == "train":
+        from pr1kit.training.command import main as run
+    else:
+        from pr1kit.evaluation.command import main as run
+    return run(flags)
 
 
 def _demo(arguments) -> int:

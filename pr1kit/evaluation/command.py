@@ -21,9 +21,10 @@ from typing import Any
 
 from pr1kit.data.assemble import Samples
 from pr1kit.data.load import LAYOUTS, load_dataset
+from pr1kit.data.run_folder import write_atomically
 from pr1kit.data.sample import TASKS
 from pr1kit.evaluation.benchmarks import PROTOCOLS, Protocol, official_files
-from pr1kit.evaluation.completion_store import CompletionStore, read_completions, write_atomically
+from pr1kit.evaluation.completion_store import CompletionStore, read_completions
 from pr1kit.evaluation.report import report, score_completions
 
 BATCH = {"hf": 16, "vllm": 512}

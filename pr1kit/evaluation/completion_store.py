@@ -11,10 +11,11 @@ from __future__ import annotations
 
 import glob
 import json
-import os
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
+
+from pr1kit.data.run_folder import append_lines, write_atomically
 
 
 def read_completions(path: str | Path) -> dict[str, dict]:
@@ -66,16 +67,7 @@ class CompletionStore:
 
     def append(self, rows: Sequence[dict]) -> None:
         """Add rows to this process's part: on disk when this returns."""
-        text = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
-        with self.part.open("a+b") as file:
-            if end := file.tell():
-                file.seek(end - 1)
-                if file.read() != b"\n":  # cut short by a crash
-                    file.seek(0)
-                    file.truncate(file.read().rfind(b"\n") + 1)
-            file.write(text.encode())
-            file.flush()
-            os.fsync(file.fileno())
+        append_lines(self.part, rows)
 
     def join(self, order: Iterable[str]) -> list[dict]:
         """All parts as one file, the samples of `order` first; returns their rows. One process does it, after all."""
@@ -88,13 +80,6 @@ class CompletionStore:
 
     def _parts(self) -> list[Path]:
         return sorted(self.folder.glob(f"{glob.escape(self.name)}.part-*-of-*.jsonl"))
-
-
-def write_atomically(path: Path, text: str) -> None:
-    """Write a file that is either the old one or the new one, never half."""
-    draft = path.with_name(f"{path.name}.tmp")
-    draft.write_text(text, encoding="utf-8")
-    draft.replace(path)
 
 
 def _frame(value: Any) -> Any:

@@ -2,128 +2,110 @@
 
 from __future__ import annotations
 
-import difflib
-from collections.abc import Mapping
-from dataclasses import dataclass, fields, replace
+import argparse
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
+from pr1kit.data.options import make_parser, of_kind, option, read_flags, read_settings
 from pr1kit.data.sample import TASKS
 from pr1kit.training.grpo_settings import PAPER, TINY, GRPOSettings
 
 CONFIGS = Path(__file__).resolve().parent / "configs"
+DESCRIPTION = """A GRPO run from a YAML file, from flags, or from both.
+
+    python -m pr1kit train --config grounding --data refcoco_train.json --profile 24GB --out runs/grounding
+    accelerate launch -m pr1kit train --config my.yaml          # the same run on several GPUs
+
+What is said later wins: defaults, a shipped configuration (the paper's), the profile, your own YAML, flags. Every key
+of a YAML file is a flag, with hyphens for underscores."""
 
 
 @dataclass(frozen=True)
 class RunConfig:
-    """What a run is, beside the settings of GRPO (`settings.GRPOSettings`); each field is a YAML key and a flag."""
+    """What a run is, beside the settings of GRPO (`GRPOSettings`); each field is a YAML key and a flag."""
 
-    task: str = ""
-    policy: str = "tiny"
-    data: str = ""
-    layout: str = "auto"
-    split: str | None = None
-    images: str | None = None
-    frame: str | None = None
-    box_format: str | None = None
-    limit: int = 0
-    out: str = ""
-    profile: str | None = None
-    attn: str = "auto"
-    dtype: str = "auto"
-    device: str | None = None
-    quantization: str | None = None
-    lora: bool | dict | None = None
-    min_pixels: int | None = None
-    max_pixels: int | None = None
-    engine: str = "hf"
-    report_to: str = "none"
-    merge: bool = False
-    trl: dict | None = None
+    task: str = option("", f"one of {', '.join(TASKS)}")
+    policy: str = option("tiny", "tiny, a folder, or a hub id")
+    data: str = option("", "scenes, or what pr1kit.load_dataset reads")
+    layout: str = option("auto", "how --data is laid out, where that does not show")
+    split: str | None = option(None, "which split of --data")
+    images: str | None = option(None, "the folder of the pictures, where it is not that of --data")
+    frame: str | None = option(None, "how --data writes boxes: pixel, norm1000, or WIDTHxHEIGHT")
+    box_format: str | None = option(None, "xyxy or xywh, where the layout leaves it open")
+    limit: int = option(0, "take a random part of the data, of this size, drawn with the seed; 0 takes all")
+    out: str = option("", "the run's folder (default: runs/<task>)")
+    profile: str | None = option(None, "choices for a GPU of this size: 16GB, 24GB, 80GB, or auto")
+    attn: str = option("auto", "attention of transformers: auto takes the fastest that runs here")
+    dtype: str = option("auto", "of the weights, such as bfloat16 (auto: the checkpoint's)")
+    device: str | None = option(None, "cpu or cuda:1, for example")
+    quantization: str | None = option(None, "4bit or 8bit")
+    lora: dict | str | None = option(
+        None, 'train adapters instead of all weights; also a mapping: {"r": 8, "vision": true}', nargs="?", const="true"
+    )
+    min_pixels: int | None = option(None, "smallest image that the model sees")
+    max_pixels: int | None = option(None, "largest image that the model sees")
+    engine: Literal["hf", "vllm"] = option("hf", "what writes the rollouts: hf or vllm")
+    report_to: str = option("none", "tensorboard, wandb, trackio, several with commas, or none")
+    merge: bool = option(False, "at the end also export the adapter merged into its base")
+    trl: dict | str | None = option(None, "further options of TRL's GRPOConfig: key=value", nargs="+")
+
+    def __post_init__(self):
+        object.__setattr__(self, "lora", _value(self.lora))
+        if isinstance(self.trl, list):
+            object.__setattr__(self, "trl", _pairs(self.trl))
 
 
-KEYS = {field.name: field.type for field in (*fields(RunConfig), *fields(GRPOSettings))}
-
-
-def read_run(config: str | None, flags: Mapping[str, Any]) -> tuple[RunConfig, GRPOSettings]:
-    """The run that a configuration (a shipped name or a YAML file, or None) and flags make.
+def read_run(flags: Sequence[str]) -> tuple[RunConfig, GRPOSettings, bool]:
+    """The run that flags make, `--config` (a shipped name or a YAML file) among them; whether it is a dry run.
 
     Raises ValueError for unknown keys and values of the wrong kind, FileNotFoundError where there is no such file.
     """
-    file = CONFIGS / f"{config}.yaml"
-    shipped = config is not None and file.is_file()
-    written = {} if config is None else read_yaml(file if shipped else Path(config))
-    paper, own = (written, {}) if shipped else ({}, written)
-    own = own | {key: _value(key, value) for key, value in flags.items()}
-    values = paper | own
+    parser = make_parser((RunConfig, GRPOSettings), "python -m pr1kit train", DESCRIPTION)
+    shipped = sorted(path.stem for path in CONFIGS.glob("*.yaml"))
+    parser.add_argument("--config", help=f"a YAML file, or one of the paper's: {', '.join(shipped)}")
+    parser.add_argument("--dry-run", action="store_true", help="print the settings as YAML and end")
+    parser.add_argument("--no-lora", dest="lora", action="store_const", const="false", default=argparse.SUPPRESS)
+    said = read_flags(parser, flags)
+    config, dry = said.pop("config"), said.pop("dry_run")
+    paper: dict[str, Any] = {}
+    if config in shipped:
+        paper = read_settings(parser, CONFIGS / f"{config}.yaml")
+    elif config is not None:
+        if not Path(config).is_file():
+            names = ", ".join(shipped)
+            raise FileNotFoundError(f"There is no configuration {config!r}: name a YAML file, or one of {names}.")
+        said = read_settings(parser, Path(config)) | said
+    values = paper | said
     if values.get("profile"):
         from pr1kit.models.profiles import get_profile
 
         _, profile = get_profile(values["profile"])
-        rate = {"learning_rate": profile.learning_rate} if values.get("lora") is not False else {}
-        values = paper | rate | {"optim": profile.optim} | own
-    run = RunConfig(**{key: value for key, value in values.items() if key in RunConfig.__dataclass_fields__})
-    tiny = run.policy == "tiny" and not shipped
-    rest = {key: value for key, value in values.items() if key in GRPOSettings.__dataclass_fields__}
-    settings = replace(TINY if tiny else PAPER, **rest)
+        rate = {"learning_rate": profile.learning_rate} if _value(values.get("lora")) is not False else {}
+        values = paper | rate | {"optim": profile.optim} | said
+    run = RunConfig(**of_kind(RunConfig, values))
+    base = TINY if run.policy == "tiny" and config not in shipped else PAPER
+    settings = replace(base, **of_kind(GRPOSettings, values))
     if run.task not in TASKS:
         raise ValueError(f"Say which task to train with --task or --config: one of {', '.join(TASKS)}.")
     if not run.data:
         raise ValueError("Say what to train on with --data: scenes (the kit's own), or a file or folder of yours.")
-    return replace(run, out=run.out or f"runs/{run.task}"), settings
+    return replace(run, out=run.out or f"runs/{run.task}"), settings, dry
 
 
-def read_yaml(path: Path) -> dict[str, Any]:
-    """The settings in a YAML file, each of its kind. Raises as `read_run`."""
-    import yaml
+def _value(text: Any) -> Any:
+    """A flag's text as the value that YAML reads in it."""
+    if not isinstance(text, str):
+        return text
+    from pr1kit.data.safe_files import parse_yaml
 
-    if not path.is_file():
-        names = ", ".join(sorted(each.stem for each in CONFIGS.glob("*.yaml")))
-        raise FileNotFoundError(f"There is no configuration {str(path)!r}: name a YAML file, or one of {names}.")
-    try:
-        values = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
-    except yaml.YAMLError as error:
-        raise ValueError(f"{str(path)!r} is not YAML: {' '.join(str(error).split())}.") from None
-    if not isinstance(values, dict):
-        raise ValueError(f"{str(path)!r} must hold settings as key: value.")
-    return {key: _value(key, value, f" in {str(path)!r}") for key, value in values.items()}
+    return parse_yaml(text)
 
 
-def _value(key: str, value: Any, where: str = "") -> Any:
-    """`value` as the kind that setting `key` wants: YAML reads 1e-6 as text, and a flag is always text."""
-    if key not in KEYS:
-        near = difflib.get_close_matches(str(key), KEYS, n=1)
-        raise ValueError(f"Unknown setting {key!r}{where}{f': did you mean {near[0]!r}?' if near else '.'}")
-    kinds = KEYS[key].split(" | ")
-    if value is None and "None" in kinds:
-        return None
-    if key == "trl" and isinstance(value, list):
-        return _pairs(value)
-    try:
-        if kinds[0].startswith("tuple"):
-            return (value,) if isinstance(value, str) else tuple(map(str, value))
-        if isinstance(value, dict) and "dict" in kinds:
-            return value
-        if "bool" in kinds:
-            if not isinstance(value, bool):
-                raise ValueError
-            return value
-        if "int" in kinds:
-            if isinstance(value, bool) or int(value) != float(value):
-                raise ValueError
-            return int(value)
-        if "float" in kinds and not isinstance(value, bool):
-            return float(value)
-        if "str" in kinds and not isinstance(value, dict | list | bool):
-            return str(value)
-        raise ValueError
-    except (TypeError, ValueError):
-        raise ValueError(f"The setting {key!r}{where} must be {' or '.join(kinds)}, got {value!r}.") from None
-
-
-def _pairs(items: list[str]) -> dict[str, Any]:
-    import yaml
-
-    if bad := [item for item in items if "=" not in str(item)]:
+def _pairs(items: Sequence[str]) -> dict[str, Any]:
+    if len(items) == 1 and items[0].startswith("{"):
+        return _value(items[0])
+    if bad := [item for item in items if "=" not in item]:
         raise ValueError(f"--trl takes key=value, got {bad[0]!r}.")
-    return {key: yaml.safe_load(value) for key, value in (item.split("=", 1) for item in items)}
+    return {key: _value(value) for key, value in (item.split("=", 1) for item in items)}

@@ -17,6 +17,7 @@ from pr1kit.models.policy import Policy
 from pr1kit.rollouts.generate import sample_rollouts
 from pr1kit.training.grpo import train_grpo
 from pr1kit.training.grpo_settings import GRPOSettings
+from pr1kit.training.weights import trained_weights
 
 
 @dataclass(frozen=True)
@@ -77,6 +78,7 @@ def train_curriculum(
     Returns the log with steps counted through; resumes as `train_grpo` does, stage by stage.
     """
     completions, log = settings.prompts_per_step * settings.num_generations, []
+    reference = trained_weights(policy.model) if settings.beta else None  # of the whole run, not of each stage
     for number, stage in enumerate(stages, start=1):
         if completions % stage.num_generations:
             raise ValueError(f"{completions} completions a step are no multiple of {stage.num_generations} rollouts.")
@@ -91,6 +93,6 @@ def train_curriculum(
             micro_prompts=max(1, prompts * settings.micro_prompts // settings.prompts_per_step),
         )
         done = log[-1]["step"] if log else 0
-        rows = train_grpo(policy, stage.samples, Path(folder) / f"stage-{number}", here, bar=bar)
+        rows = train_grpo(policy, stage.samples, Path(folder) / f"stage-{number}", here, bar=bar, reference=reference)
         log += [{**row, "step": row["step"] + done} for row in rows]
     return log

@@ -15,7 +15,7 @@ from pr1kit.data.images import probe, upright_size
 from pr1kit.data.sample import Sample, Target
 from pr1kit.models.policy import Policy, chat
 from pr1kit.rewards.score import reward_function
-from pr1kit.training.grpo_settings import PAPER, TINY, GRPOSettings
+from pr1kit.training.grpo_settings import PAPER, TINY, UNSEEN_OPTIONS, GRPOSettings
 from pr1kit.training.grpo_trainer import PerceptionGRPOTrainer
 from pr1kit.training.resumable_run import train_in_folder
 from pr1kit.training.step_log import RunLog
@@ -84,18 +84,19 @@ def train_grpo(
     resume: bool = True,
     bar=None,
     trl: Mapping = {},
+    reference: Mapping | None = None,
 ) -> list[dict]:
     """Train `policy` in place on samples of one task; returns the log, one dict a step.
 
     `folder` gets `settings.json`, `log.jsonl`, `rollouts.jsonl` and checkpoints. With `resume`, a run that was cut off
     goes on from its newest checkpoint. An adapter is trained where the policy has one, else all weights. `trl` holds
-    further options of TRL's `GRPOConfig` (`report_to`, `use_vllm`, …). Raises ValueError where the folder holds a run
-    with other settings, MemoryError (what to lower, in which order) where the GPU's memory is not enough, and
-    KeyboardInterrupt (after saving) when interrupted.
+    further options of TRL's `GRPOConfig` (`report_to`, `use_vllm`, …); `reference` the weights to which the KL term is
+    measured (`weights.trained_weights`), by default the policy's at the start of the run. Raises as `train_in_folder`.
     """
     task, folder = only_task(samples), Path(folder)
     args = settings.config(folder, **trl)
-    identity = {"task": task, "policy": policy.name, "samples": len(samples), **asdict(settings)}
+    seen = {name: value for name, value in trl.items() if name not in UNSEEN_OPTIONS}
+    identity = {"method": "grpo", "task": task, **asdict(settings), "trl": seen}
 
     def trainer(log: RunLog) -> PerceptionGRPOTrainer:
         return PerceptionGRPOTrainer(
@@ -108,6 +109,7 @@ def train_grpo(
             shared_prefix=settings.shared_prefix,
             kl_estimator=settings.kl_estimator,
             rollout_log=folder / "rollouts.jsonl",
+            reference=reference,
         )
 
-    return train_in_folder(policy, identity, args, trainer, resume=resume, bar=bar)
+    return train_in_folder(policy, samples, identity, args, trainer, resume=resume, bar=bar)

@@ -6,6 +6,8 @@ import os
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from pr1kit.data.options import option
+
 
 @dataclass(frozen=True)
 class GRPOSettings:
@@ -17,39 +19,49 @@ class GRPOSettings:
     each image once for its group.
     """
 
-    steps: int = 1000
-    learning_rate: float = 1e-6
-    num_generations: int = 8
-    prompts_per_step: int = 2
-    micro_prompts: int = 1
-    beta: float = 0.04
-    kl_estimator: str = "k3"
-    epsilon: float = 0.2
-    temperature: float = 1.0
-    max_completion_length: int = 768
-    thinking: bool = False
-    recipe: str = "kit"
-    matching: str = "optimal"
-    drop: tuple[str, ...] = ()
-    lr_scheduler: str = "cosine"
-    loss_type: str = "grpo"
-    scale_rewards: str = "group"
-    gradient_checkpointing: bool = True
-    optim: str = "adamw_torch_fused"
-    shared_prefix: bool = True
-    save_steps: int = 50
-    seed: int = 0
+    steps: int = option(1000, "training steps")
+    learning_rate: float = option(1e-6, "at its peak")
+    num_generations: int = option(8, "rollouts of each prompt, G")
+    prompts_per_step: int = option(2, "prompts of a step, of all processes together")
+    micro_prompts: int = option(1, "prompts that go through the model at once")
+    beta: float = option(0.04, "weight of the KL to the policy at the start of the run")
+    kl_estimator: str = option("k3", "of the KL term: k3, k1 or kimi")
+    epsilon: float = option(0.2, "the policy ratio is clipped to 1 ± epsilon")
+    temperature: float = option(1.0, "of the rollouts")
+    max_completion_length: int = option(768, "tokens of a rollout")
+    thinking: bool = option(False, "ask to think first")
+    recipe: str = option("kit", "of the reward, see pr1kit.score")
+    matching: str = option("optimal", "of boxes and objects: optimal, greedy or sequential")
+    drop: list[str] = option([], "parts of the reward to leave out")
+    lr_scheduler: str = option("cosine", "of the learning rate, as transformers names it")
+    loss_type: str = option("grpo", "as TRL names it")
+    scale_rewards: str = option("group", "by which spread advantages are divided: group, batch or none")
+    gradient_checkpointing: bool = option(True, "less memory, a third more time")
+    optim: str = option("adamw_torch_fused", "as transformers names it")
+    shared_prefix: bool = option(True, "see image and prompt once for each group")
+    save_steps: int = option(50, "steps between checkpoints")
+    seed: int = option(0, "of everything that is drawn")
+
+    def __post_init__(self):
+        object.__setattr__(self, "drop", (self.drop,) if isinstance(self.drop, str) else tuple(self.drop))
 
     def config(self, output_dir: str | Path, **trl):
-        """These settings as TRL's own configuration, for a run in `output_dir`; `trl` adds or overrides options.
+        """These settings as TRL's own configuration, for a run in `output_dir`; `trl` adds options.
 
-        Raises ValueError where the step cannot be shared evenly or TRL has no such option.
+        Raises ValueError where the step cannot be shared evenly, TRL has no such option or refuses its value, or the
+        option is one that these settings decide.
         """
         from trl import GRPOConfig
 
+        options = self.options(output_dir)
         if unknown := sorted(set(trl) - set(GRPOConfig.__dataclass_fields__)):
             raise ValueError(f"TRL's GRPOConfig has no option {unknown[0]!r}.")
-        return GRPOConfig(**self.options(output_dir) | trl)
+        if owned := sorted((set(trl) & set(options)) - FREE_OPTIONS):
+            raise ValueError(f"TRL's option {owned[0]!r} follows from the run's own settings: change those.")
+        try:
+            return GRPOConfig(**options | trl)
+        except (ValueError, TypeError, ImportError, OSError) as error:
+            raise ValueError(f"TRL does not take these options: {' '.join(str(error).split())}") from error
 
     def options(self, output_dir: str | Path) -> dict:
         """These settings under TRL's names."""
@@ -82,6 +94,11 @@ class GRPOSettings:
                 f"make prompts_per_step a multiple of {micro * processes}."
             )
         return rows, 1  # a group stands across processes
+
+
+# What of `options` a user may say to TRL directly: what does not show in a run's result, and what does.
+UNSEEN_OPTIONS = {"dataloader_pin_memory", "disable_tqdm", "logging_steps", "report_to", "save_total_limit"}
+FREE_OPTIONS = UNSEEN_OPTIONS | {"bf16", "fp16", "use_bias_correction_kl", "use_cpu"}
 
 
 def shared_options(settings, output_dir: str | Path) -> dict:

@@ -9,12 +9,13 @@ TRL trains; what is overridden of it (TRL 1.16; `tests/test_trl_contract.py` say
 - `_get_per_token_logps_and_entropies`: log-probabilities and entropies from packed rows (`shared_prefix`);
 - `_get_train_sampler`: a run resumed after its first epoch sees the data in the order of one that was not cut off;
 - `_compute_loss`: another estimator of the KL term than TRL's (`kl_estimator`);
-- `_load_from_checkpoint`: all weights are resumed from, see `training.ResumesWhole`.
+- `_load_from_checkpoint`: all weights are resumed from, see `training.WholeCheckpoints`.
 """
 
 from __future__ import annotations
 
 import warnings
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
@@ -28,7 +29,7 @@ from pr1kit.models.policy import check_padding
 from pr1kit.rollouts.branched_decoding import branches, can_branch
 from pr1kit.rollouts.log import log_groups
 from pr1kit.training.kl import kl_per_token
-from pr1kit.training.resumable_run import ResumesWhole
+from pr1kit.training.resumable_run import WholeCheckpoints
 from pr1kit.training.shared_prefix.groups import ProcessedOnce, gather_groups, micro_batches
 from pr1kit.training.shared_prefix.logprobs import LogProbs
 
@@ -36,7 +37,7 @@ from pr1kit.training.shared_prefix.logprobs import LogProbs
 TOLERANCE = {torch.float32: 1e-3, torch.float16: 2e-2, torch.bfloat16: 1e-1}
 
 
-class PerceptionGRPOTrainer(ResumesWhole, GRPOTrainer):
+class PerceptionGRPOTrainer(WholeCheckpoints, GRPOTrainer):
     """TRL's `GRPOTrainer` for vision-language policies: takes what it takes, and
 
     `shared_prefix`: encode image and prompt once per group, at rollout, for the policy and for the reference; the same
@@ -45,6 +46,7 @@ class PerceptionGRPOTrainer(ResumesWhole, GRPOTrainer):
     taken. A model that runs FlashAttention-2 has its language layers set to SDPA, since a packed row needs a mask.
     `rollout_log`: a file that gets one JSON line for each group, written before the update: `step`, `id`, `prompt`,
     `completions`, `rewards`, `advantages`, and `parts` (name to G values).
+    `reference`: weights to which the KL term is measured, by default the policy's own at this moment.
     `kl_estimator`: of the KL term, see `kl`; another than TRL's "k3" wants TRL's options `loss_type="grpo"` and
     `use_bias_correction_kl=False`.
 
@@ -58,6 +60,7 @@ class PerceptionGRPOTrainer(ResumesWhole, GRPOTrainer):
         shared_prefix: bool = True,
         rollout_log: str | Path | None = None,
         kl_estimator: str = "k3",
+        reference: Mapping[str, torch.Tensor] | None = None,
         **kwargs,
     ):
         if (processor := kwargs.get("processing_class")) is not None and hasattr(processor, "tokenizer"):
@@ -72,6 +75,8 @@ class PerceptionGRPOTrainer(ResumesWhole, GRPOTrainer):
                     f"The training data lack the column {', '.join(missing)}: they have {', '.join(data.column_names)}."
                 )
         super().__init__(*args, **kwargs)
+        if self.beta:
+            self._set_reference(reference)
         kl_per_token(torch.zeros(1), kl_estimator)
         if kl_estimator != "k3" and (self.loss_type != "grpo" or self.args.use_bias_correction_kl):
             raise ValueError('A KL estimator other than "k3" needs loss_type="grpo" and use_bias_correction_kl=False.')
@@ -91,6 +96,17 @@ class PerceptionGRPOTrainer(ResumesWhole, GRPOTrainer):
                         "Shared prefix: the language layers run on SDPA, FlashAttention-2 stays with the vision tower."
                     )
 
+    @torch.no_grad()
+    def _set_reference(self, weights: Mapping[str, torch.Tensor] | None) -> None:
+        """What the KL term is measured to: `weights` (see `weights.trained_weights`), or the policy as it is now."""
+        base = self._base(self.model)
+        if self.ref_model is None:  # adapters: TRL copies the one that there is, or switches it off
+            for name, value in self.model.named_parameters():
+                if weights is not None and ".ref." in name:
+                    value.copy_(weights[name.replace(".ref.", ".default.")])
+        elif not self._sharded():  # TRL reads the model's path again, and that may hold other weights
+            self._base(self.ref_model).load_state_dict(base.state_dict() if weights is None else weights)
+
     # What can be shared
 
     def _unsupported_reason(self) -> str:
@@ -109,10 +125,6 @@ class PerceptionGRPOTrainer(ResumesWhole, GRPOTrainer):
             "prompt itself, which costs up to that many times more.",
             stacklevel=3,
         )
-
-    def _sharded(self) -> bool:
-        zero3 = self.is_deepspeed_enabled and self.accelerator.deepspeed_plugin.zero_stage == 3
-        return self.accelerator.num_processes > 1 and (self.is_fsdp_enabled or zero3)
 
     def _base(self, model):
         model = self.accelerator.unwrap_model(model)

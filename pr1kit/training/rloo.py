@@ -15,11 +15,11 @@ from pr1kit.data.sample import Sample
 from pr1kit.models.policy import Policy
 from pr1kit.training.grpo import only_task, reward_of, to_dataset
 from pr1kit.training.grpo_settings import TINY, GRPOSettings
-from pr1kit.training.resumable_run import ResumesWhole, train_in_folder
+from pr1kit.training.resumable_run import WholeCheckpoints, train_in_folder
 from pr1kit.training.step_log import RunLog
 
 
-class _RLOOTrainer(ResumesWhole, RLOOTrainer):
+class _RLOOTrainer(WholeCheckpoints, RLOOTrainer):
     """TRL's trainer, resumed from all of its weights."""
 
 
@@ -35,7 +35,7 @@ def train_rloo(
     """As `train_grpo`, with RLOO's advantages and loss; settings that only GRPO has are not looked at."""
     task, options = only_task(samples), settings.options(folder)
     args = RLOOConfig(**{name: options[name] for name in options if name in RLOOConfig.__dataclass_fields__})
-    identity = {"algorithm": "rloo", "task": task, "policy": policy.name, "samples": len(samples), **asdict(settings)}
+    identity = {"method": "rloo", "task": task, **asdict(settings)}
 
     def trainer(log: RunLog) -> RLOOTrainer:
         return _RLOOTrainer(
@@ -47,4 +47,4 @@ def train_rloo(
             callbacks=[log],
         )
 
-    return train_in_folder(policy, identity, args, trainer, resume=resume, bar=bar)
+    return train_in_folder(policy, samples, identity, args, trainer, resume=resume, bar=bar)

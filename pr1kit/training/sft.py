@@ -7,15 +7,15 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from datasets import Dataset
-from datasets import Image as ImageFeature
 from trl import SFTConfig, SFTTrainer
 
 from pr1kit.data.boxes import from_pixels
+from pr1kit.data.images import probe, upright_size
 from pr1kit.data.sample import Sample
 from pr1kit.models.policy import Policy, chat
 from pr1kit.rewards.tasks import get_task
 from pr1kit.training.grpo_settings import shared_options
-from pr1kit.training.resumable_run import ResumesWhole, train_in_folder
+from pr1kit.training.resumable_run import WholeCheckpoints, train_in_folder
 from pr1kit.training.step_log import RunLog
 
 
@@ -58,17 +58,33 @@ TINY_SFT = SFTSettings(
 )
 
 
-class _SFTTrainer(ResumesWhole, SFTTrainer):
+class _SFTTrainer(WholeCheckpoints, SFTTrainer):
     """TRL's trainer, resumed from all of its weights."""
 
 
 def supervised_answer(sample: Sample, policy: Policy, thought: str = "") -> str:
     """The answer that supervision teaches, its boxes in the policy's frame; a `thought` brings the tags."""
-    size = sample.load_image().size
+    size = upright_size(*probe(sample.image, decode=False))
     boxes = from_pixels(sample.target.boxes, policy.frame(size), size)
     target = {"boxes": boxes, "labels": sample.target.labels, "text": sample.target.text}
     answer = get_task(sample.task).write_answer(target, label=sample.question)
     return f"<think>{thought}</think><answer>{answer}</answer>" if thought else answer
+
+
+def _to_dataset(samples: Sequence[Sample], policy: Policy, thought: Callable[[Sample], str] | None) -> Dataset:
+    """The samples as the rows that `SFTTrainer` takes; an image is read when its row is asked for."""
+
+    def read(batch):
+        chosen = [samples[i] for i in batch["sample"]]
+        words = [chat(sample, thought is not None)[0]["content"][1]["text"] for sample in chosen]
+        answers = [supervised_answer(sample, policy, thought(sample) if thought else "") for sample in chosen]
+        return {
+            "prompt": [[{"role": "user", "content": said}] for said in words],
+            "completion": [[{"role": "assistant", "content": said}] for said in answers],
+            "image": [sample.load_image() for sample in chosen],
+        }
+
+    return Dataset.from_dict({"sample": range(len(samples))}).with_transform(read)
 
 
 def train_sft(
@@ -91,25 +107,17 @@ def train_sft(
     if (thought is None) == settings.thinking:
         raise ValueError("Thinking needs `thought`, which writes a thought for a sample; without it there is none.")
     args = settings.config(folder)
-    rows = [
-        {
-            "prompt": [{"role": "user", "content": chat(sample, settings.thinking)[0]["content"][1]["text"]}],
-            "completion": [
-                {"role": "assistant", "content": supervised_answer(sample, policy, thought(sample) if thought else "")}
-            ],
-            "image": sample.load_image(),
-        }
-        for sample in samples
-    ]
-    identity = {"sft": True, "policy": policy.name, "samples": len(samples), **asdict(settings)}
+    args.remove_unused_columns = False  # pictures are read when their row is asked for
+
+    identity = {"method": "sft", "task": sorted({sample.task for sample in samples}), **asdict(settings)}
 
     def trainer(log: RunLog) -> SFTTrainer:
         return _SFTTrainer(
             model=policy.model,
             args=args,
-            train_dataset=Dataset.from_list(rows).cast_column("image", ImageFeature()),
+            train_dataset=_to_dataset(samples, policy, thought),
             processing_class=policy.processor,
             callbacks=[log],
         )
 
-    return train_in_folder(policy, identity, args, trainer, resume=resume, bar=bar)
+    return train_in_folder(policy, samples, identity, args, trainer, resume=resume, bar=bar)

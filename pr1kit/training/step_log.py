@@ -1,13 +1,15 @@
-"""What a training run leaves behind: one JSON line a step, whole after a crash, and a clean stop when interrupted."""
+"""What a training run leaves behind: one JSON line a step, and a clean stop when interrupted."""
 
 from __future__ import annotations
 
-import json
 import math
 import signal
+from collections.abc import Mapping
 from pathlib import Path
 
 from transformers import TrainerCallback
+
+from pr1kit.data.run_folder import append_lines
 
 
 class RunLog(TrainerCallback):
@@ -30,16 +32,11 @@ class RunLog(TrainerCallback):
                 return
 
     def on_log(self, args, state, control, logs=None, **kwargs):
-        if logs and "loss" in logs and state.is_world_process_zero:
-            row = {"step": state.global_step}
-            row |= {
-                key: value for key, value in logs.items() if isinstance(value, int | float) and math.isfinite(value)
-            }
-            with self.path.open("a") as file:
-                file.write(json.dumps(row) + "\n")
+        if (row := log_row(state.global_step, logs)) and state.is_world_process_zero:
+            append_lines(self.path, [row])
             if self.bar is not None:
-                name = "reward" if "reward" in logs else "loss"
-                self.bar.set_postfix({name: f"{logs[name]:.3f}"})
+                name = "reward" if "reward" in row else "loss"
+                self.bar.set_postfix({name: f"{row[name]:.3f}" if name in row else "not finite"})
 
     def on_step_end(self, args, state, control, **kwargs):
         if self.bar is not None:
@@ -53,21 +50,9 @@ class RunLog(TrainerCallback):
             signal.signal(number, handler)
 
 
-def cut_log(path: Path, last_step: int) -> None:
-    """Drop a log's lines past `last_step`, and a half-written last line: a resumed run writes them again."""
-    if not path.exists():
-        return
-    kept = []
-    for line in path.read_text(encoding="utf-8").splitlines():
-        try:
-            if json.loads(line)["step"] <= last_step:
-                kept.append(line)
-        except (json.JSONDecodeError, KeyError):
-            continue
-    path.with_suffix(".tmp").write_text("".join(line + "\n" for line in kept), encoding="utf-8")
-    path.with_suffix(".tmp").replace(path)
-
-
-def read_log(path: str | Path) -> list[dict]:
-    """The rows of a `log.jsonl` or `rollouts.jsonl`."""
-    return [json.loads(line) for line in Path(path).read_text(encoding="utf-8").splitlines() if line.strip()]
+def log_row(step: int, logs: Mapping | None) -> dict | None:
+    """The finite numbers that a trainer logged at a training step; None for other logs (evaluation, the summary)."""
+    if not logs or "loss" not in logs:
+        return None
+    numbers = {key: value for key, value in logs.items() if isinstance(value, int | float) and math.isfinite(value)}
+    return {"step": step} | numbers

@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from pr1kit import PerceptionGRPOTrainer, make_scenes, reward_function, sample_rollouts
+from pr1kit.data.run_folder import read_log
 from pr1kit.data.sample import Target
 from pr1kit.models.policy import load_policy
 from pr1kit.models.tiny import build_model, build_processor
@@ -16,7 +17,6 @@ from pr1kit.rewards.groups import group_advantages
 from pr1kit.rollouts.generate import generate_completions
 from pr1kit.training.grpo import to_dataset, train_grpo
 from pr1kit.training.grpo_settings import PAPER, TINY
-from pr1kit.training.step_log import cut_log, read_log
 
 SHORT = replace(TINY, steps=3, prompts_per_step=2, micro_prompts=2, num_generations=4, max_completion_length=24)
 
@@ -110,9 +110,14 @@ def test_an_interrupt_stops_at_the_end_of_the_step_and_the_next_call_goes_on(pol
 
 
 def test_another_run_in_the_same_folder_is_refused(policy, tmp_path):
-    (tmp_path / "settings.json").write_text(json.dumps({"task": "ocr"}))
-    with pytest.raises(ValueError, match="holds a run with other settings"):
-        train_grpo(policy, make_scenes("grounding", 2), tmp_path, SHORT)
+    (tmp_path / "old").mkdir()
+    (tmp_path / "old" / "settings.json").write_text(json.dumps({"task": "ocr"}))
+    with pytest.raises(ValueError, match="holds a run of an earlier version of the kit"):
+        train_grpo(policy, make_scenes("grounding", 2), tmp_path / "old", SHORT)
+    one = replace(SHORT, steps=1)
+    train_grpo(policy, make_scenes("grounding", 2), tmp_path / "run", one)
+    with pytest.raises(ValueError, match=r"holds a run with other settings \(temperature was 1.0, is 0.5\)"):
+        train_grpo(policy, make_scenes("grounding", 2), tmp_path / "run", replace(one, temperature=0.5))
 
 
 def test_data_are_checked_before_training(policy, tmp_path):
@@ -181,13 +186,6 @@ def test_a_random_policy_runs_too_and_starts_at_its_own_reference(tmp_path):
     rows = train_grpo(policy, make_scenes("detection", 6), tmp_path / "run", settings)
     assert rows[0]["reward"] < 0.2
     assert rows[0]["kl"] == pytest.approx(0, abs=1e-5)
-
-
-def test_logs_are_cut_to_the_checkpoint(tmp_path):
-    path = tmp_path / "log.jsonl"
-    path.write_text('{"step": 1}\n{"step": 2}\nnot json\n{"step": 3}\n{"st')
-    cut_log(path, 2)
-    assert read_log(path) == [{"step": 1}, {"step": 2}]
 
 
 @pytest.mark.parametrize("estimator", ["k1", "kimi"])

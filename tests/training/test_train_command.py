@@ -13,12 +13,12 @@ from PIL import Image
 from safetensors.torch import load_file
 
 from pr1kit.__main__ import main
+from pr1kit.data.run_folder import read_log
 from pr1kit.data.sample import TASKS
 from pr1kit.models.policy import load_policy
 from pr1kit.training.command import trl_options
 from pr1kit.training.config import CONFIGS, KEYS, read_run
 from pr1kit.training.grpo_settings import PAPER, TINY
-from pr1kit.training.step_log import read_log
 
 QUICK = ["--steps", "2", "--prompts-per-step", "2", "--micro-prompts", "2", "--num-generations", "4"]
 QUICK += ["--max-completion-length", "12", "--save-steps", "1"]
@@ -30,12 +30,17 @@ def written(folder, text):
     return str(path)
 
 
+def run_of(*flags):
+    run, settings, _ = read_run(flags)
+    return run, settings
+
+
 # Settings
 
 
 @pytest.mark.parametrize("task", TASKS)
 def test_the_papers_configurations_hold_the_papers_values(task):
-    run, settings = read_run(task, {"data": "x"})
+    run, settings = run_of("--config", task, "--data", "x")
     assert run.task == task
     assert run.policy == ("Qwen/Qwen2.5-VL-3B-Instruct" if task == "detection" else "Qwen/Qwen2-VL-2B-Instruct")
     assert (settings.learning_rate, settings.num_generations, settings.beta) == (1e-6, 8, 0.04)
@@ -54,20 +59,21 @@ def test_the_papers_configurations_hold_the_papers_values(task):
 
 def test_what_is_said_later_wins(tmp_path):
     own = written(tmp_path, "task: ocr\ndata: pages.json\nlearning_rate: 1e-6\nbeta: 0\nlora: {r: 8, vision: true}\n")
-    run, settings = read_run(own, {"beta": "0.1", "steps": "7"})
+    run, settings = run_of("--config", own, "--beta", "0.1", "--steps", "7")
     assert (settings.learning_rate, settings.beta, settings.steps) == (1e-6, 0.1, 7)  # YAML reads 1e-6 as text
     assert settings == replace(TINY, learning_rate=1e-6, beta=0.1, steps=7)  # the tiny policy's defaults
     assert run.lora == {"r": 8, "vision": True}
     assert run.out == "runs/ocr"
-    _, real = read_run(own, {"policy": "Qwen/Qwen2-VL-2B-Instruct"})
+    _, real = run_of("--config", own, "--policy", "Qwen/Qwen2-VL-2B-Instruct")
     assert real.steps == PAPER.steps
-    _, profiled = read_run("grounding", {"data": "x", "profile": "24GB"})
+    paper = ("--config", "grounding", "--data", "x")
+    _, profiled = run_of(*paper, "--profile", "24GB")
     assert (profiled.learning_rate, profiled.optim) == (1e-5, "adamw_torch_fused")
-    _, full = read_run("grounding", {"data": "x", "profile": "80GB"})
+    _, full = run_of(*paper, "--profile", "80GB")
     assert (full.learning_rate, full.optim) == (1e-6, "adamw_bnb_8bit")
-    _, said = read_run("grounding", {"data": "x", "profile": "24GB", "learning_rate": "3e-6"})
+    _, said = run_of(*paper, "--profile", "24GB", "--learning-rate", "3e-6")
     assert said.learning_rate == 3e-6
-    _, whole = read_run("grounding", {"data": "x", "profile": "24GB", "lora": False})
+    _, whole = run_of(*paper, "--profile", "24GB", "--no-lora")
     assert whole.learning_rate == 1e-6
 
 
@@ -81,18 +87,17 @@ def test_bad_settings_are_one_sentence_each(tmp_path, capsys):
         return lines[-1]
 
     fine = "task: ocr\ndata: scenes\n"
-    assert "Unknown setting 'lerning_rate' in" in (error := said(fine + "lerning_rate: 1\n"))
-    assert "did you mean 'learning_rate'?" in error
-    assert "'steps' in" in (error := said(fine + "steps: many\n"))
-    assert "must be int, got 'many'" in error
-    assert "must be int, got 2.5" in said(fine + "steps: 2.5\n")
-    assert "must be bool, got 'perhaps'" in said(fine + "thinking: perhaps\n")
-    assert "must be float, got True" in said(fine + "beta: true\n")
+    assert "run.yaml': Unknown setting 'lerning_rate'" in (error := said(fine + "lerning_rate: 1\n"))
+    assert "did you mean '--learning-rate'?" in error
+    assert "run.yaml': Argument --steps: invalid int value: 'many'" in said(fine + "steps: many\n")
+    assert "invalid int value: '2.5'" in said(fine + "steps: 2.5\n")
+    assert "--thinking: Truthy value expected: got perhaps" in said(fine + "thinking: perhaps\n")
+    assert "--beta: invalid float value: 'true'" in said(fine + "beta: true\n")
     assert "is not YAML" in said("task: [\n")
     assert "must hold settings as key: value" in said("- task\n")
     assert "Say which task to train" in said("data: scenes\n")
     assert "Say what to train on with --data" in said("task: ocr\n")
-    assert "Unknown engine 'sglang'" in said(fine, "--engine", "sglang")
+    assert "--engine: invalid choice: 'sglang'" in said(fine, "--engine", "sglang")
     assert "Unknown tracker 'mlflow'" in said(fine, "--report-to", "mlflow")
     assert "--trl takes key=value, got 'x'" in said(fine, "--trl", "x")
     assert "Unknown profile '12GB'" in said(fine, "--profile", "12GB")
@@ -107,7 +112,7 @@ def test_bad_settings_are_one_sentence_each(tmp_path, capsys):
 
 
 def test_engines_and_trackers_that_are_not_installed_say_what_to_install(monkeypatch):
-    run, _ = read_run(None, {"task": "ocr", "data": "scenes", "engine": "vllm"})
+    run, _ = run_of("--task", "ocr", "--data", "scenes", "--engine", "vllm")
     monkeypatch.setattr("pr1kit.training.command.find_spec", lambda name: None)
     with pytest.raises(ValueError, match=r"--engine vllm needs vLLM and a GPU: pip install 'trl\[vllm\]'"):
         trl_options(run)

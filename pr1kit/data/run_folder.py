@@ -1,0 +1,282 @@
+"""A run's folder: whose run it is, who writes it now, and what in it is whole.
+
+    settings.json         what makes this run another than its neighbours (`RunFolder.claim`)
+    samples.json          a digest of each sample's question, truth and picture, see `fingerprint`
+    *.jsonl               logs, a line a step or a group, appended
+    checkpoint-12/        counts only with its `whole.json`, written last: the size and CRC-32 of each file
+    damaged-checkpoint-9/ a checkpoint that was found damaged: set aside, never deleted
+    .lock, .holder        the process that writes; the lock dies with it
+
+Used by training, evaluation, experiments and the making of the tiny policy.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import socket
+import time
+import zlib
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+from filelock import FileLock, Timeout
+
+FORMAT = 2  # of the folder; folders of format 1 held no such number
+MANIFEST = "whole.json"
+_STEP = re.compile(r"checkpoint-(\d+)")
+
+
+class RunFolder:
+    """The folder of one run; it is made when something is first written."""
+
+    def __init__(self, path: str | Path):
+        self.path = Path(path)
+
+    @contextmanager
+    def lock(self) -> Iterator[None]:
+        """Be the only process that writes here. Raises ValueError that names the holder where there is one."""
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+            lock = FileLock(self.path / ".lock", timeout=0)
+            lock.acquire()
+        except Timeout:
+            raise ValueError(
+                f"{str(self.path)!r} is being written by {self._holder()}: wait for it, or stop it."
+            ) from None
+        except OSError as error:
+            raise ValueError(f"{str(self.path)!r} cannot be written: {error.strerror}.") from None
+        try:
+            self.write(
+                ".holder", f"process {os.getpid()} on {socket.gethostname()} since {time.strftime('%Y-%m-%d %H:%M:%S')}"
+            )
+            yield
+        finally:
+            (self.path / ".holder").unlink(missing_ok=True)
+            lock.release()
+
+    def _holder(self) -> str:
+        try:
+            return (self.path / ".holder").read_text(encoding="utf-8") or "another process"
+        except OSError:
+            return "another process"
+
+    # Whose run it is
+
+    def check(self, identity: Mapping, safe: Sequence[str] = ()) -> bool:
+        """Whether the folder holds this run already; False for a folder without a run.
+
+        `identity` is plain values, fit for JSON; a resumed run may change those named in `safe`. Raises ValueError that
+        names what differs where it holds another run, or one of an earlier version of the kit.
+        """
+        if not (self.path / "settings.json").exists():
+            return False
+        old, where = self.read("settings.json"), f"{str(self.path)!r} holds a run"
+        remedy = "choose another folder, or remove it"
+        if not isinstance(old, dict) or old.get("format") != FORMAT:
+            raise ValueError(f"{where} of an earlier version of the kit: finish it with that version; else {remedy}.")
+        new = json.loads(json.dumps(identity))
+        changed = [
+            key for key in {**old, **new} if key not in ("format", "kit", *safe) and old.get(key) != new.get(key)
+        ]
+        if changed:
+            words = "; ".join(f"{key} was {_brief(old.get(key))}, is {_brief(new.get(key))}" for key in changed[:3])
+            raise ValueError(f"{where} with other settings ({words}): {remedy}.")
+        return True
+
+    def claim(self, identity: Mapping) -> None:
+        """Write down whose run this is."""
+        self.write("settings.json", json.dumps({"format": FORMAT, **identity}, indent=1, ensure_ascii=False) + "\n")
+
+    # Files
+
+    def write(self, name: str, text: str) -> Path:
+        """Write a file that is either the old one or the new one, never half."""
+        return write_atomically(self.path / name, text)
+
+    def read(self, name: str):
+        """The content of a JSON file. Raises ValueError that names it where it is damaged."""
+        path = self.path / name
+        try:
+            return json.loads(path.read_text(encoding="utf-8"))
+        except (OSError, ValueError, RecursionError) as error:
+            raise ValueError(
+                f"{str(path)!r} is damaged ({str(error)[:80]}): remove the folder, or choose another."
+            ) from None
+
+    def append(self, name: str, rows: Sequence[Mapping]) -> None:
+        """Add rows to a log, a line each: on disk when this returns."""
+        append_lines(self.path / name, rows)
+
+    def cut(self, name: str, last_step: int) -> list[str]:
+        """Drop a log's rows past `last_step`, which a resumed run writes again; what was there stays in a copy beside.
+
+        A torn last line is dropped. Lines that cannot be read are dropped too; returns a sentence for each.
+        """
+        path = self.path / name
+        if not path.exists():
+            return []
+        lines = _lines(path)
+        read = [_row(line) for line in lines]
+        keep = [line for line, row in zip(lines, read, strict=True) if row is not None and row["step"] <= last_step]
+        broken = [i for i, row in enumerate(read, 1) if row is None and i < len(lines)]
+        if keep == lines:
+            return []
+        last = max((row["step"] for row in read if row is not None), default=0)
+        copy = path.with_name(f"{path.stem}.until-{last}{path.suffix}")
+        if any(row is not None for line, row in zip(lines, read, strict=True) if line not in keep) or broken:
+            write_atomically(copy, path.read_bytes())
+        write_atomically(path, b"".join(line + b"\n" for line in keep))
+        return [
+            f"Line {i} of {path} cannot be read and was left out; {copy.name} keeps the log as it was." for i in broken
+        ]
+
+    # Checkpoints
+
+    @contextmanager
+    def saving(self) -> Iterator[Path]:
+        """A folder `.saving` in which a checkpoint is written before it counts, see `finish_checkpoint`."""
+        aside = self.path / ".saving"
+        remove_tree(aside)
+        aside.mkdir(parents=True)
+        yield aside
+
+    def finish_checkpoint(self, aside: Path, **notes) -> Path:
+        """Sign the checkpoint that was written in `aside` and give it its name; `notes` are kept with it."""
+        (draft,) = aside.glob("checkpoint-*")
+        files = {str(file.relative_to(draft)): _sum(file) for file in sorted(draft.rglob("*")) if file.is_file()}
+        write_atomically(draft / MANIFEST, json.dumps({"files": files, **notes}))
+        goal = self.path / draft.name
+        if goal.exists():
+            remove_tree(goal)
+        draft.rename(goal)
+        aside.rmdir()
+        return goal
+
+    def checkpoints(self) -> list[Path]:
+        """The signed checkpoints, newest first; whether they are whole is not looked at."""
+        found = [path for path in self.path.glob("checkpoint-*") if _STEP.fullmatch(path.name)]
+        return sorted(found, key=checkpoint_step, reverse=True)
+
+    def newest_checkpoint(self, say: Callable[[str], None] = print) -> Path | None:
+        """The newest checkpoint that is whole; damaged newer ones are set aside, each named with `say`."""
+        for path in self.checkpoints():
+            fault = find_damage(path)
+            if not fault:
+                return path
+            aside = path.with_name(f"damaged-{path.name}")
+            while aside.exists():
+                aside = aside.with_name(f"{aside.name}-again")
+            path.rename(aside)
+            say(f"{path} is damaged ({fault}): set aside as {aside.name}, the one before is taken.")
+        return None
+
+    def keep_newest(self, count: int) -> None:
+        """Remove all but the `count` newest checkpoints."""
+        for path in self.checkpoints()[count:]:
+            remove_tree(path)
+
+
+def checkpoint_step(path: str | Path) -> int:
+    """The step at which a checkpoint was written, from its name."""
+    return int(_STEP.fullmatch(Path(path).name)[1])
+
+
+def checkpoint_notes(path: Path) -> dict:
+    """What was noted when the checkpoint was signed."""
+    return json.loads((path / MANIFEST).read_text(encoding="utf-8"))
+
+
+def find_damage(checkpoint: Path) -> str:
+    """What is wrong with a checkpoint, "" where it is whole: every file as it was when it was signed."""
+    try:
+        files = checkpoint_notes(checkpoint)["files"]
+    except (OSError, ValueError, KeyError, TypeError):
+        return "it was not written to its end"
+    for name, written in files.items():
+        try:
+            if _sum(checkpoint / name) != written:
+                return f"{name} is not as it was written"
+        except OSError:
+            return f"{name} is missing"
+    return ""
+
+
+def write_atomically(path: Path, content: str | bytes) -> Path:
+    """Write a file that is either the old one or the new one, never half."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    draft = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        draft.write_bytes(content.encode() if isinstance(content, str) else content)
+        draft.replace(path)
+    except BaseException:
+        draft.unlink(missing_ok=True)
+        raise
+    return path
+
+
+def append_lines(path: Path, rows: Sequence[Mapping]) -> None:
+    """Add rows to a JSON Lines file, after its last whole line; on disk when this returns."""
+    text = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("a+b") as file:
+        if end := file.tell():
+            file.seek(end - 1)
+            if file.read() != b"\n":  # cut short by a crash
+                file.seek(0)
+                file.truncate(file.read().rfind(b"\n") + 1)
+        file.write(text.encode("utf-8", "surrogatepass"))
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def read_log(path: str | Path) -> list[dict]:
+    """The rows of a `log.jsonl` or `rollouts.jsonl`; a last line that a crash cut short is left out.
+
+    Raises FileNotFoundError, and ValueError that names a line that cannot be read.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise FileNotFoundError(f"There is no log {str(path)!r}.")
+    lines = _lines(path)
+    rows = [_row(line) for line in lines]
+    if broken := [i for i, row in enumerate(rows[:-1], 1) if row is None]:
+        raise ValueError(f"Line {broken[0]} of the log {str(path)!r} cannot be read.")
+    return [row for row in rows if row is not None]
+
+
+def remove_tree(path: Path) -> None:
+    """Remove a folder and all in it, where there is one."""
+    import shutil
+
+    shutil.rmtree(path, ignore_errors=True)
+
+
+def _lines(path: Path) -> list[bytes]:
+    """The lines of a file, which end at \\n alone: texts may hold U+2028 or U+0085."""
+    lines = path.read_bytes().split(b"\n")
+    return lines[:-1] if lines[-1] == b"" else lines
+
+
+def _row(line: bytes) -> dict | None:
+    try:
+        row = json.loads(line)
+        return row if isinstance(row, dict) and isinstance(row["step"], int) else None
+    except (ValueError, KeyError, RecursionError):
+        return None
+
+
+def _sum(path: Path) -> list[int]:
+    """Size and CRC-32 of a file: enough to notice an accident."""
+    total = 0
+    with path.open("rb") as file:
+        while part := file.read(1 << 22):
+            total = zlib.crc32(part, total)
+        return [file.tell(), total]
+
+
+def _brief(value) -> str:
+    text = repr(value)
+    return text if len(text) <= 60 else f"{text[:57]}…"

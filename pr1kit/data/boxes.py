@@ -121,6 +121,21 @@ def pixels_per_unit(frame: Any, image_size: tuple[int, int] | None) -> tuple[flo
     return image_size[0] / width, image_size[1] / height
 
 
+def parse_frame(text: str) -> Any:
+    """A frame as it is written in a command: `pixel`, `norm1000`, or `WxH` as (W, H). Raises ValueError.
+
+    >>> parse_frame("1x1")
+    (1.0, 1.0)
+    """
+    if text in ("pixel", "norm1000"):
+        return text
+    try:
+        width, height = (float(side) for side in text.lower().split("x"))
+    except ValueError:
+        raise ValueError(f"Unknown frame {text!r}: choose pixel, norm1000 or WIDTHxHEIGHT.") from None
+    return width, height
+
+
 def to_pixels(coordinates: np.ndarray, frame: Any, image_size: tuple[int, int] | None) -> np.ndarray:
     """Boxes `(N, 4)` or points `(N, 2)` written in `frame`, in pixels of the original image.
 

@@ -60,14 +60,14 @@ def read_settings(parser: argparse.ArgumentParser, path: Path) -> dict[str, Any]
     if not isinstance(values, dict):
         raise ValueError(f"{str(path)!r} must hold settings as key: value.")
     for key, value in values.items():
-        if value is not None:
+        if value not in (None, []):
             words = value if isinstance(value, list) else [value]
             flags += [f"--{key}", *(w if isinstance(w, str) else json.dumps(w) for w in words)]
     try:
         said = read_flags(parser, flags)
     except ValueError as error:
         raise ValueError(f"{str(path)!r}: {error}") from None
-    return said | {key: None for key, value in values.items() if value is None}
+    return said | {key: value for key, value in values.items() if value in (None, [])}
 
 
 def of_kind(kind: type, values: dict[str, Any]) -> dict[str, Any]:

@@ -135,14 +135,6 @@ class RunFolder:
 
     # Checkpoints
 
-    @contextmanager
-    def saving(self) -> Iterator[Path]:
-        """A folder `.saving` in which a checkpoint is written before it counts, see `finish_checkpoint`."""
-        aside = self.path / ".saving"
-        remove_tree(aside)
-        aside.mkdir(parents=True)
-        yield aside
-
     def finish_checkpoint(self, aside: Path, **notes) -> Path:
         """Sign the checkpoint that was written in `aside` and give it its name; `notes` are kept with it."""
         (draft,) = aside.glob("checkpoint-*")

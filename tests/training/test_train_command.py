@@ -5,7 +5,7 @@ import os
 import re
 import subprocess
 import sys
-from dataclasses import asdict, replace
+from dataclasses import asdict, fields, replace
 
 import pytest
 import yaml
@@ -17,7 +17,7 @@ from pr1kit.data.run_folder import read_log
 from pr1kit.data.sample import TASKS
 from pr1kit.models.policy import load_policy
 from pr1kit.training.command import trl_options
-from pr1kit.training.config import CONFIGS, KEYS, read_run
+from pr1kit.training.config import CONFIGS, RunConfig, read_run
 from pr1kit.training.grpo_settings import PAPER, TINY
 
 QUICK = ["--steps", "2", "--prompts-per-step", "2", "--micro-prompts", "2", "--num-generations", "4"]
@@ -151,9 +151,8 @@ def test_a_dry_run_prints_yaml_that_makes_the_same_run(tmp_path, capsys):
     flags = ["--data", "pages.json", "--profile", "16GB", "--steps", "5"]
     assert main(["train", "--config", "ocr", *flags, "--dry-run"]) == 0
     printed = capsys.readouterr().out
-    assert set(yaml.safe_load(printed)) == set(KEYS)
-    again = read_run(written(tmp_path, printed), {})
-    first = read_run("ocr", {"data": "pages.json", "profile": "16GB", "steps": "5"})
+    assert set(yaml.safe_load(printed)) == {each.name for each in (*fields(RunConfig), *fields(PAPER))}
+    again, first = run_of("--config", written(tmp_path, printed)), run_of("--config", "ocr", *flags)
     assert [asdict(part) for part in again] == [asdict(part) for part in first]
 
 

@@ -7,6 +7,8 @@ from pathlib import Path
 
 import torch
 
+from pr1kit.models.backends import quiet
+
 SAMPLED = 4096  # numbers of each tensor that the fingerprint looks at
 
 
@@ -36,7 +38,8 @@ def weights_fingerprint(model: torch.nn.Module) -> str:
 
 def load_weights(model: torch.nn.Module, checkpoint: str | Path) -> None:
     """Copy a saved checkpoint's weights into `model` of the same class, every one of them."""
-    model.load_state_dict(type(model).from_pretrained(checkpoint, dtype=model.dtype).state_dict())
+    with quiet():
+        model.load_state_dict(type(model).from_pretrained(checkpoint, dtype=model.dtype).state_dict())
 
 
 def trained_weights(model: torch.nn.Module) -> dict[str, torch.Tensor]:

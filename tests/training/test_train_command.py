@@ -173,7 +173,7 @@ def test_a_run_from_flags_is_logged_saved_and_gone_on_with(tmp_path, capsys):
     assert main(command) == 0  # finished: the weights are read, not trained again
     assert all((trained[name] == value).all() for name, value in load_file(out / "model" / "model.safetensors").items())
     assert main([*command, "--beta", "0.3"]) == 2
-    assert "holds a run with other settings (beta was 0.0)" in capsys.readouterr().err
+    assert "holds a run with other settings (beta was 0.0, is 0.3)" in capsys.readouterr().err
 
 
 def test_a_run_from_yaml_trains_an_adapter_on_files(small_policies, tmp_path, capsys):

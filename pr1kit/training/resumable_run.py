@@ -29,6 +29,7 @@ from pr1kit.training.weights import load_weights, weights_fingerprint
 
 # What a resumed run may change: it alters memory and disk, not the result.
 RESUME_SAFE_FIELDS = ("micro_prompts", "micro_batch", "gradient_checkpointing", "shared_prefix", "save_steps")
+FINISHED = "finished.json"  # written when the last step is done: a log of all steps without it was cut off
 NEEDED = ("trainer_state.json", "optimizer.pt", "scheduler.pt")
 
 
@@ -130,6 +131,8 @@ def _run(folder, policy, samples, identity, args, make_trainer, log, resume) -> 
     policy.model.eval()
     if log.stop:
         raise KeyboardInterrupt(f"Stopped and saved in {folder.path}.")
+    if args.process_index == 0:
+        folder.write(FINISHED, json.dumps({"steps": args.max_steps}))
     return read_log(folder.path / "log.jsonl")
 
 
@@ -152,8 +155,9 @@ def _open(folder: RunFolder, policy, samples, identity, args, resume: bool) -> P
                 f"{folder.path} was begun with pr1kit {began['kit']}, and goes on with another.", stacklevel=2
             )
     if args.process_index == 0:
-        if not resume:
+        if checkpoint is None:
             folder.keep_newest(0)
+            (folder.path / FINISHED).unlink(missing_ok=True)
         folder.write("samples.json", json.dumps(data))
         folder.claim(identity | {"weights": start, "kit": version("pr1kit")})
         _cut_logs(folder, checkpoint)
@@ -189,8 +193,7 @@ def _resumable(folder: RunFolder, began: str, now: str, to_start: bool, args) ->
     if checkpoint is None:
         if had:
             raise ValueError(f"No checkpoint in {where!r} is whole: all are set aside; the same command begins anew.")
-        steps = [row["step"] for row in _read(folder)]
-        if steps and steps[-1] >= args.max_steps:
+        if (folder.path / FINISHED).exists():
             raise ValueError(
                 f"{where!r} holds a finished run whose checkpoints are gone: load what it exported, or choose another "
                 "folder to run it again."
@@ -217,13 +220,6 @@ def _cut_logs(folder: RunFolder, checkpoint: Path | None) -> None:
         history = json.loads((checkpoint / "trainer_state.json").read_text(encoding="utf-8"))["log_history"]
         rows = [row for logs in history if (row := log_row(logs["step"], logs))]
         folder.write("log.jsonl", "".join(json.dumps(row) + "\n" for row in rows))
-
-
-def _read(folder: RunFolder) -> list[dict]:
-    try:
-        return read_log(folder.path / "log.jsonl")
-    except (OSError, ValueError):
-        return []
 
 
 def _saved(folder: RunFolder) -> str:

@@ -22,16 +22,18 @@ def weights_fingerprint(model: torch.nn.Module) -> str:
     >>> before == weights_fingerprint(layer)
     False
     """
-    named = dict(model.named_parameters())
+    named = {  # peft wraps names, and TRL keeps a copy of the adapter
+        name.replace("base_model.model.", "", 1).replace(".base_layer", ""): value
+        for name, value in model.named_parameters()
+        if ".ref." not in name
+    }
     if not any("lora_B" in name and value.any() for name, value in named.items()):
         named = {name: value for name, value in named.items() if "lora_" not in name}
     digest = hashlib.sha256()
-    for name, value in named.items():
-        if ".ref." in name:  # TRL's copy of the adapter
-            continue
+    for name, value in sorted(named.items()):
         flat = value.detach().flatten()
         chosen = flat[:: max(1, len(flat) // SAMPLED)].cpu().contiguous()
-        digest.update(f"{name} {tuple(value.shape)} {value.dtype}".replace("base_model.model.", "").encode())
+        digest.update(f"{name} {tuple(value.shape)} {value.dtype}".encode())
         digest.update(chosen.view(torch.uint8).numpy().tobytes())
     return digest.hexdigest()[:16]
 

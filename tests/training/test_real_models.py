@@ -88,11 +88,12 @@ def stir(policy, scale=0.05):
 
 def trainer_of(policy, scenes, folder, **options):
     options = {"gradient_checkpointing": True, "learning_rate": 1e-3, "prompts_per_step": 1, **options}
-    settings = replace(SHORT, **options)
+    own = {name: options.pop(name) for name in list(options) if hasattr(SHORT, name)}
+    settings = replace(SHORT, **own)
     t = PerceptionGRPOTrainer(
         model=policy.model,
         reward_funcs=spread,
-        args=settings.config(folder),
+        args=settings.config(folder, **options),
         train_dataset=to_dataset(scenes, policy),
         processing_class=policy.processor,
     )

@@ -1,120 +1,114 @@
 """`python -m pr1kit eval`: a model on benchmark files, its completions kept, its numbers beside the paper's.
 
-    python -m pr1kit eval --model Qwen/Qwen2-VL-2B-Instruct --data refcoco_val.json --images coco/
-    accelerate launch -m pr1kit eval …                      the same, on every GPU of the machine
-    python -m pr1kit eval --completions runs/eval/refcoco_val.jsonl --data refcoco_val.json --images coco/
-
 Samples go to processes in whole batches, the same batches whatever the number of processes, so the completions are the
 same too. Interrupted, the same command goes on where it was.
 """
 
 from __future__ import annotations
 
-import argparse
 import json
 import os
 import sys
 import warnings
+from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from pr1kit.data.assemble import Samples
+from pr1kit.data.boxes import parse_frame
 from pr1kit.data.load import LAYOUTS, load_dataset
-from pr1kit.data.run_folder import write_atomically
+from pr1kit.data.options import make_parser, option, read_flags
+from pr1kit.data.run_folder import RunFolder
 from pr1kit.data.sample import TASKS
 from pr1kit.evaluation.benchmarks import PROTOCOLS, Protocol, official_files
-from pr1kit.evaluation.completion_store import CompletionStore, read_completions
+from pr1kit.evaluation.completion_store import CompletionStore, completion_digests, model_digest, read_completions
 from pr1kit.evaluation.report import report, score_completions
 
 BATCH = {"hf": 16, "vllm": 512}
 SEEN = ("quantization", "max_pixels")  # what of `load_policy` changes the answers
+DESCRIPTION = """A model on benchmark files, its completions kept, its numbers beside the paper's.
+
+    python -m pr1kit eval --policy Qwen/Qwen2-VL-2B-Instruct --data refcoco_val.json --images coco/
+    accelerate launch -m pr1kit eval …                      the same, on every GPU of the machine
+    python -m pr1kit eval --completions runs/eval/refcoco_val.jsonl --data refcoco_val.json --images coco/"""
 
 
-def add_command(commands: Any) -> None:
-    """`eval` among the commands of `python -m pr1kit`."""
-    parser = commands.add_parser("eval", help="measure a model on benchmark files, beside the paper's numbers")
-    add_arguments(parser)
-    parser.set_defaults(run=run)
+@dataclass(frozen=True)
+class EvalOptions:
+    """What an evaluation is told; each field is a flag."""
+
+    data: list[str] = option([], "annotation files, hub ids, `scenes`, or the official eval folder")
+    policy: str = option("tiny", "hub id, folder or `tiny`", aliases=["--model"])
+    images: str | None = option(None, "folder of the pictures (default: that of the file)")
+    task: str | None = option(None, "where the data leave it open", choices=TASKS)
+    layout: str = option("auto", "of the data (default: by its fields)", choices=("auto", "coco", *LAYOUTS))
+    split: str | None = option(None, "of a dataset that has several")
+    limit: int | None = option(None, "the first so many samples of each")
+    frame: str | None = option(None, "how the data write boxes: pixel, norm1000 or WxH, where that is open")
+    box_format: str | None = option(None, "corners, or corner and size, where that is open", choices=("xyxy", "xywh"))
+    out: str = option("runs/eval", "folder of the results")
+    completions: str | None = option(None, "score these instead of asking a model")
+    answer_frame: str | None = option(None, "how --completions without a frame of their own write boxes")
+    protocol: str = option("paper", "the paper's prompts or those of its released scripts", choices=tuple(PROTOCOLS))
+    prompt: str | None = option(None, 'other words, with "{question}" in them')
+    max_new_tokens: int | None = option(None, "longest completion (default: the protocol's)")
+    thinking: bool = option(False, "ask to think first")
+    engine: str = option("hf", "transformers or vLLM", choices=tuple(BATCH))
+    batch_size: int | None = option(None, f"prompts at once (default: {BATCH['hf']}, vllm {BATCH['vllm']})")
+    dtype: str = option("auto", "of the weights, such as bfloat16 (auto: the checkpoint's)")
+    quantization: str | None = option(None, "of the language model's weights (hf)", choices=("4bit", "8bit"))
+    max_pixels: int | None = option(None, "largest image that the model sees (hf; default: the checkpoint's)")
+    attn: str = option("auto", "attention of transformers (hf; default: the best that runs here)")
+    tensor_parallel: int = option(1, "GPUs that share one model (vllm)")
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """The options of `python -m pr1kit eval`."""
-    add = parser.add_argument
-    add("--data", nargs="+", required=True, help="annotation files, hub ids, `scenes`, or the official eval folder")
-    add("--model", default="tiny", help="hub id, folder or `tiny` (default: %(default)s)")
-    add("--images", help="folder of the pictures (default: that of the file)")
-    add("--task", choices=TASKS, help="where the data leave it open")
-    add("--layout", default="auto", choices=("auto", "coco", *LAYOUTS), help="of the data (default: by its fields)")
-    add("--split", help="of a dataset that has several")
-    add("--limit", type=int, help="the first so many samples of each")
-    add("--frame", type=parse_frame, help="how the data write boxes: pixel, norm1000 or WxH, where that is open")
-    add("--box-format", choices=("xyxy", "xywh"), help="corners, or corner and size, where that is open")
-    add("--out", type=Path, default=Path("runs/eval"), help="folder of the results (default: %(default)s)")
-    add("--completions", type=Path, help="score these instead of asking a model")
-    add("--answer-frame", type=parse_frame, help="how --completions without a frame of their own write boxes")
-    add("--protocol", default="paper", choices=PROTOCOLS, help="the paper's prompts or those of its released scripts")
-    add("--prompt", help='other words, with "{question}" in them')
-    add("--max-new-tokens", type=int, help="longest completion (default: the protocol's)")
-    add("--thinking", action="store_true", help="ask to think first")
-    add("--engine", default="hf", choices=BATCH, help="transformers or vLLM (default: %(default)s)")
-    add("--batch-size", type=int, help=f"prompts at once (default: {BATCH['hf']}, vllm {BATCH['vllm']})")
-    add("--dtype", default="auto", help="of the weights, such as bfloat16 (default: the checkpoint's)")
-    add("--quantization", choices=("4bit", "8bit"), help="of the language model's weights (hf)")
-    add("--max-pixels", type=int, help="largest image that the model sees (hf; default: the checkpoint's)")
-    add("--attn", default="auto", help="attention of transformers (hf; default: the best that runs here)")
-    add("--tensor-parallel", type=int, default=1, help="GPUs that share one model (vllm)")
-
-
-def parse_frame(text: str) -> Any:
-    """`pixel`, `norm1000`, or `WxH` as (W, H); argparse shows what is wrong with any other.
-
-    >>> parse_frame("1x1")
-    (1.0, 1.0)
-    """
-    if text in ("pixel", "norm1000"):
-        return text
-    try:
-        width, height = (float(side) for side in text.lower().split("x"))
-    except ValueError:
-        raise argparse.ArgumentTypeError(f"{text!r} is not pixel, norm1000 or WxH") from None
-    return width, height
-
-
-def run(arguments: argparse.Namespace) -> int:
-    """Ask, keep, score, print; the report and each benchmark's `.results.json` go to `--out`."""
-    world, engine, results = _world(arguments), None, []
-    for name, path, images in _plan(arguments):
-        samples = _load(
-            world,
-            path, arguments.task, arguments.layout, _split(arguments, path), arguments.limit, arguments.frame,
-            images=images, box_format=arguments.box_format,
-        )  # fmt: skip
-        protocol, task = _protocol(arguments, samples[0].task), samples[0].task
-        if arguments.completions is not None:
-            rows, made_by = read_completions(arguments.completions), _made_by(arguments.completions)
-        else:
-            engine = engine or _engine(arguments, world)
-            made_by = {"model": arguments.model, "engine": arguments.engine, "dtype": arguments.dtype}
-            made_by |= {name: getattr(arguments, name) for name in SEEN if getattr(arguments, name) is not None}
-            made_by |= {"task": task, "protocol": protocol.to_dict()}
-            rows = _ask(samples, CompletionStore(arguments.out, name, world.rank, world.processes), made_by, engine,
-                        arguments.batch_size or BATCH[arguments.engine], world)  # fmt: skip
+def main(flags: Sequence[str]) -> int:
+    """The subcommand: ask, keep, score, print; the report and each benchmark's `.results.json` go to `--out`."""
+    arguments = EvalOptions(**read_flags(make_parser((EvalOptions,), "python -m pr1kit eval", DESCRIPTION), flags))
+    frame, answer_frame = (each and parse_frame(each) for each in (arguments.frame, arguments.answer_frame))
+    plan, world, folder = _plan(arguments), _world(arguments), RunFolder(arguments.out)
+    with folder.lock() if world.rank == 0 else nullcontext():
+        results, engine = [], None
+        for name, path, images in plan:
+            samples = _load(
+                world,
+                path, arguments.task, arguments.layout, _split(arguments, path), arguments.limit, frame,
+                images=images, box_format=arguments.box_format,
+            )  # fmt: skip
+            if arguments.completions is not None:
+                file = Path(arguments.completions)
+                rows, made_by = read_completions(file), _made_by(file)
+            else:
+                engine = engine or _engine(arguments, world)
+                made_by = _about(arguments, samples[0].task)
+                store = CompletionStore(folder.path, name, world.rank, world.processes)
+                rows = _ask(samples, store, made_by, engine, arguments.batch_size or BATCH[arguments.engine], world)
+            if world.rank == 0:
+                results.append(score_completions(samples, rows, name, made_by, answer_frame))
         if world.rank == 0:
-            results.append(score_completions(samples, rows, name, made_by, arguments.answer_frame))
-    if world.rank == 0:
-        text = report(results)
-        arguments.out.mkdir(parents=True, exist_ok=True)
-        write_atomically(arguments.out / "report.md", text)
-        for result in results:
-            write_atomically(arguments.out / f"{result.name}.results.json", json.dumps(result.to_dict(), indent=1))
-        print(text)
-    world.wait()
+            text = report(results)
+            folder.write("report.md", text)
+            for result in results:
+                folder.write(f"{result.name}.results.json", json.dumps(result.to_dict(), indent=1))
+            print(text)
+        world.wait()
     return 0
 
 
-def _plan(arguments: argparse.Namespace) -> list[tuple[str, str, Any]]:
+def _about(arguments: EvalOptions, task: str) -> dict:
+    """What makes the completions: everything that changes them besides their question and picture."""
+    made_by = {"model": arguments.policy, "engine": arguments.engine, "dtype": arguments.dtype}
+    made_by |= {name: getattr(arguments, name) for name in SEEN if getattr(arguments, name) is not None}
+    made_by |= {"task": task, "protocol": _protocol(arguments, task).to_dict()}
+    return made_by | {"weights": model_digest(arguments.policy)}
+
+
+def _plan(arguments: EvalOptions) -> list[tuple[str, str, Any]]:
     """(name, data, images) of each benchmark; names are distinct."""
+    if not arguments.data:
+        raise ValueError("Say what to evaluate on with --data: annotation files, hub ids, scenes, or the eval folder.")
     plan: dict[str, tuple] = {}
     for data in arguments.data:
         folder = Path(data).expanduser()
@@ -142,18 +136,18 @@ def _load(world: World, *data, **options) -> Samples:
     return samples
 
 
-def _split(arguments: argparse.Namespace, path: str) -> str | None:
+def _split(arguments: EvalOptions, path: str) -> str | None:
     return "test" if path == "scenes" and arguments.split is None else arguments.split
 
 
-def _protocol(arguments: argparse.Namespace, task: str) -> Protocol:
+def _protocol(arguments: EvalOptions, task: str) -> Protocol:
     protocol = PROTOCOLS[arguments.protocol][task]
     changes = {"prompt": arguments.prompt, "max_new_tokens": arguments.max_new_tokens}
     changes = {name: value for name, value in changes.items() if value is not None}
     return replace(protocol, **changes, thinking=arguments.thinking)
 
 
-def _engine(arguments: argparse.Namespace, world: World):
+def _engine(arguments: EvalOptions, world: World):
     from pr1kit.evaluation.engines import make_engine
 
     if arguments.engine == "vllm":
@@ -162,10 +156,10 @@ def _engine(arguments: argparse.Namespace, world: World):
                 "vLLM spreads over GPUs by itself: run it without accelerate launch, with --tensor-parallel N."
             )
         return make_engine(
-            "vllm", arguments.model, dtype=arguments.dtype, tensor_parallel_size=arguments.tensor_parallel
+            "vllm", arguments.policy, dtype=arguments.dtype, tensor_parallel_size=arguments.tensor_parallel
         )
     options = {name: getattr(arguments, name) for name in ("dtype", "attn", *SEEN)}
-    return make_engine("hf", arguments.model, device=world.device, **options)
+    return make_engine("hf", arguments.policy, device=world.device, **options)
 
 
 def _ask(samples, store: CompletionStore, made_by: dict, engine, batch_size: int, world: World) -> dict[str, dict]:
@@ -175,14 +169,19 @@ def _ask(samples, store: CompletionStore, made_by: dict, engine, batch_size: int
     if world.rank == 0:
         store.check_same_run(made_by)
     world.wait()
-    kept = store.kept()
+    digests = completion_digests(samples, made_by)
+    kept, stale = store.fitting(digests)
+    if stale and world.rank == 0:
+        which = f"{len(stale)} kept completions of {store.name} ({stale[0]}{', …' if len(stale) > 1 else ''})"
+        print(f"pr1kit: {which} are of another question, picture or model, and are asked again.", file=sys.stderr)
     world.wait()  # all have read before any writes
     batches = [samples[start : start + batch_size] for start in range(0, len(samples), batch_size)]
     missing = [batch for batch in batches if any(sample.id not in kept for sample in batch)]
     mine = missing[world.rank :: world.processes]
     protocol = Protocol(**made_by["protocol"])
     for batch in tqdm(mine, desc=store.name, disable=world.rank > 0 or not mine, file=sys.stderr):
-        store.append([row for row in engine(batch, protocol) if row["id"] not in kept])
+        rows = [row | {"of": digests[row["id"]]} for row in engine(batch, protocol)]
+        store.append([row for row in rows if row["id"] not in kept])
     world.wait()
     if world.rank == 0:
         store.join(sample.id for sample in samples)
@@ -205,7 +204,7 @@ class World:
             self.state.wait_for_everyone()
 
 
-def _world(arguments: argparse.Namespace) -> World:
+def _world(arguments: EvalOptions) -> World:
     launched = int(os.environ.get("WORLD_SIZE", 1))
     if launched == 1 or arguments.completions is not None or arguments.engine != "hf":
         return World(processes=launched)

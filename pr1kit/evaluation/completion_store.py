@@ -1,21 +1,26 @@
 """Every raw completion is kept: a JSON line each, keyed by the sample's id, whole after a crash, never asked for twice.
 
-    name.jsonl              {"id": …, "completion": …, "frame": …}, in the order of the samples
+    name.jsonl              {"id": …, "completion": …, "frame": …, "of": …}, in the order of the samples
     name.part-1-of-4.jsonl  what a process has added since; joined to `name.jsonl` when all have finished
     name.settings.json      what produced them: model, protocol, engine
 
-`frame` says how the completion's numbers are to be read (see `boxes`), so that scoring needs no model.
+`frame` says how the completion's numbers are to be read (see `boxes`), so that scoring needs no model; `of` is a digest
+of question, picture, model and protocol: a completion that no longer fits is asked for again.
 """
 
 from __future__ import annotations
 
 import glob
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
-from pr1kit.data.run_folder import append_lines, write_atomically
+from pr1kit.data.fingerprint import fingerprint, folder_fingerprint
+from pr1kit.data.run_folder import RunFolder, append_lines, write_atomically
+from pr1kit.data.sample import Sample
+from pr1kit.data.shipped import shipped
 
 
 def read_completions(path: str | Path) -> dict[str, dict]:
@@ -32,7 +37,8 @@ def read_completions(path: str | Path) -> dict[str, dict]:
             continue
         try:
             row = json.loads(line)
-            rows[row["id"]] = {"id": row["id"], "completion": row["completion"], "frame": _frame(row.get("frame"))}
+            needed = {"id": row["id"], "completion": row["completion"], "frame": _frame(row.get("frame"))}
+            rows[row["id"]] = needed | ({"of": row["of"]} if "of" in row else {})
         except (ValueError, KeyError, TypeError):
             if number < len(lines):  # a whole line ends with a line break
                 raise ValueError(f'Line {number} of {str(path)!r} is no {{"id", "completion", "frame"}} row.') from None
@@ -51,8 +57,9 @@ class CompletionStore:
         """Write down what makes these completions. Raises ValueError where others were made otherwise."""
         self.folder.mkdir(parents=True, exist_ok=True)
         path = self.folder / f"{self.name}.settings.json"
-        if path.exists() and (other := json.loads(path.read_text(encoding="utf-8"))) != made_by:
-            names = [name for name in {**made_by, **other} if made_by.get(name) != other.get(name)]
+        other = RunFolder(self.folder).read(path.name) if path.exists() else made_by
+        names = [name for name in {**made_by, **other} if name != "weights" and made_by.get(name) != other.get(name)]
+        if names:
             raise ValueError(
                 f"{str(path)!r} tells of completions with another {' and '.join(names)}: name another --out."
             )
@@ -64,6 +71,12 @@ class CompletionStore:
         for path in [*([self.path] if self.path.exists() else []), *self._parts()]:
             rows |= read_completions(path)
         return rows
+
+    def fitting(self, digests: Mapping[str, str]) -> tuple[dict[str, dict], list[str]]:
+        """The kept rows of these samples by id whose digest is as it must be, and the ids of those where it is not."""
+        kept = {name: row for name, row in self.kept().items() if name in digests}
+        stale = [name for name, row in kept.items() if row.get("of") != digests[name]]
+        return {name: row for name, row in kept.items() if name not in set(stale)}, stale
 
     def append(self, rows: Sequence[dict]) -> None:
         """Add rows to this process's part: on disk when this returns."""
@@ -80,6 +93,29 @@ class CompletionStore:
 
     def _parts(self) -> list[Path]:
         return sorted(self.folder.glob(f"{glob.escape(self.name)}.part-*-of-*.jsonl"))
+
+
+def completion_digests(samples: Sequence[Sample], made_by: Mapping) -> dict[str, str]:
+    """For each sample's id a digest of all that its completion depends on: question, picture, model, protocol."""
+    about = json.dumps(made_by, sort_keys=True, default=str)
+    parts = fingerprint(samples)["samples"]
+    return {
+        name: sha256(f"{about} {own.get('questions')} {own.get('pictures')}".encode()).hexdigest()[:16]
+        for name, own in parts.items()
+    }
+
+
+def model_digest(name: str) -> str:
+    """A digest of the files of a model, its processor, and an adapter's base; of a hub id the commit that is cached."""
+    folder = shipped("tiny-policy") if name == "tiny" else Path(name).expanduser()
+    if not folder.is_dir():
+        from transformers import AutoConfig
+
+        return str(getattr(AutoConfig.from_pretrained(name), "_commit_hash", None))
+    files = folder_fingerprint(folder, ("*.safetensors", "*.bin", "*.json", "*.jinja", "*.txt"))
+    adapter = folder / "adapter_config.json"
+    base = json.loads(adapter.read_text(encoding="utf-8"))["base_model_name_or_path"] if adapter.is_file() else None
+    return sha256(f"{sorted(files.items())} {base and model_digest(base)}".encode()).hexdigest()[:16]
 
 
 def _frame(value: Any) -> Any:

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from collections import defaultdict
@@ -16,9 +17,10 @@ import pr1kit
 from pr1kit.__main__ import main
 from pr1kit.data.layouts.official import save_official
 from pr1kit.data.load import load_dataset
+from pr1kit.data.run_folder import RunFolder
 from pr1kit.evaluation import command as eval_command
 from pr1kit.evaluation.benchmarks import PROTOCOLS, REPORTED, RESULTS, paper_rows
-from pr1kit.evaluation.completion_store import CompletionStore, read_completions
+from pr1kit.evaluation.completion_store import CompletionStore, completion_digests, read_completions
 from pr1kit.evaluation.engines import make_engine
 from pr1kit.evaluation.report import report, score_completions
 from pr1kit.rewards.tasks import get_task
@@ -143,8 +145,10 @@ def test_scoring_needs_neither_torch_nor_a_model(official, tmp_path):
     path, images = file_of(official, "grounding")
     keep(tmp_path / "kept.jsonl", "refcoco_val", perfect("grounding"))
     command = ["eval", "--data", path, "--images", images, "--completions", str(tmp_path / "kept.jsonl")]
-    code = "import sys; sys.modules.update(torch=None, transformers=None, accelerate=None); "
-    code += f"from pr1kit.__main__ import main; sys.exit(main({[*command, '--out', str(tmp_path / 'out')]!r}))"
+    code = f"""import sys
+from pr1kit.__main__ import main
+code = main({[*command, "--out", str(tmp_path / "out")]!r})
+sys.exit(code or 3 * ("torch" in sys.modules))"""
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert "100.0 [100.0, 100.0]" in done.stdout
@@ -220,12 +224,14 @@ class Answers:
         return [{"id": s.id, "completion": f"None {s.question} é", "frame": (64, 64)} for s in samples]
 
 
+MADE_BY = {"model": "m", "engine": "hf", "dtype": "auto", "task": "grounding", "weights": "w"}
+MADE_BY["protocol"] = PROTOCOLS["paper"]["grounding"].to_dict()
+
+
 def ask(samples, folder, engine, batch_size=2, rank=0, processes=1):
-    made_by = {"model": "m", "engine": "hf", "dtype": "auto", "task": "grounding"}
-    made_by["protocol"] = PROTOCOLS["paper"]["grounding"].to_dict()
     world = eval_command.World(rank, processes)
     store = CompletionStore(folder, "refcoco_val", rank, processes)
-    return eval_command._ask(samples, store, made_by, engine, batch_size, world)
+    return eval_command._ask(samples, store, MADE_BY, engine, batch_size, world)
 
 
 def test_an_interrupted_run_goes_on_where_it_was(official, tmp_path):
@@ -250,6 +256,44 @@ def test_an_interrupted_run_goes_on_where_it_was(official, tmp_path):
     assert third.asked == []
 
 
+def test_completions_of_another_question_picture_or_model_are_asked_again(official, tmp_path, monkeypatch, capsys):
+    samples, first = samples_of(official, "grounding"), Answers()
+    ask(samples, tmp_path, first)
+    changed = [*samples]
+    changed[1] = replace(samples[1], question="the other")
+    changed[4] = replace(samples[4], image=samples[5].load_image())
+    changed[5] = replace(samples[5], target=replace(samples[5].target, boxes=samples[5].target.boxes * 0))
+    second = Answers()
+    rows = ask(changed, tmp_path, second, batch_size=1)
+    assert second.asked == [["refcoco_val/1"], ["refcoco_val/4"]]  # another truth needs no other completion
+    assert "2 kept completions of refcoco_val (refcoco_val/1, …) are of another question" in capsys.readouterr().err
+    assert rows["refcoco_val/1"]["completion"] == "None the other é"
+    third = Answers()
+    monkeypatch.setitem(MADE_BY, "weights", "other")
+    ask(changed, tmp_path, third)
+    assert sum(map(len, third.asked)) == N
+    fourth = Answers()
+    ask(changed, tmp_path, fourth)
+    assert fourth.asked == []
+
+
+def test_new_weights_in_a_models_folder_are_asked_again(official, small_policies, tmp_path, capsys):
+    path, images = file_of(official, "ocr")
+    shutil.copytree(small_policies["qwen2_5_vl"], tmp_path / "policy")
+    command = ["eval", "--data", path, "--images", images, "--policy", str(tmp_path / "policy"), "--limit", "2"]
+    command += ["--max-new-tokens", "4", "--out", str(tmp_path / "out")]
+    assert main(command) == 0
+    capsys.readouterr()
+    policy = pr1kit.load_policy(str(tmp_path / "policy"), verbose=False)
+    policy.model.lm_head.weight.data += 1
+    policy.model.save_pretrained(tmp_path / "policy")
+    assert main(command) == 0
+    assert "2 kept completions of en_page_ocr" in capsys.readouterr().err
+    with RunFolder(tmp_path / "out").lock():
+        assert main(command) == 2
+    assert "is being written by process" in capsys.readouterr().err
+
+
 def test_a_limit_does_not_throw_away_what_lies_beyond_it(official, tmp_path):
     samples = samples_of(official, "grounding")
     ask(samples, tmp_path, Answers())
@@ -262,10 +306,12 @@ def test_processes_share_the_batches_and_their_parts_join(official, tmp_path):
     """Four of five processes were cut off; the run goes on with two."""
     samples, one = samples_of(official, "grounding"), Answers()
     ask(samples, tmp_path / "one", one)
+    digests = completion_digests(samples, MADE_BY)
     for rank in (3, 1):
         store = CompletionStore(tmp_path / "many", "refcoco_val", rank, 5)
         store.folder.mkdir(exist_ok=True)
-        store.append(one(samples[2 * rank : 2 * rank + 2], None))
+        rows = one(samples[2 * rank : 2 * rank + 2], None)
+        store.append([row | {"of": digests[row["id"]]} for row in rows])
     rest = Answers()
     ask(samples, tmp_path / "many", rest)
     assert rest.asked == [["refcoco_val/0", "refcoco_val/1"], ["refcoco_val/4", "refcoco_val/5"]]
@@ -352,9 +398,8 @@ def test_the_official_folder_is_evaluated_at_once(official, tmp_path, monkeypatc
     assert "31.9" in shown
     assert {path.stem for path in tmp_path.glob("*.jsonl")} == set(BENCHMARKS.values())
     assert len(list(tmp_path.glob("*.results.json"))) == 4
-    with pytest.raises(SystemExit, match="2"):
-        main(["eval", "--data", str(official), "--frame", "percent"])
-    assert "'percent' is not pixel, norm1000 or WxH" in capsys.readouterr().err
+    assert main(["eval", "--data", str(official), "--frame", "percent"]) == 2
+    assert "Unknown frame 'percent': choose pixel, norm1000 or" in capsys.readouterr().err
     with pytest.raises(SystemExit, match="0"):
         main(["eval", "--help"])
 

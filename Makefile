@@ -4,7 +4,7 @@ VENV := .venv
 RUN := $(VENV)/bin/python
 READY := $(VENV)/.installed
 
-.PHONY: demo experiments test browser notebooks lint clean
+.PHONY: demo experiments test browser faults notebooks lint clean
 
 demo: $(READY)
 	$(RUN) -m pr1kit demo
@@ -25,6 +25,10 @@ browser:
 lint: $(READY)
 	$(RUN) -m ruff check .
 	$(RUN) -m ruff format --check .
+
+# Two hundred kills, full disks, damaged files and second processes against a run's folder: about half an hour.
+faults: $(READY)
+	$(RUN) tests/faults/attacks.py --kills 200 --out data/benchmarks/faults.md
 
 # The grids that test the paper's claims, or what is left of them; with FAST=1 four steps of each.
 experiments: $(READY)

@@ -21,6 +21,7 @@ import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from filelock import FileLock, Timeout
 
@@ -71,10 +72,10 @@ class RunFolder:
         `identity` is plain values, fit for JSON; a resumed run may change those named in `safe`. Raises ValueError that
         names what differs where it holds another run, or one of an earlier version of the kit.
         """
-        if not (self.path / "settings.json").exists():
-            return False
-        old, where = self.read("settings.json"), f"{str(self.path)!r} holds a run"
+        old, where = self.settings(), f"{str(self.path)!r} holds a run"
         remedy = "choose another folder, or remove it"
+        if old is None:
+            return False
         if not isinstance(old, dict) or old.get("format") != FORMAT:
             raise ValueError(f"{where} of an earlier version of the kit: finish it with that version; else {remedy}.")
         new = json.loads(json.dumps(identity))
@@ -85,6 +86,26 @@ class RunFolder:
             words = "; ".join(f"{key} was {_brief(old.get(key))}, is {_brief(new.get(key))}" for key in changed[:3])
             raise ValueError(f"{where} with other settings ({words}): {remedy}.")
         return True
+
+    def settings(self) -> Any:
+        """Whose run this is, as it was claimed; None in a folder without a run.
+
+        Where `settings.json` is missing or damaged, the newest checkpoint remembers it; else ValueError.
+        """
+        path = self.path / "settings.json"
+        try:
+            return self.read(path.name)
+        except ValueError as error:
+            for checkpoint in self.checkpoints():
+                if not find_damage(checkpoint):
+                    return checkpoint_notes(checkpoint)["settings"]
+            if path.exists():
+                raise
+            if self.checkpoints():
+                raise ValueError(
+                    f"{str(self.path)!r} holds checkpoints of an unknown run: choose another folder."
+                ) from error
+            return None
 
     def claim(self, identity: Mapping) -> None:
         """Write down whose run this is."""
@@ -110,14 +131,22 @@ class RunFolder:
         """Add rows to a log, a line each: on disk when this returns."""
         append_lines(self.path / name, rows)
 
-    def cut(self, name: str, last_step: int) -> list[str]:
+    def cut(self, name: str, last_step: int, size: int = 0) -> list[str]:
         """Drop a log's rows past `last_step`, which a resumed run writes again; what was there stays in a copy beside.
 
-        A torn last line is dropped. Lines that cannot be read are dropped too; returns a sentence for each.
+        A torn last line is dropped. Lines that cannot be read are dropped too; returns a sentence for each, and one
+        where the log is left shorter than the `size` in bytes that it once had.
         """
         path = self.path / name
-        if not path.exists():
-            return []
+        faults = self._cut(path, last_step) if path.exists() else []
+        left = path.stat().st_size if path.exists() else 0
+        if left < size and not faults:
+            faults = [
+                f"{path} has {left:,} of the {size:,} bytes that it had at step {last_step}: rows of it are lost."
+            ]
+        return faults
+
+    def _cut(self, path: Path, last_step: int) -> list[str]:
         lines = _lines(path)
         read = [_row(line) for line in lines]
         keep = [line for line, row in zip(lines, read, strict=True) if row is not None and row["step"] <= last_step]
@@ -136,10 +165,13 @@ class RunFolder:
     # Checkpoints
 
     def finish_checkpoint(self, aside: Path, **notes) -> Path:
-        """Sign the checkpoint that was written in `aside` and give it its name; `notes` are kept with it."""
+        """Sign the checkpoint written in `aside`, with settings and `notes`, and give it its name."""
         (draft,) = aside.glob("checkpoint-*")
+        logs = {file.name: file.stat().st_size for file in self.path.glob("*.jsonl")}
         files = {str(file.relative_to(draft)): _sum(file) for file in sorted(draft.rglob("*")) if file.is_file()}
-        write_atomically(draft / MANIFEST, json.dumps({"files": files, **notes}))
+        write_atomically(
+            draft / MANIFEST, json.dumps({"files": files, "settings": self.settings(), "logs": logs, **notes})
+        )
         goal = self.path / draft.name
         if goal.exists():
             remove_tree(goal)

@@ -140,14 +140,12 @@ def _open(folder: RunFolder, policy, samples, identity, args, resume: bool) -> P
     """Claim the folder for this run, or find the checkpoint from which it goes on, the logs cut to it."""
     identity, data = _identity(policy, samples, identity, args), fingerprint(samples)
     start = weights_fingerprint(policy.model)
-    known = folder.check(identity, (*RESUME_SAFE_FIELDS, "weights"))
-    if known and (changes := differences(folder.read("samples.json"), data)):
-        raise ValueError(
-            f"{str(folder.path)!r} holds a run on other samples ({'; '.join(changes)}): choose another folder."
-        )
+    known = folder.check(identity, (*RESUME_SAFE_FIELDS, "data", "weights"))
+    if known and (words := _changes(folder, data)):
+        raise ValueError(f"{str(folder.path)!r} holds a run on other samples ({words}): choose another folder.")
     checkpoint = None
     if known and resume:
-        began = folder.read("settings.json")
+        began = folder.settings()
         checkpoint = _resumable(folder, began["weights"], start, bool(identity.get("beta")), args)
         start = began["weights"]
         if began["kit"] != version("pr1kit"):
@@ -159,9 +157,19 @@ def _open(folder: RunFolder, policy, samples, identity, args, resume: bool) -> P
             folder.keep_newest(0)
             (folder.path / FINISHED).unlink(missing_ok=True)
         folder.write("samples.json", json.dumps(data))
-        folder.claim(identity | {"weights": start, "kit": version("pr1kit")})
+        folder.claim(identity | {"data": data["digest"], "weights": start, "kit": version("pr1kit")})
         _cut_logs(folder, checkpoint)
     return checkpoint
+
+
+def _changes(folder: RunFolder, data: Mapping) -> str:
+    """How the samples differ from those that the run began on, "" where they do not."""
+    if folder.settings()["data"] == data["digest"]:
+        return ""
+    try:
+        return "; ".join(differences(folder.read("samples.json"), data))
+    except ValueError:  # damaged: the digest of all has told enough
+        return "which ones cannot be told, samples.json is damaged"
 
 
 def _identity(policy: Policy, samples, identity: Mapping, args) -> dict:
@@ -213,9 +221,10 @@ def _resumable(folder: RunFolder, began: str, now: str, to_start: bool, args) ->
 def _cut_logs(folder: RunFolder, checkpoint: Path | None) -> None:
     """`log.jsonl` as the checkpoint remembers it, `rollouts.jsonl` cut to its step; what is dropped stays in a copy."""
     done = checkpoint_step(checkpoint) if checkpoint else 0
-    for name in ("log.jsonl", "rollouts.jsonl"):
-        for fault in folder.cut(name, done):
-            print(fault)
+    sizes = checkpoint_notes(checkpoint)["logs"] if checkpoint else {}
+    folder.cut("log.jsonl", done)
+    for fault in folder.cut("rollouts.jsonl", done, sizes.get("rollouts.jsonl", 0)):
+        print(fault)
     if checkpoint:
         history = json.loads((checkpoint / "trainer_state.json").read_text(encoding="utf-8"))["log_history"]
         rows = [row for logs in history if (row := log_row(logs["step"], logs))]

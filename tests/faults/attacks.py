@@ -4,7 +4,8 @@
 
 Every attack ends in a call of the same command. What counts is how that ends: equal to the run that nobody disturbed,
 refused or said in a sentence, or one of three faults: lost (less is there than was known), mistaken (another result,
-without a word), a traceback. Training is that of a small random policy of the real class; each attack runs in a forked process.
+without a word), a traceback. Training is that of a small random policy of the real class; each attack runs in a forked
+process.
 """
 
 from __future__ import annotations

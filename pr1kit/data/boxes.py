@@ -97,6 +97,23 @@ def giou(a: np.ndarray, b: np.ndarray) -> np.ndarray:
     return intersection / np.maximum(union, EPS) - (hull - union) / np.maximum(hull, EPS)
 
 
+def parse_frame(text: str) -> str | tuple[float, float]:
+    """A frame as people write it: `pixel`, `norm1000`, or `WxH`, pixels of the resized image. Raises ValueError.
+
+    >>> parse_frame("norm1000"), parse_frame("1x1")
+    ('norm1000', (1.0, 1.0))
+    """
+    if text in ("pixel", "norm1000"):
+        return text
+    try:
+        width, height = (float(side) for side in text.lower().split("x"))
+    except ValueError:
+        width = height = math.nan
+    if not (0 < width < math.inf and 0 < height < math.inf):
+        raise ValueError(f"Unknown frame {text!r}: choose pixel, norm1000 or WxH, such as 640x480.")
+    return width, height
+
+
 def pixels_per_unit(frame: Any, image_size: tuple[int, int] | None) -> tuple[float, float]:
     """How many pixels of the original image one unit of `frame` is, in x and in y. Raises ValueError.
 

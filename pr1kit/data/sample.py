@@ -9,7 +9,6 @@ from __future__ import annotations
 import html
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -23,8 +22,8 @@ def as_rows(values: Any, width: int, what: str) -> np.ndarray:
         return np.zeros((0, width))
     try:
         array = np.asarray(values, dtype=float)
-    except (TypeError, ValueError):
-        raise ValueError(f"{what} must be numbers in rows of {width}, got {values!r}.") from None
+    except (TypeError, ValueError, OverflowError):
+        raise ValueError(f"{what} must be numbers in rows of {width}, got {str(values)[:60]}.") from None
     if array.size == 0:
         return np.zeros((0, width))
     if array.shape == (width,):
@@ -77,7 +76,9 @@ class Target:
                     "are its coordinates in another frame?"
                 )
         places = len(boxes) or len(points)
-        if self.count is not None and (self.count < 0 or places not in (0, self.count)):
+        if self.count is not None and not (isinstance(self.count, int) and self.count >= 0):
+            raise ValueError(f"Target count must be a whole number from 0, got {self.count!r}.")
+        if self.count is not None and places not in (0, self.count):
             raise ValueError(f"Target has {places} places but the count {self.count!r}.")
         self.__dict__.update(boxes=boxes, labels=labels, points=points, image_size=size)
         self.__dict__["text"] = "" if self.text is None else str(self.text)
@@ -129,19 +130,9 @@ class Sample:
 
     def load_image(self):
         """The PIL image upright and in RGB (see `images`). Raises FileNotFoundError or ValueError that names it."""
-        from PIL import Image
+        from pr1kit.data.images import load_image
 
-        from pr1kit.data.images import to_rgb
-
-        if isinstance(self.image, Image.Image):
-            return to_rgb(self.image)
-        try:
-            with Image.open(self.image) if isinstance(self.image, str | Path) else self.image.open() as image:
-                return to_rgb(image)
-        except FileNotFoundError:
-            raise FileNotFoundError(f"Image {str(self.image)!r} of sample {self.id!r} does not exist.") from None
-        except (OSError, SyntaxError, ValueError) as error:
-            raise ValueError(f"Image {str(self.image)!r} of sample {self.id!r} cannot be read: {error}.") from None
+        return load_image(self.image, f"Image {str(self.image)[:200]!r} of sample {self.id!r}")
 
     def __repr__(self) -> str:
         size, truth = getattr(self.image, "size", None), _in_brief(self.target)

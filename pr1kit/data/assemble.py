@@ -183,6 +183,8 @@ def _places(name: str, folders: Sequence[Path]) -> Iterator[str]:
 
 def _reframed(record: Record, frame: Any, box_format: str | None) -> Record:
     """The record, its places read as the user says."""
+    if frame is None and box_format is None:
+        return record
     if frame == "pixel" and record.pixel_boxes is not None:
         record = replace(record, boxes=record.pixel_boxes)
     changes = {} if frame is None else {"frame": frame}
@@ -228,12 +230,11 @@ def _target(record: Record, image: Any, stored: tuple[int, int], turn: int) -> t
 
 def _moved(record: Record, boxes: np.ndarray, size: tuple[int, int], upright: tuple[int, int]) -> CocoNotes:
     """A COCO file's annotations in pixels of the upright image, an area that the file does not give that of the box."""
-    coco = record.coco
+    coco, areas = record.coco, area(boxes)
     if record.frame == "pixel" and record.box_format == "xywh":
-        areas = coco.areas * (upright[0] * upright[1] / (size[0] * size[1]))
-        areas = np.where(np.isnan(areas), area(boxes), areas)
+        given = coco.areas * (upright[0] * upright[1] / (size[0] * size[1]))
+        areas = np.where(np.isnan(given), areas, given)
         if size == upright:
-            return replace(coco, areas=areas)
-    else:
-        areas = area(boxes)
-    return replace(coco, boxes=np.concatenate([boxes[:, :2], boxes[:, 2:] - boxes[:, :2]], axis=1), areas=areas)
+            return CocoNotes(coco.image_id, coco.boxes, areas, coco.categories, coco.crowd)
+    sides = np.concatenate([boxes[:, :2], boxes[:, 2:] - boxes[:, :2]], axis=1)
+    return CocoNotes(coco.image_id, sides, areas, coco.categories, coco.crowd)

@@ -144,6 +144,8 @@ def to_pixels(coordinates: np.ndarray, frame: Any, image_size: tuple[int, int] |
     >>> to_pixels(np.array([[500, 500, 1000, 1000.0]]), "norm1000", (640, 480)).tolist()
     [[320.0, 240.0, 640.0, 480.0]]
     """
+    if isinstance(frame, str) and frame == "pixel":
+        return np.asarray(coordinates, float)
     scale = pixels_per_unit(frame, image_size)
     return np.asarray(coordinates, float) * np.tile(scale, np.shape(coordinates)[1] // 2)
 

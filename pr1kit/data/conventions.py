@@ -51,7 +51,7 @@ def check(records: Sequence[Record], sizes: Sequence[tuple[int, int]], source: s
         except ValueError:
             continue  # left out by itself, with its reason
         boxed = len(places) > 0
-        rows = places if boxed else np.tile(points, 2)
+        rows = places if boxed else np.concatenate([points, points], axis=1)
         if len(rows):
             found.setdefault((str(record.frame), record.box_format, boxed), []).append((rows, size))
     for (written, form, boxed), parts in found.items():

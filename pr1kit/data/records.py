@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import ast
 import io
-import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -145,13 +144,13 @@ def stated_size(row: Mapping) -> tuple[int, int] | None:
     >>> stated_size({"width": 640, "height": "480"}), stated_size({"width": 640})
     ((640, 480), None)
     """
-    written = [first_of(row, names) for names in (("width", "img_width"), ("height", "img_height"))]
-    if not all(written):
+    width, height = (first_of(row, names) for names in (("width", "img_width"), ("height", "img_height")))
+    if not width or not height:
         return None
     try:
-        sides = [float(side) for side in written]
+        size = float(width), float(height)
     except (TypeError, ValueError, OverflowError):
-        sides = [math.nan]
-    if not all(1 <= side < 2**31 and side == int(side) for side in sides):
-        raise ValueError(f"its width and height are {str(written)[1:60].rstrip(']')}, expected whole pixels")
-    return int(sides[0]), int(sides[1])
+        size = 0.0, 0.0
+    if not (1 <= size[0] < 2**31 and 1 <= size[1] < 2**31 and size == (int(size[0]), int(size[1]))):
+        raise ValueError(f"its width is {str(width)[:40]} and its height {str(height)[:40]}, expected whole pixels")
+    return int(size[0]), int(size[1])

@@ -18,7 +18,7 @@ MAX_JSON = 2**26  # bytes of a JSON file that is read whole
 MAX_RECORD = 2**25  # characters of one record of a file that is streamed
 MAX_YAML, MAX_DEPTH, MAX_ALIASES = 2**20, 50, 10  # bytes; levels; uses of anchors
 CHUNK = 2**20
-_SPACE = re.compile(r"[ \t\n\r]*")
+_SPACE, _COMMA = re.compile(r"[ \t\n\r]*"), re.compile(r"[ \t\n\r]*,[ \t\n\r]*")
 
 
 def parse_json(text: str, name: str) -> Any:
@@ -143,6 +143,20 @@ class _Reader:
                 self.at = len(self.text)
                 return value
 
+    def listed(self) -> Iterator:
+        """The items of the list that begins here."""
+        for _ in self.items("]"):
+            yield self.value()
+            while comma := _COMMA.match(self.text, self.at):  # quickly over those that were read whole
+                try:
+                    value, end = _DECODER.scan_once(self.text, comma.end())
+                except (StopIteration, ValueError, RecursionError):
+                    break
+                if end == len(self.text):
+                    break
+                self.at = end
+                yield value
+
     def items(self, closing: str) -> Iterator[None]:
         """Stops before each item of the list or object that begins here; the caller reads it."""
         self.at += 1
@@ -165,7 +179,7 @@ def _passed_over(key: str | None, reader: _Reader) -> Iterator[tuple[str | None,
     if reader.peek() != "[":
         yield key, reader.value()
         return
-    items = (reader.value() for _ in reader.items("]"))
+    items = reader.listed()
     yield key, items
     deque(items, 0)
 

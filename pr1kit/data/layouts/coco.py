@@ -12,10 +12,11 @@ from __future__ import annotations
 
 import math
 import mmap
-from array import array
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from pathlib import Path
+from struct import Struct
+from struct import error as StructError
 from typing import Any
 
 import numpy as np
@@ -24,6 +25,7 @@ from pr1kit.data.records import CocoNotes, Record, as_numbers, as_question, firs
 from pr1kit.data.safe_files import stream_json
 
 LISTS = ("images", "annotations", "categories")
+COLUMNS = 8  # x, y, width, height, area, image, category, crowd
 CROWD = {None: 0, 0: 0, 1: 1, "": 0, "0": 0, "1": 1}  # true and false are 1 and 0
 
 
@@ -117,7 +119,7 @@ class _Notes:
     """The annotations of a file as columns: `extend` takes them as they come, `sort` puts an image's together."""
 
     def __init__(self):
-        self._numbers, self._owners, self._kinds, self._crowd = array("d"), array("q"), array("q"), array("b")
+        self._rows = bytearray()  # of COLUMNS numbers each
         self._owner_of: dict[Any, int] = {}  # image id: its running number here
         self._kind_of: dict[Any, int] = {}  # category id: likewise
         self._damaged: dict[int, str] = {}  # running number of an image: why its truth is not whole
@@ -125,42 +127,34 @@ class _Notes:
 
     def extend(self, notes: Iterator) -> None:
         """Reads annotations; a damaged one is remembered with its image."""
-        owners, kinds = self._owner_of, self._kind_of
+        owners, kinds, pack = self._owner_of, self._kind_of, Struct(f"{COLUMNS}d").pack
         for place, note in enumerate(notes):
             owner = None
             try:
                 owner = owners.setdefault(note["image_id"], len(owners))
                 x, y, width, height = note["bbox"]
-                area = note.get("area")
+                area, crowd = note.get("area"), CROWD[note.get("iscrowd")]
                 area = area if type(area) in (int, float) and 0 < area < 1e300 else math.nan
-                numbers = array("d", (x, y, width, height, area))
-                crowd = CROWD[note.get("iscrowd")]
                 kind = kinds.setdefault(note["category_id"], len(kinds))
-            except (TypeError, ValueError, KeyError, OverflowError, AttributeError):
+                self._rows += pack(x, y, width, height, area, owner, kind, crowd)
+            except (TypeError, ValueError, KeyError, OverflowError, AttributeError, StructError):
                 fault = f"its annotation {place} {_fault(note)}" if owner is not None else _fault(note)
                 self.lost.append((place, fault)) if owner is None else self._damaged.setdefault(owner, fault)
-                continue
-            self._numbers.extend(numbers)
-            self._owners.append(owner)
-            self._kinds.append(kind)
-            self._crowd.append(crowd)
 
     def sort(self, names: Mapping) -> None:
         """Orders the annotations by image; those of a category not in `names`, or not finite, damage their image."""
-        owners, kinds = np.asarray(self._owners), np.asarray(self._kinds)
-        order = np.argsort(owners, kind="stable")
-        numbers = np.asarray(self._numbers).reshape(-1, 5)[order]
-        self.boxes, self.areas = np.ascontiguousarray(numbers[:, :4]), numbers[:, 4].copy()
-        self.crowd, self._sorted = np.asarray(self._crowd)[order].astype(bool), kinds[order]
-        self._ends = np.searchsorted(owners[order], np.arange(len(self._owner_of) + 1))
-        self._categories, owners = list(self._kind_of), owners[order]
+        rows = np.frombuffer(self._rows, float).reshape(-1, COLUMNS)
+        order = np.argsort(rows[:, 5], kind="stable")
+        owners, self._sorted = rows[order, 5], rows[order, 6].astype(int)
+        self.boxes, self.areas, self.crowd = rows[order, :4], rows[order, 4], rows[order, 7] == 1
+        self._ends = np.searchsorted(owners, np.arange(len(self._owner_of) + 1))
+        self._categories, self._rows = list(self._kind_of), None
         unknown = np.array([kind not in names for kind in self._categories], bool)[self._sorted]
         for at in np.flatnonzero(unknown).tolist():
             kind = str(self._categories[self._sorted[at]])[:40]
             self._damaged.setdefault(int(owners[at]), f"one of its annotations has the unknown category {kind!r}")
         for at in np.flatnonzero(~np.isfinite(self.boxes).all(1)).tolist():
             self._damaged.setdefault(int(owners[at]), f"one of its boxes is {self.boxes[at].tolist()}")
-        self._numbers = self._owners = self._kinds = self._crowd = None
 
     def of(self, image: Any) -> tuple[slice, str]:
         """Where the annotations of an image id are, and why they are not whole, "" where they are."""

@@ -76,7 +76,7 @@ def _read_jsonl(path: Path) -> Iterator:
         for number, line in enumerate(iter(lambda: file.readline(MAX_RECORD), ""), 1):
             if line.strip():
                 try:
-                    yield parse_json(line, f"line {number}")
+                    yield parse_json(line, f"line {number} is")
                 except ValueError as error:
                     yield BadRow(str(error).rstrip("."))
 

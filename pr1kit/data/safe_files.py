@@ -21,21 +21,34 @@ CHUNK = 2**20
 _SPACE, _COMMA = re.compile(r"[ \t\n\r]*"), re.compile(r"[ \t\n\r]*,[ \t\n\r]*")
 
 
-def parse_json(text: str, name: str) -> Any:
-    """The value of a JSON text; `name` begins the ValueError for what is none, or is nested too deeply.
+def read_text(path: str | Path, most: int = MAX_JSON) -> str:
+    """The text of a UTF-8 file of at most `most` bytes. Raises FileNotFoundError or ValueError that names it."""
+    path = Path(path)
+    if not path.is_file():
+        raise FileNotFoundError(f"{str(path)!r} does not exist or is no file.")
+    if path.stat().st_size > most:
+        raise ValueError(f"{str(path)!r} has {path.stat().st_size:,} bytes, more than the {most:,} that are read.")
+    try:
+        return path.read_text(encoding="utf-8-sig")
+    except UnicodeDecodeError as problem:
+        raise ValueError(f"{str(path)!r} is no text: {_words(problem)}.") from None
 
-    >>> parse_json('{"a": [1, Infinity]}', "The text")
+
+def parse_json(text: str, name: str) -> Any:
+    """The value of a JSON text; the ValueError for what is none, or is nested too deeply, reads `name` "no JSON: …".
+
+    >>> parse_json('{"a": [1, Infinity]}', "The text is")
     {'a': [1, inf]}
     """
     try:
         return _decode(json.loads, text)
     except (ValueError, RecursionError) as problem:
-        raise ValueError(f"{name} is not valid JSON: {_words(problem)}.") from None
+        raise ValueError(f"{name} no JSON: {_words(problem)}.") from None
 
 
 def read_json(path: str | Path) -> Any:
     """The value in a JSON file of at most `MAX_JSON` bytes. Raises FileNotFoundError or ValueError that names it."""
-    return parse_json(_text(Path(path), MAX_JSON), repr(str(path)))
+    return parse_json(read_text(path), f"{str(path)!r} is")
 
 
 def stream_json(path: str | Path, drop: str = "") -> Iterator[tuple[str | None, Any]]:
@@ -62,13 +75,13 @@ def stream_json(path: str | Path, drop: str = "") -> Iterator[tuple[str | None, 
 
 def read_yaml(path: str | Path) -> Any:
     """The value in a YAML file, as `parse_yaml`. Raises FileNotFoundError or ValueError that names it."""
-    return parse_yaml(_text(Path(path), MAX_YAML), repr(str(path)))
+    return parse_yaml(read_text(path, MAX_YAML), f"{str(path)!r} is")
 
 
 def parse_yaml(text: str, name: str) -> Any:
     """The value of a YAML text of plain values, at most `MAX_DEPTH` deep, with at most `MAX_ALIASES` aliases.
 
-    `name` begins the ValueError for what is no YAML or goes beyond a limit.
+    The ValueError for what is none, or goes beyond a limit, reads `name` "no YAML that the kit reads: …".
     """
     import yaml
 
@@ -87,7 +100,7 @@ def parse_yaml(text: str, name: str) -> Any:
                 raise ValueError(f"it has more than {MAX_DEPTH} levels or {MAX_ALIASES} aliases")
         return yaml.safe_load(text)
     except (yaml.YAMLError, ValueError, RecursionError) as problem:
-        raise ValueError(f"{name} is not YAML that the kit reads: {_words(problem)}.") from None
+        raise ValueError(f"{name} no YAML that the kit reads: {_words(problem)}.") from None
 
 
 class _Reader:
@@ -100,7 +113,7 @@ class _Reader:
 
     def bad(self, problem: str | Exception) -> ValueError:
         where = f" at {self.text[self.at :][:30]!r}" if self.text[self.at :] else ""
-        return ValueError(f"{self.file.name!r} is not valid JSON: {_words(problem)}{where}.")
+        return ValueError(f"{self.file.name!r} is no JSON: {_words(problem)}{where}.")
 
     def more(self) -> bool:
         rest = self.text[self.at :]
@@ -192,17 +205,6 @@ def _decode(decode: Any, text: str, *at: int) -> Any:
     except ValueError:  # a whole number of more digits than Python converts: infinite, as 1e999 is
         exact = {"parse_int": lambda digits: int(digits) if len(digits) < 1000 else float(digits)}
         return json.JSONDecoder(**exact).raw_decode(text, *at) if at else json.loads(text, **exact)
-
-
-def _text(path: Path, most: int) -> str:
-    if not path.is_file():
-        raise FileNotFoundError(f"{str(path)!r} does not exist or is no file.")
-    if path.stat().st_size > most:
-        raise ValueError(f"{str(path)!r} has {path.stat().st_size:,} bytes, more than the {most:,} that are read.")
-    try:
-        return path.read_text(encoding="utf-8-sig")
-    except UnicodeDecodeError as problem:
-        raise ValueError(f"{str(path)!r} is no text: {_words(problem)}.") from None
 
 
 def _words(problem: str | Exception) -> str:

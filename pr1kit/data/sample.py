@@ -66,7 +66,11 @@ class Target:
         boxes, points = as_rows(self.boxes, 4, "Target boxes"), as_rows(self.points, 2, "Target points")
         if isinstance(self.labels, str):
             raise ValueError(f"Target labels must be a list of names, got the string {self.labels!r}.")
-        labels = tuple(map(str, () if self.labels is None else self.labels))
+        labels = tuple(() if self.labels is None else self.labels)
+        for value in (*labels, "" if self.text is None else self.text):
+            if not isinstance(value, str | Integral):
+                raise ValueError(f"Target labels and text must be text, got {str(value)[:60]}.")
+        labels = tuple(map(str, labels))
         if labels and len(labels) != len(boxes):
             raise ValueError(f"Target has {len(boxes)} boxes but {len(labels)} labels.")
         size = None if self.image_size is None else _as_size(self.image_size)

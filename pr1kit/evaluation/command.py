@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from pr1kit.data.assemble import Samples
+from pr1kit.data.boxes import parse_frame
 from pr1kit.data.load import LAYOUTS, load_dataset
 from pr1kit.data.sample import TASKS
 from pr1kit.evaluation.benchmarks import PROTOCOLS, Protocol, official_files
@@ -47,11 +48,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--layout", default="auto", choices=("auto", "coco", *LAYOUTS), help="of the data (default: by its fields)")
     add("--split", help="of a dataset that has several")
     add("--limit", type=int, help="the first so many samples of each")
-    add("--frame", type=parse_frame, help="how the data write boxes: pixel, norm1000 or WxH, where that is open")
+    add("--frame", type=_frame, help="how the data write boxes: pixel, norm1000 or WxH, where that is open")
     add("--box-format", choices=("xyxy", "xywh"), help="corners, or corner and size, where that is open")
     add("--out", type=Path, default=Path("runs/eval"), help="folder of the results (default: %(default)s)")
     add("--completions", type=Path, help="score these instead of asking a model")
-    add("--answer-frame", type=parse_frame, help="how --completions without a frame of their own write boxes")
+    add("--answer-frame", type=_frame, help="how --completions without a frame of their own write boxes")
     add("--protocol", default="paper", choices=PROTOCOLS, help="the paper's prompts or those of its released scripts")
     add("--prompt", help='other words, with "{question}" in them')
     add("--max-new-tokens", type=int, help="longest completion (default: the protocol's)")
@@ -65,19 +66,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--tensor-parallel", type=int, default=1, help="GPUs that share one model (vllm)")
 
 
-def parse_frame(text: str) -> Any:
-    """`pixel`, `norm1000`, or `WxH` as (W, H); argparse shows what is wrong with any other.
-
-    >>> parse_frame("1x1")
-    (1.0, 1.0)
-    """
-    if text in ("pixel", "norm1000"):
-        return text
+def _frame(text: str) -> Any:
+    """A frame among the arguments: argparse shows what is wrong with it."""
     try:
-        width, height = (float(side) for side in text.lower().split("x"))
-    except ValueError:
-        raise argparse.ArgumentTypeError(f"{text!r} is not pixel, norm1000 or WxH") from None
-    return width, height
+        return parse_frame(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
 
 
 def run(arguments: argparse.Namespace) -> int:

@@ -473,8 +473,8 @@ def test_rows_that_make_no_sense_are_left_out_with_their_reason(folder):
     [
         ("absent.json", None, "'.*absent.json' does not exist"),
         ("x.txt", "hello", "is no annotation file: expected one of .json"),
-        ("x.json", "[{", "is not valid JSON"),
-        ("x.jsonl", '{"image": "a", "text": "b"}\n{', "all 2 were left out, .* line 2 is not valid JSON: Expecting"),
+        ("x.json", "[{", "is no JSON"),
+        ("x.jsonl", '{"image": "a", "text": "b"}\n{', "all 2 were left out, .* line 2 is no JSON: Expecting"),
         ("x.json", "[]", "holds no rows"),
         ("x.json", "[1, 2]", "all 2 were left out, .* the row is '1', expected named fields"),
         ("x.json", '[{"picture": "a"}]', r'is in no layout that the kit knows, its rows have \["picture"\]'),

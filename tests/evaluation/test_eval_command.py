@@ -354,7 +354,7 @@ def test_the_official_folder_is_evaluated_at_once(official, tmp_path, monkeypatc
     assert len(list(tmp_path.glob("*.results.json"))) == 4
     with pytest.raises(SystemExit, match="2"):
         main(["eval", "--data", str(official), "--frame", "percent"])
-    assert "'percent' is not pixel, norm1000 or WxH" in capsys.readouterr().err
+    assert "Unknown frame 'percent': choose pixel, norm1000 or WxH" in capsys.readouterr().err
     with pytest.raises(SystemExit, match="0"):
         main(["eval", "--help"])
 

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
+from pr1kit.data.images import image_size
+from pr1kit.data.records import as_text
+from pr1kit.data.safe_files import parse_json, read_text
 from pr1kit.data.sample import Sample, Target
 
 
@@ -15,7 +18,7 @@ def read_annotations(written: str) -> Target:
     >>> read_annotations('{"boxes": [[1, 2, 3, 4]]}').boxes.tolist()
     [[1.0, 2.0, 3.0, 4.0]]
     """
-    return Target.of(_object(written))
+    return Target.of(_object(parse_json(written, "The annotations are")))
 
 
 def load_sample(image: str | Path, annotations: str | Path) -> Sample:
@@ -25,27 +28,23 @@ def load_sample(image: str | Path, annotations: str | Path) -> Sample:
     one box as grounding, all else as counting. Raises FileNotFoundError or ValueError, one sentence naming the file.
     """
     image, path = Path(image), Path(annotations)
-    for each in (image, path):
-        if not each.is_file():
-            raise FileNotFoundError(f"{str(each)!r} does not exist or is no file.")
+    if not image.is_file():
+        raise FileNotFoundError(f"{str(image)!r} does not exist or is no file.")
+    value = parse_json(read_text(path), f"{str(path)!r}: The annotations are")
+    size = image_size(image)
     try:
-        value = _object(path.read_text(encoding="utf-8"))
-        target = Target.of(value)
+        target = replace(Target.of(_object(value)), image_size=size)
         guess = "detection" if target.labels else "grounding" if len(target.boxes) == 1 else "counting"
         task, question = value.get("task") or ("ocr" if target.text else guess), value.get("question") or ""
-        sample = Sample(image, str(task), str(question), target, id=image.name)
-        return replace(sample, target=replace(target, image_size=sample.load_image().size))
-    except (ValueError, OSError) as problem:  # OSError: what PIL raises where a file is no picture
-        raise ValueError(f"{str(path if isinstance(problem, ValueError) else image)!r}: {problem}") from None
+        return Sample(image, as_text(task, "task"), as_text(question, "question"), target, id=image.name)
+    except ValueError as problem:
+        raise ValueError(f"{str(path)!r}: {str(problem).rstrip('.')}.") from None
 
 
-def _object(written: str) -> dict:
-    try:
-        value = json.loads(written)
-    except (ValueError, RecursionError) as problem:
-        raise ValueError(f"The annotations are no JSON: {str(problem)[:80]}.") from None
+def _object(value: Any) -> dict:
     if not isinstance(value, dict):
         raise ValueError('The annotations must be an object like {"boxes": [[x1, y1, x2, y2]], "labels": ["cat"]}.')
     if not {"boxes", "points", "text"} & value.keys():
-        raise ValueError(f"The annotations need boxes, points or text, got {', '.join(map(repr, value)) or 'nothing'}.")
+        names = ", ".join(repr(name[:40]) for name in list(value)[:20]) or "nothing"
+        raise ValueError(f"The annotations need boxes, points or text, got {names}.")
     return value

@@ -6,17 +6,21 @@ that EXIF turns. Images themselves stay where they are until a sample is asked f
 
 from __future__ import annotations
 
+import os
 import warnings
-from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from pr1kit.data.boxes import to_pixels
+import numpy as np
+
+from pr1kit.data.boxes import area, to_pixels
 from pr1kit.data.conventions import check, corners
-from pr1kit.data.images import probe, upright_boxes, upright_points, upright_size
-from pr1kit.data.records import Record, as_numbers
+from pr1kit.data.fingerprint import file_fingerprint
+from pr1kit.data.images import in_threads, probe, upright_boxes, upright_points, upright_size
+from pr1kit.data.records import CocoNotes, Record, as_numbers
 from pr1kit.data.sample import Sample, Target, as_rows
 
 ENDINGS = ("", ".jpg", ".png", ".jpeg", ".webp")
@@ -24,14 +28,22 @@ NAMED = 3  # how many left-out samples a warning names
 
 
 class Samples(list):
-    """A list of `Sample`s from the file `source`, that knows what it left out: `skipped`, (id, reason) pairs.
+    """A list of `Sample`s from the file `source`, that knows what it left out: `skipped`, (id, reason) pairs."""
 
-    `coco` is the COCO truth of these images, crowds included, where the file has one.
-    """
-
-    def __init__(self, samples=(), source: str = "", skipped=(), coco: dict | None = None):
+    def __init__(self, samples=(), source: str = "", skipped=(), notes=(), categories=()):
         super().__init__(samples)
-        self.source, self.skipped, self.coco = source, list(skipped), coco
+        self.source, self.skipped, self._notes, self._categories = source, list(skipped), notes, list(categories)
+
+    @cached_property
+    def coco(self) -> dict | None:
+        """The COCO truth of these images, crowds included; None where the file has none."""
+        images, annotations = [{"id": own.image_id} for own in self._notes], []
+        for own in self._notes:
+            columns = (own.boxes.tolist(), own.areas.tolist(), own.categories, own.crowd.tolist())
+            for box, size, category, crowd in zip(*columns, strict=True):
+                note = {"id": len(annotations) + 1, "image_id": own.image_id}  # pycocotools takes the id 0 for no match
+                annotations.append({**note, "category_id": category, "bbox": box, "area": size, "iscrowd": int(crowd)})
+        return {"images": images, "annotations": annotations, "categories": self._categories} if images else None
 
     def __str__(self) -> str:
         tasks = ", ".join(sorted({sample.task for sample in self}))
@@ -56,43 +68,54 @@ def assemble(
     verify: bool = True,
     skipped: Sequence[tuple[str, str]] = (),
     categories: Sequence[dict] = (),
+    draw: tuple[int, int] | None = None,
 ) -> Samples:
     """Samples of `records`; images are looked for in `folders`, in their order.
 
     `frame` and `box_format` overrule what the layout takes for granted. With `verify` every image is decoded once, so
-    that a broken one is found now. `categories` are a COCO file's. Raises ValueError where boxes are in another
-    convention (see `conventions`) or nothing is left.
+    that a broken one is found now. `categories` are a COCO file's. `draw`, (number, seed), takes so many at random, in
+    their order; only those are looked at, and others drawn in place of those left out. Raises ValueError where boxes
+    are in another convention (see `conventions`) or nothing is left.
     """
-    skipped, found = list(skipped), []
-    with ThreadPoolExecutor(8) as pool:  # decoding leaves the interpreter lock
-        seen = dict(pool.map(lambda image: (_key(image), _look(image, folders, verify)), _distinct(records)))
-    for record in records:
-        image, answer = seen[_key(record.image)]
-        if isinstance(answer, str):
-            skipped.append((record.id, answer))
-        else:
-            found.append((_reframed(record, frame, box_format), image, *answer))
-    if not found:
-        raise ValueError(_nothing(source, skipped))
-    check([record for record, *_ in found], [_written(*one)[0] for one in found], source, frame, box_format)
-    samples, coco = [], {"images": [], "annotations": [], "categories": list(categories)}
-    labels = ", ".join(sorted({label for record in records for label in record.labels}))
-    for record, image, size, turn in found:
-        if record.task == "detection" and not record.question:
-            record = replace(record, question=labels)
-        try:
-            target, notes = _target(record, image, size, turn)
-            samples.append(Sample(image, record.task, record.question, target, record.id))
-        except (ValueError, TypeError, KeyError, IndexError) as error:
-            skipped.append((record.id, str(error).rstrip(".")))
-            continue
-        if record.coco_id is not None:
-            coco["images"].append({"id": record.coco_id})
-            start = len(coco["annotations"]) + 1  # pycocotools takes the id 0 for no match
-            coco["annotations"] += [note | {"id": i} for i, note in enumerate(notes, start)]
+    labels = ", ".join(sorted({label for record in records if not record.question for label in record.labels}))
+    wanted, seed = draw if draw and draw[0] < len(records) else (len(records), None)
+    rng, left = np.random.default_rng(seed), np.arange(len(records))
+    skipped, samples, notes = list(skipped), {}, {}
+    seen: dict[Any, tuple] = {}  # image: it, its path found, and how it is stored, or why it cannot be used
+    found: dict[int, tuple] = {}
+    while len(samples) < wanted and len(left):
+        need = wanted - len(samples)
+        chosen = (left if seed is None else np.sort(rng.choice(left, min(need, len(left)), replace=False))).tolist()
+        left = np.setdiff1d(left, chosen, assume_unique=True)
+        new = {_key(records[i].image): records[i].image for i in chosen}
+        new = [image for key, image in new.items() if key not in seen]
+        looked = in_threads(lambda image: _look(image, folders, verify), new)
+        seen.update(zip(map(_key, new), looked, strict=True))
+        for i in chosen:
+            image, answer = seen[_key(records[i].image)]
+            if isinstance(answer, str):
+                skipped.append((records[i].id, answer))
+            else:
+                found[i] = (_reframed(records[i], frame, box_format), image, *answer)
+        known = list(found.values())
+        check([record for record, *_ in known], [_written(*one)[0] for one in known], source, frame, box_format)
+        for i in chosen:
+            if i not in found:
+                continue
+            record, image, size, turn = found[i]
+            question = labels if record.task == "detection" and not record.question else record.question
+            try:
+                target, own = _target(record, image, size, turn)
+                samples[i] = Sample(image, record.task, question, target, record.id)
+            except (ValueError, TypeError, KeyError, IndexError, OverflowError) as error:
+                skipped.append((record.id, str(error).rstrip(".")))
+                continue
+            if own is not None:
+                notes[i] = own
     if not samples:
         raise ValueError(_nothing(source, skipped))
-    result = Samples(samples, source, skipped, coco if coco["images"] else None)
+    order = sorted(samples)
+    result = Samples([samples[i] for i in order], source, skipped, [notes[i] for i in order if i in notes], categories)
     if skipped:
         warnings.warn(str(result), stacklevel=3)
     return result
@@ -112,37 +135,56 @@ def _key(image: Any) -> Any:
     return str(image) if isinstance(image, str | Path) else id(image)
 
 
-def _distinct(records: Sequence[Record]) -> list:
-    return list({_key(record.image): record.image for record in records}.values())
-
-
 def _look(image: Any, folders: Sequence[Path], verify: bool) -> tuple[Any, tuple | str]:
     """The image, its path found, and `(size, orientation)` of it as stored, or why it cannot be used."""
     if image is None:
         return None, "the row names no image"
     if isinstance(image, str | Path | list):
-        names = image if isinstance(image, list) else [str(image)]
-        path = next((path for name in names for path in _places(name, folders) if path.is_file()), None)
+        path = _find(image, folders)
         if path is None:
+            name = str(image[0] if isinstance(image, list) else image)
             looked = " or ".join(str(folder) for folder in folders)
-            return image, f"its image {names[0]!r} is not in {looked}"
+            way = ": fetch it and name its file" if "://" in name else ""
+            return image, f"its image {name[:100]!r} is not in {looked}{way}"
         image = path
+    elif not hasattr(image, "open") and not hasattr(image, "getexif"):
+        return image, f"its image is {str(image)[:40]!r}, expected the name of a file"
     try:
         return image, probe(image, verify)
     except (ValueError, FileNotFoundError) as error:
-        return image, str(error)
+        return image, str(error).rstrip(".")
 
 
-def _places(name: str, folders: Sequence[Path]):
-    """Where an image may lie: at its path, at its path within each folder, under its bare name in each folder."""
-    for within in dict.fromkeys((name, Path(name).name)):
-        for folder in folders:
-            for ending in ENDINGS:
-                yield folder / f"{within}{ending}"
+def _find(image: str | Path | list, folders: Sequence[Path]) -> Path | None:
+    """The file of an image by its path within a folder; of a list of names, by the first that is there.
+
+    A path may begin with folders that the given one ends with: `train2014/a.jpg` in `coco/train2014`. A bare name is
+    not enough: `train/a.jpg` and `val/a.jpg` are two pictures.
+    """
+    names = [str(name) for name in image] if isinstance(image, list) else [str(image)]
+    for name in names:
+        for path in _places(name, folders):
+            # os.path says False, where Path.is_file raises, of names that no system takes
+            if os.path.isfile(path) and (len(names) < 4 or name != names[-1] or file_fingerprint(path) == names[0]):
+                return Path(path)
+    return None
+
+
+def _places(name: str, folders: Sequence[Path]) -> Iterator[str]:
+    for folder in folders:
+        yield from (f"{folder / name}{ending}" for ending in ENDINGS)
+    parts = Path(name).parts
+    for folder in folders:
+        at = Path(os.path.abspath(folder)).parts
+        for i in range(1, len(parts)):
+            if at[-i:] == parts[:i]:
+                yield from (f"{folder.joinpath(*parts[i:])}{ending}" for ending in ENDINGS)
 
 
 def _reframed(record: Record, frame: Any, box_format: str | None) -> Record:
     """The record, its places read as the user says."""
+    if frame is None and box_format is None:
+        return record
     if frame == "pixel" and record.pixel_boxes is not None:
         record = replace(record, boxes=record.pixel_boxes)
     changes = {} if frame is None else {"frame": frame}
@@ -165,29 +207,34 @@ def _written(record: Record, image: Any, stored: tuple[int, int], turn: int) -> 
     return tuple(record.size), False
 
 
-def _target(record: Record, image: Any, stored: tuple[int, int], turn: int) -> tuple[Target, list[dict]]:
+def _target(record: Record, image: Any, stored: tuple[int, int], turn: int) -> tuple[Target, CocoNotes | None]:
     """The truth in pixels of the upright image, and a COCO file's annotations in the same."""
     upright, (size, unturned) = upright_size(stored, turn), _written(record, image, stored, turn)
     if not unturned and abs(size[0] * upright[1] / (size[1] * upright[0]) - 1) > 0.02:
         raise ValueError(f"the file says {size[0]}x{size[1]} pixels, {image} has {upright[0]}x{upright[1]}")
-    scale = upright[0] * upright[1] / (size[0] * size[1])
     boxes = to_pixels(corners(record.boxes, record.box_format), record.frame, size)
     points = to_pixels(as_rows(as_numbers(record.points), 2, "points"), record.frame, size)
     if unturned:
         boxes, points = upright_boxes(boxes, turn, stored), upright_points(points, turn, stored)
     elif size != upright:
         boxes, points = to_pixels(boxes, size, upright), to_pixels(points, size, upright)
-    notes = []
-    as_coco = record.frame == "pixel" and record.box_format == "xywh"
-    for note, (x1, y1, x2, y2) in zip(record.notes, boxes.tolist(), strict=bool(record.notes)):
-        area = note["area"] * scale if as_coco and note.get("area") else (x2 - x1) * (y2 - y1)
-        moved = {} if as_coco and size == upright else {"bbox": [x1, y1, x2 - x1, y2 - y1]}
-        notes.append({**note, **moved, "area": area, "iscrowd": note.get("iscrowd", 0)})
-    keep = [i for i in range(len(boxes)) if not (notes and notes[i]["iscrowd"])]
-    labels = tuple(record.labels[i] for i in keep) if record.labels else ()
-    if record.task == "grounding":
-        labels = (record.question,) * len(keep)
-    target = Target(boxes[keep], labels, points, record.text, upright, record.count)
+    labels = (record.question,) * len(boxes) if record.task == "grounding" else record.labels
+    coco, own = record.coco, boxes
+    if coco is not None and coco.crowd.any():
+        own, labels = boxes[~coco.crowd], tuple(np.array(labels, object)[~coco.crowd])
+    target = Target(own, labels, points, record.text, upright, record.count)
     if record.task == "grounding" and (boxes[:, 2:] <= boxes[:, :2]).any():
         raise ValueError(f"its box {boxes[0].tolist()} has no area")
-    return target, notes
+    return target, None if coco is None else _moved(record, boxes, size, upright)
+
+
+def _moved(record: Record, boxes: np.ndarray, size: tuple[int, int], upright: tuple[int, int]) -> CocoNotes:
+    """A COCO file's annotations in pixels of the upright image, an area that the file does not give that of the box."""
+    coco, areas = record.coco, area(boxes)
+    if record.frame == "pixel" and record.box_format == "xywh":
+        given = coco.areas * (upright[0] * upright[1] / (size[0] * size[1]))
+        areas = np.where(np.isnan(given), areas, given)
+        if size == upright:
+            return CocoNotes(coco.image_id, coco.boxes, areas, coco.categories, coco.crowd)
+    sides = np.concatenate([boxes[:, :2], boxes[:, 2:] - boxes[:, :2]], axis=1)
+    return CocoNotes(coco.image_id, sides, areas, coco.categories, coco.crowd)

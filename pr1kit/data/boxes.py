@@ -97,6 +97,23 @@ def giou(a: np.ndarray, b: np.ndarray) -> np.ndarray:
     return intersection / np.maximum(union, EPS) - (hull - union) / np.maximum(hull, EPS)
 
 
+def parse_frame(text: str) -> str | tuple[float, float]:
+    """A frame as people write it: `pixel`, `norm1000`, or `WxH`, pixels of the resized image. Raises ValueError.
+
+    >>> parse_frame("norm1000"), parse_frame("1x1")
+    ('norm1000', (1.0, 1.0))
+    """
+    if text in ("pixel", "norm1000"):
+        return text
+    try:
+        width, height = (float(side) for side in text.lower().split("x"))
+    except ValueError:
+        width = height = math.nan
+    if not (0 < width < math.inf and 0 < height < math.inf):
+        raise ValueError(f"Unknown frame {text!r}: choose pixel, norm1000 or WxH, such as 640x480.")
+    return width, height
+
+
 def pixels_per_unit(frame: Any, image_size: tuple[int, int] | None) -> tuple[float, float]:
     """How many pixels of the original image one unit of `frame` is, in x and in y. Raises ValueError.
 
@@ -121,27 +138,14 @@ def pixels_per_unit(frame: Any, image_size: tuple[int, int] | None) -> tuple[flo
     return image_size[0] / width, image_size[1] / height
 
 
-def parse_frame(text: str) -> Any:
-    """A frame as it is written in a command: `pixel`, `norm1000`, or `WxH` as (W, H). Raises ValueError.
-
-    >>> parse_frame("1x1")
-    (1.0, 1.0)
-    """
-    if text in ("pixel", "norm1000"):
-        return text
-    try:
-        width, height = (float(side) for side in text.lower().split("x"))
-    except ValueError:
-        raise ValueError(f"Unknown frame {text!r}: choose pixel, norm1000 or WIDTHxHEIGHT.") from None
-    return width, height
-
-
 def to_pixels(coordinates: np.ndarray, frame: Any, image_size: tuple[int, int] | None) -> np.ndarray:
     """Boxes `(N, 4)` or points `(N, 2)` written in `frame`, in pixels of the original image.
 
     >>> to_pixels(np.array([[500, 500, 1000, 1000.0]]), "norm1000", (640, 480)).tolist()
     [[320.0, 240.0, 640.0, 480.0]]
     """
+    if isinstance(frame, str) and frame == "pixel":
+        return np.asarray(coordinates, float)
     scale = pixels_per_unit(frame, image_size)
     return np.asarray(coordinates, float) * np.tile(scale, np.shape(coordinates)[1] // 2)
 

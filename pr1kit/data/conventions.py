@@ -51,12 +51,12 @@ def check(records: Sequence[Record], sizes: Sequence[tuple[int, int]], source: s
         except ValueError:
             continue  # left out by itself, with its reason
         boxed = len(places) > 0
-        rows = places if boxed else np.tile(points, 2)
+        rows = places if boxed else np.concatenate([points, points], axis=1)
         if len(rows):
-            found.setdefault((str(record.frame), record.box_format, boxed), []).append((rows, [size] * len(rows)))
+            found.setdefault((str(record.frame), record.box_format, boxed), []).append((rows, size))
     for (written, form, boxed), parts in found.items():
         rows = np.concatenate([rows for rows, _ in parts])
-        sides = np.array([size for _, sizes in parts for size in sizes], float)
+        sides = np.repeat(np.array([size for _, size in parts], float), [len(rows) for rows, _ in parts], axis=0)
         if boxed and box_format is None:
             _check_format(rows, sides, source, form, written)
         if frame is None:

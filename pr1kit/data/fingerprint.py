@@ -9,14 +9,13 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Iterable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from hashlib import file_digest, sha256
 from pathlib import Path
 from typing import Any
 
 from PIL import Image
 
-from pr1kit.data.images import to_rgb
+from pr1kit.data.images import in_threads
 from pr1kit.data.sample import Sample
 
 LARGE = 2**26  # bytes from which a digest is kept on disk: reading costs more than looking it up
@@ -68,11 +67,9 @@ def fingerprint(samples: Sequence[Sample]) -> dict:
     Parts are `PARTS`, those that are empty left out. Samples that share an id are told apart as `id`, `id#2`, ….
     Raises FileNotFoundError or ValueError where a picture cannot be read.
     """
-    with ThreadPoolExecutor(8) as pool:  # reading and hashing leave the interpreter lock
-        parts = list(pool.map(_parts, samples))
     named: dict[str, dict] = {}
     seen: dict[str, int] = {}
-    for sample, own in zip(samples, parts, strict=True):
+    for sample, own in zip(samples, in_threads(_parts, samples), strict=True):
         seen[sample.id] = seen.get(sample.id, 0) + 1
         named[sample.id if seen[sample.id] == 1 else f"{sample.id}#{seen[sample.id]}"] = own
     return {"digest": _digest(*(f"{name} {sorted(own.items())}" for name, own in named.items())), "samples": named}
@@ -140,7 +137,7 @@ def _picture(sample: Sample) -> str:
         return _digest(image)
     if isinstance(image, str | Path) and Path(image).is_file():
         return file_fingerprint(image)[:16]
-    image = to_rgb(image) if isinstance(image, Image.Image) else sample.load_image()
+    image = sample.load_image()
     return _digest(str(image.size), image.tobytes())
 
 

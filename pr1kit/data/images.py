@@ -6,12 +6,19 @@ every viewer does; boxes annotated on the stored one turn with it (`upright_boxe
 
 from __future__ import annotations
 
+import os
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from PIL import Image, ImageOps
 
+MAX_PIXELS = int(os.environ.get("PR1KIT_MAX_PIXELS") or 80_000_000)  # of every image that the kit opens; 240 MB as RGB
+if Image.MAX_IMAGE_PIXELS is not None:  # Pillow's own limit: it refuses twice as many
+    Image.MAX_IMAGE_PIXELS = max(Image.MAX_IMAGE_PIXELS, MAX_PIXELS)
 ORIENTATION = 0x0112  # the EXIF tag
 # Orientation: the upright image as (x and y swapped first?, then x mirrored?, then y mirrored?).
 TURNS = {
@@ -70,32 +77,88 @@ def upright_boxes(boxes: np.ndarray, turn: int, size: tuple[int, int]) -> np.nda
 
 
 def to_rgb(image: Image.Image) -> Image.Image:
-    """The image upright and in RGB: palette, grey, 16-bit grey and CMYK converted, transparency laid over white."""
+    """The image upright and in RGB: palette, grey, 16-bit and float grey and CMYK converted, transparency over white.
+
+    Raises ValueError for more than `MAX_PIXELS`, and for values of 32 bits whose white is not known.
+    """
+    _check_pixels(image.size)
     if orientation(image) != 1:
         image = ImageOps.exif_transpose(image)
-    if image.mode.startswith("I"):  # 16 bits of grey, which a plain conversion would clip to white
-        return Image.fromarray((np.asarray(image).clip(0, 65535) // 257).astype(np.uint8)).convert("RGB")
+    if image.mode[0] in "IF":
+        image = Image.fromarray(_eight_bits(np.asarray(image), image.mode))
     if image.mode != "RGB" and image.has_transparency_data:
         image = image.convert("RGBA")
         image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
     return image.convert("RGB")
 
 
+def _eight_bits(values: np.ndarray, mode: str) -> np.ndarray:
+    """Grey of 16 or 32 bits, whole or float, as uint8; a plain conversion would clip it to white or black."""
+    low, high = float(values.min()), float(values.max())
+    if mode.startswith("I;"):
+        white = 65535
+    elif not 0 <= low <= high <= (255 if mode == "F" else 65535):  # also where any value is NaN
+        raise ValueError(f"its {mode} pixels run from {low:g} to {high:g}: save it with 8 or 16 bits, or float in 0–1")
+    else:
+        white = 1 if mode == "F" and high <= 1 else 255 if high <= 255 else 65535
+    return np.floor(values * (255 / white) + 1e-9).clip(0, 255).astype(np.uint8)
+
+
+@contextmanager
+def opened(source: Any, name: str | None = None) -> Iterator[Image.Image]:
+    """The PIL image of a path, of what has `.open()`, or as it is, not yet decoded; closed at the end.
+
+    Whatever goes wrong inside is raised as FileNotFoundError or ValueError, one sentence that begins with `name`.
+    """
+    name = str(source)[:300] if name is None else name
+    try:
+        if isinstance(source, Image.Image):
+            yield source
+            return
+        with Image.open(source) if isinstance(source, str | Path) else source.open() as image:
+            _check_pixels(image.size)
+            yield image
+    except FileNotFoundError:
+        raise FileNotFoundError(f"{name} does not exist.") from None
+    except Exception as error:  # Pillow raises a dozen kinds on damaged files
+        if isinstance(error, Image.DecompressionBombError):
+            error = f"it has more than {MAX_PIXELS:,} pixels"
+        raise ValueError(f"{name} cannot be read as an image ({str(error) or type(error).__name__}).") from None
+
+
+def load_image(source: Any, name: str | None = None) -> Image.Image:
+    """The image at `source` (see `opened`) as the model sees it: decoded, upright, RGB."""
+    with opened(source, name) as image:
+        return to_rgb(image)
+
+
 def probe(source: Any, decode: bool = True) -> tuple[tuple[int, int], int]:
     """`((width, height), orientation)` of an image as stored: a path, a PIL image, or what has `.open()`.
 
-    With `decode` every pixel is read, so that a file cut short is found now. Raises FileNotFoundError, and ValueError
-    with the reason where the file is no readable image.
+    With `decode` every pixel is read, so that a file cut short is found now; else the header alone. Raises as `opened`.
     """
-    if isinstance(source, Image.Image):
-        return source.size, orientation(source)
-    try:
-        with Image.open(source) if isinstance(source, str | Path) else source.open() as image:
-            size, turn = image.size, orientation(image)
-            if decode:
-                image.load()
-    except FileNotFoundError:
-        raise FileNotFoundError(f"{source} does not exist") from None
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        raise ValueError(f"{source} cannot be read as an image ({error})") from None
+    with opened(source) as image:
+        size, turn = image.size, orientation(image)
+        if decode and not isinstance(source, Image.Image):
+            to_rgb(image) if image.mode[0] in "IF" else image.load()
     return size, turn
+
+
+def image_size(source: Any) -> tuple[int, int]:
+    """`(width, height)` of the upright image at `source`, from its header. Raises as `opened`."""
+    return upright_size(*probe(source, decode=False))
+
+
+def in_threads(function: Callable, items: Sequence) -> Iterator:
+    """`function` of each item, in order: reading, decoding and hashing leave the interpreter lock."""
+    with ThreadPoolExecutor(8) as pool:
+        for start in range(0, len(items), 4096):  # a pool holds what it has been given
+            yield from pool.map(function, items[start : start + 4096])
+
+
+def _check_pixels(size: tuple[int, int]) -> None:
+    if size[0] * size[1] > MAX_PIXELS:
+        raise ValueError(
+            f"{size[0]}x{size[1]} is more than the limit of {MAX_PIXELS:,} pixels: "
+            "make it smaller, or set the environment variable PR1KIT_MAX_PIXELS"
+        )

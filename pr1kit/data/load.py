@@ -18,6 +18,8 @@ from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from pr1kit.data.boxes import parse_frame
+
 if TYPE_CHECKING:
     from pr1kit.data.assemble import Samples
 
@@ -33,6 +35,10 @@ LAYOUTS = {
     "text": ("pageocr", "is_text", "read_text"),
 }
 
+# What a reader raises where a row is not what it should be.
+BAD = (ValueError, TypeError, KeyError, IndexError, AttributeError, OverflowError, RecursionError)
+TRIED = 100  # rows of no layout, after which a file is of none
+
 
 def load_dataset(
     path: Any,
@@ -46,15 +52,18 @@ def load_dataset(
     box_format: str | None = None,
     verify: bool = True,
     seed: int = 0,
+    shuffle_seed: int | None = None,
 ) -> Samples:
     """The samples of a file, folder, hub id, table or `"scenes"`: a list of `Sample`, truth in pixels, images lazy.
 
     `path` also takes a `datasets.Dataset` or a list of dicts. `task` is the layout's own unless a COCO file is to be
     counted (`"counting"`: one sample for each class in each image); for scenes it must be given. `layout` is one of
     `LAYOUTS`, `"coco"`, or `"auto"`. `split` names a dataset's, a folder's, or the scenes' split; `limit` reads the
-    first so many. `images` is the folder of the pictures, by default that of the file. `frame` and `box_format`
-    (`"xyxy"`, `"xywh"`) say how boxes are written, where a layout leaves that open: `"norm1000"` for
-    normalised to 0–1000, `"pixel"`, or pixels of another size `(width, height)`, `(1, 1)` for fractions.
+    first so many, or with `shuffle_seed` a random part of so many, in the order of the file, others in place of those
+    that cannot be read; no image outside that part is opened. `seed` is that of the scenes. `images` is the folder of
+    the pictures, by default that of the file. `frame` and `box_format` (`"xyxy"`, `"xywh"`) say how boxes are written,
+    where a layout leaves that open: `"norm1000"` for normalised to 0–1000, `"pixel"`, or pixels of another size
+    `(width, height)` or `"WxH"`, `(1, 1)` for fractions.
 
     Boxes follow the image: EXIF turns it upright and its boxes with it, an image stored in another size than its file
     states scales them. Images that are missing or broken (`verify` decodes each once) and annotations that cannot be
@@ -68,45 +77,39 @@ def load_dataset(
 
     if box_format not in (None, "xyxy", "xywh"):
         raise ValueError(f'Unknown box_format {box_format!r}: choose "xyxy" or "xywh".')
+    if layout not in ("auto", "coco", *LAYOUTS):
+        raise ValueError(f"Unknown layout {layout!r}: choose auto, coco, {', '.join(LAYOUTS)}.")
+    if limit is not None and (not isinstance(limit, int) or limit < 1):
+        raise ValueError(f"limit is how many samples to read, at least 1, got {limit!r}.")
     if isinstance(path, str) and path == "scenes":
         from pr1kit.data.scenes import make_scenes
 
         if task is None:
             raise ValueError('The scenes need a task: say task="grounding", "counting", "detection" or "ocr".')
         return Samples(make_scenes(task, 100 if limit is None else limit, seed, split=split or "train"), "scenes")
-    source, skipped = _named(path), []
-    file = _file(path, split)
-    coco = _coco(file) if layout in ("auto", "coco") else None
-    if coco is not None:
-        from pr1kit.data.layouts.coco import read_coco
-
-        if task not in (None, "detection", "counting"):
-            raise ValueError(f"The COCO file {source} gives detection or counting samples, not {task}.")
-        records = list(islice(read_coco(coco, file.stem, task or "detection"), limit))
-        if not records:
-            raise ValueError(f"{source} holds no images.")
-    elif layout == "coco":
+    source, skipped = str(path) if isinstance(path, str | Path) else type(path).__name__, []
+    file, first = _file(path, split), limit if shuffle_seed is None else None
+    coco = _coco(file, task, skipped) if layout in ("auto", "coco") else None
+    if coco is None and layout == "coco":
         raise ValueError(f"{source} is no COCO instances file: it lacks images, annotations or categories.")
-    else:
-        records = list(islice(_records(file or path, source, layout, split, limit, skipped), limit))
+    if coco is not None and task not in (None, "detection", "counting"):
+        raise ValueError(f"The COCO file {source} gives detection or counting samples, not {task}.")
+    records, categories = coco or (_records(file or path, source, layout, split, first, skipped), ())
+    records = list(islice(records, first))
     if task is not None and any(record.task != task for record in records):
         raise ValueError(f"{source} holds {records[0].task} samples, not {task}.")
-    categories = () if coco is None else coco["categories"]
     home = file.parent if file is not None else Path()
     return assemble(
         records,
         source,
         folders=[Path(images).expanduser()] if images is not None else [home, home / "images"],
-        frame=frame,
+        frame=parse_frame(frame) if isinstance(frame, str) else frame,
         box_format=box_format,
         verify=verify,
         skipped=skipped,
         categories=categories,
+        draw=None if limit is None or shuffle_seed is None else (limit, shuffle_seed),
     )
-
-
-def _named(path: Any) -> str:
-    return str(path) if isinstance(path, str | Path) else type(path).__name__
 
 
 def _file(path: Any, split: str | None) -> Path | None:
@@ -121,43 +124,52 @@ def _file(path: Any, split: str | None) -> Path | None:
     return path if path.is_file() else None
 
 
-def _coco(file: Path | None) -> dict | None:
-    """The content of a COCO instances file, None for any other."""
-    from pr1kit.data.layouts.coco import is_coco
-    from pr1kit.data.records import load_json
+def _coco(file: Path | None, task: str | None, skipped: list) -> tuple[Iterator, list[dict]] | None:
+    """The records and the categories of a COCO instances file, None for any other."""
+    from pr1kit.data.layouts.coco import read_coco
 
     if file is None or file.suffix != ".json" or file.stat().st_size == 0:
         return None
     with file.open("rb") as start:
-        if start.read(200).lstrip()[:1] != b"{":
+        if start.read(200).lstrip(b"\xef\xbb\xbf \t\r\n")[:1] != b"{":
             return None
-    content = load_json(file)
-    return content if is_coco(content) else None
+    return read_coco(file, "counting" if task == "counting" else "detection", skipped)
 
 
 def _records(path, source: str, layout: str, split: str | None, limit: int | None, skipped: list) -> Iterator:
-    """The records of a row file; rows that cannot be read go to `skipped`."""
-    from pr1kit.data.records import read_rows
+    """The records of a row file; rows that cannot be read go to `skipped`. The first row that is known says how."""
+    from pr1kit.data.rows import read_rows
 
-    if layout not in ("auto", *LAYOUTS):
-        raise ValueError(f"Unknown layout {layout!r}: choose auto, coco, {', '.join(LAYOUTS)}.")
     name = Path(source).stem if isinstance(path, str | Path) else "row"
-    reader = None
+    reader, unknown = None, []
     for index, row in enumerate(read_rows(path, split, limit)):
-        reader = reader or _reader(row, source, layout)
         try:
+            if not isinstance(row, dict):
+                raise ValueError(row)
+            reader = reader or _reader(row, layout)
+            if reader is None:
+                unknown.append(row)
+                raise ValueError(f"its fields {_fields(row)} are of no layout that the kit knows")
             yield from reader(row, f"{name}/{index}")
-        except (ValueError, TypeError, KeyError, IndexError, AttributeError) as error:
-            reason = f"lacks {error}" if isinstance(error, KeyError) else str(error).rstrip(".")
+        except BAD as error:
+            reason = f"it lacks {error}" if isinstance(error, KeyError) else str(error).rstrip(".")
             skipped.append((f"{name}/{index}", reason))
+        if reader is None and len(unknown) == TRIED:
+            break
+    if reader is None and unknown:
+        fields = _fields(unknown[0])
+        raise ValueError(f"{source} is in no layout that the kit knows, its rows have {fields}: name one with layout=.")
 
 
-def _reader(row: Mapping, source: str, layout: str) -> Callable:
+def _reader(row: Mapping, layout: str) -> Callable | None:
     from importlib import import_module
 
     for name, (module, knows, read) in LAYOUTS.items():
         home = import_module(f"pr1kit.data.layouts.{module}")
         if name == layout or (layout == "auto" and getattr(home, knows)(row)):
             return getattr(home, read)
-    fields = json.dumps(sorted(map(str, row)))
-    raise ValueError(f"{source} is in no layout that the kit knows, its rows have {fields}: name one with layout=.")
+    return None
+
+
+def _fields(row: Mapping) -> str:
+    return json.dumps(sorted(str(name)[:40] for name in row)[:20])

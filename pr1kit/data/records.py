@@ -1,31 +1,41 @@
-"""One annotation as its file has it, before anything is converted; and the rows of any file or dataset that holds some.
+"""One annotation as its file has it, before anything is converted; and how the cells of a row are read.
 
-Rows come from `.json` (a list), `.jsonl`, `.csv`, `.tsv`, `.parquet`, a folder saved by `datasets`, a hub id, or from
-Python: a `datasets.Dataset` or any iterable of mappings. They are read one by one, and only as many as are asked for.
+A cell is believed only if it is what it should be: null is no text, "3.5" no count, true no number.
 """
 
 from __future__ import annotations
 
 import ast
-import csv
 import io
-import json
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from itertools import islice
-from pathlib import Path
 from typing import Any
 
-ROW_FILES = (".json", ".jsonl", ".csv", ".tsv", ".parquet")
+import numpy as np
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, slots=True)
+class CocoNotes:
+    """A COCO file's annotations of image `image_id`, crowds included.
+
+    `boxes` (N, 4) x, y, width, height; `areas` (N,), NaN where the file gives none; `categories` N ids; `crowd` (N,)
+    whether an annotation is of a crowd.
+    """
+
+    image_id: Any
+    boxes: np.ndarray
+    areas: np.ndarray
+    categories: tuple
+    crowd: np.ndarray
+
+
+@dataclass(frozen=True, eq=False, slots=True)
 class Record:
     """One question about one image, coordinates as written.
 
     `boxes` are written in `frame` (see `boxes`) and `box_format`. `pixel_boxes` are the same boxes once more in pixels,
-    where the file has both. `size` is the
-    `(width, height)` that the file states. `notes` are a COCO file's annotations of image `coco_id`, one for each box.
+    where the file has both. `size` is the `(width, height)` that the file states. `coco` has what more a COCO file says
+    of these boxes.
     """
 
     id: str
@@ -41,8 +51,7 @@ class Record:
     frame: Any = "pixel"
     box_format: str = "xyxy"
     pixel_boxes: Any = None
-    notes: tuple[dict, ...] = ()
-    coco_id: Any = None
+    coco: CocoNotes | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -74,30 +83,6 @@ class StoredImage:
         return self.name
 
 
-def read_rows(source: Any, split: str | None = None, limit: int | None = None) -> Iterator[dict]:
-    """The rows of `source` as dicts, at most `limit`. Raises FileNotFoundError or ValueError, naming file and line."""
-    if not isinstance(source, str | Path):
-        rows = _table_rows(source) if hasattr(source, "features") else iter(source)
-        return islice((_as_row(row, "the given rows", i) for i, row in enumerate(rows)), limit)
-    path = Path(source).expanduser()
-    if path.is_file():
-        if path.suffix not in ROW_FILES:
-            raise ValueError(f"{str(source)!r} is no annotation file: expected one of {', '.join(ROW_FILES)}.")
-        rows = _table_rows(_parquet([path])) if path.suffix == ".parquet" else _READERS[path.suffix](path)
-    else:
-        rows = _table_rows(_open_dataset(path, str(source), split, limit))
-    return islice((_as_row(row, str(source), i) for i, row in enumerate(rows)), limit)
-
-
-def load_json(path: Path) -> Any:
-    """A JSON file; a COCO file's segmentations, most of its size, are dropped while it is read."""
-    try:
-        with path.open(encoding="utf-8") as file:
-            return json.load(file, object_hook=lambda item: (item.pop("segmentation", None), item)[1])
-    except ValueError as error:
-        raise ValueError(f"{str(path)!r} is not valid JSON: {error}.") from None
-
-
 def as_numbers(value: Any) -> Any:
     """Numbers as a file may hold them: lists, or a list written as text, as the official training files do."""
     if isinstance(value, str):
@@ -105,7 +90,41 @@ def as_numbers(value: Any) -> Any:
             return ast.literal_eval(value.strip())  # literals only: nothing is executed
         except (ValueError, SyntaxError, MemoryError, RecursionError):
             raise ValueError(f"{value[:60]!r} is not a list of numbers") from None
-    return value.tolist() if hasattr(value, "tolist") else value
+    return value
+
+
+def as_text(value: Any, what: str) -> str:
+    """Words that a file holds, whole numbers as their digits. Raises ValueError, `what` they are, for anything else.
+
+    >>> as_text("cat", "label"), as_text(7, "label")
+    ('cat', '7')
+    """
+    if isinstance(value, int) and not isinstance(value, bool):
+        value = str(value)
+    if not isinstance(value, str):
+        raise ValueError(f"its {what} is {str(value)[:40]}, expected text")
+    value.encode()  # half a character, as JSON can write it, cannot be shown to anybody
+    return value
+
+
+def as_question(value: Any, what: str) -> str:
+    """What is asked for: text with something in it. Raises ValueError as `as_text`."""
+    words = as_text(value, what)
+    if not words.strip() or len(words) > 1000:
+        raise ValueError(f"its {what} has {len(words)} characters, expected 1 to 1000")
+    return words
+
+
+def as_count(value: Any, what: str) -> int:
+    """A count of objects, also as text or as a float. Raises ValueError, `what` it is, for what is no count.
+
+    >>> as_count("3", "count"), as_count(3.0, "count")
+    (3, 3)
+    """
+    value = as_numbers(value)
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value < 2**31 or value != int(value):
+        raise ValueError(f"its {what} {str(value)[:40]} is no count")
+    return int(value)
 
 
 def first_of(row: Mapping, names: Iterable[str]) -> Any:
@@ -120,123 +139,18 @@ def image_of(row: Mapping) -> Any:
 
 
 def stated_size(row: Mapping) -> tuple[int, int] | None:
-    """The `(width, height)` that the row states, if it does."""
+    """The `(width, height)` that the row states, if it does. Raises ValueError where that is no size.
+
+    >>> stated_size({"width": 640, "height": "480"}), stated_size({"width": 640})
+    ((640, 480), None)
+    """
     width, height = (first_of(row, names) for names in (("width", "img_width"), ("height", "img_height")))
-    return (int(width), int(height)) if width and height else None
-
-
-def _as_row(row: Any, source: str, index: int) -> dict:
-    if not isinstance(row, Mapping):
-        raise ValueError(f"Row {index} of {source!r} is {str(row)[:40]!r}, expected named fields.")
-    return dict(row)
-
-
-def _read_json(path: Path) -> Iterator:
-    rows = load_json(path)
-    if isinstance(rows, dict):  # {"data": [...]} and the like: one list under one name
-        lists = [value for value in rows.values() if isinstance(value, list)]
-        rows = lists[0] if len(lists) == 1 else [rows]
-    return iter(rows if isinstance(rows, list) else [rows])
-
-
-def _read_jsonl(path: Path) -> Iterator:
-    with path.open(encoding="utf-8") as file:
-        for number, line in enumerate(file, 1):
-            if line.strip():
-                try:
-                    yield json.loads(line)
-                except ValueError as error:
-                    raise ValueError(f"Line {number} of {str(path)!r} is not valid JSON: {error}.") from None
-
-
-def _read_csv(path: Path, delimiter: str = ",") -> Iterator:
-    csv.field_size_limit(2**31 - 1)
-    with path.open(encoding="utf-8-sig", newline="") as file:
-        for row in csv.DictReader(file, delimiter=delimiter):
-            yield {key: value for key, value in row.items() if value not in ("", None)}
-
-
-_READERS = {
-    ".json": _read_json,
-    ".jsonl": _read_jsonl,
-    ".csv": _read_csv,
-    ".tsv": lambda path: _read_csv(path, "\t"),
-}
-
-
-def _parquet(paths: list[Path]):
-    import datasets
-
+    if not width or not height:
+        return None
     try:
-        return datasets.load_dataset("parquet", data_files=[str(path) for path in paths], split="train")
-    except Exception as error:  # a dozen kinds, from pyarrow up
-        raise ValueError(f"{str(paths[0])!r} cannot be read as parquet: {str(error).splitlines()[0]}.") from None
-
-
-def _open_dataset(path: Path, name: str, split: str | None, limit: int | None):
-    """A folder or a hub id as a `datasets.Dataset`, on disk and mapped, not read."""
-    import datasets
-
-    if path.is_dir():
-        if (path / "state.json").is_file() or (path / "dataset_dict.json").is_file():
-            return _one_split(datasets.load_from_disk(str(path)), name, split)
-        files = sorted(path.glob("*.parquet")) or sorted((path / "data").glob("*.parquet"))
-        if split is not None:
-            files = [file for file in files if file.name.startswith(split)]
-        if not files:
-            raise ValueError(
-                f"The folder {name!r} holds no annotations that the kit knows: a COCO instances file, parquet files"
-                f"{f' whose names begin with {split!r}' if split else ''}, or what datasets.save_to_disk wrote."
-            )
-        return _parquet(files)
-    if name.count("/") != 1 or name.startswith((".", "/", "~")) or path.suffix in ROW_FILES:
-        raise FileNotFoundError(f"{name!r} does not exist.")
-    try:
-        return _one_split(datasets.load_dataset(name, split=split, streaming=limit is not None), name, split)
-    except Exception as error:  # offline, absent, gated: each library version has its own kinds
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise FileNotFoundError(f"{name!r} is neither a file nor a dataset that the hub gives: {reason}.") from None
-
-
-def _one_split(data: Any, name: str, split: str | None):
-    if not hasattr(data, "keys"):
-        return data
-    if split is None and len(data) > 1:
-        raise ValueError(f"{name!r} has the splits {', '.join(data)}: name one with split=.")
-    chosen = split or next(iter(data))
-    if chosen not in data:
-        raise ValueError(f"{name!r} has no split {chosen!r}: it has {', '.join(data)}.")
-    return data[chosen]
-
-
-def _table_rows(table: Any) -> Iterator[dict]:
-    """Rows of a `datasets.Dataset`: image cells stay encoded where they are, class numbers become names."""
-    import datasets
-
-    features = table.features or {}  # a streamed table may not know them
-    pictures = [name for name, kind in features.items() if isinstance(kind, datasets.Image)]
-    for name in pictures:
-        table = table.cast_column(name, datasets.Image(decode=False))
-    indexed = isinstance(table, datasets.Dataset)  # a streamed one gives its pictures with the row
-    for index, row in enumerate(table.remove_columns(pictures) if indexed and len(pictures) else table):
-        row = {name: _with_names(value, features.get(name)) for name, value in row.items()}
-        for name in pictures:
-            cell = (table, index) if indexed else (row[name], None)
-            row[name] = StoredImage(f"{name} of row {index}", *cell, name)
-        yield row
-
-
-def _with_names(value: Any, feature: Any) -> Any:
-    """`value` with the numbers of `ClassLabel` features, however deep, replaced by their names."""
-    import datasets
-
-    if isinstance(feature, datasets.ClassLabel) and isinstance(value, int):
-        return feature.int2str(value) if value >= 0 else value
-    if isinstance(feature, Mapping) and isinstance(value, Mapping):
-        return {name: _with_names(each, feature.get(name)) for name, each in value.items()}
-    inner = getattr(feature, "feature", None) if not isinstance(feature, list) else feature[0]
-    if inner is not None and isinstance(value, list):
-        return [_with_names(each, inner) for each in value]
-    if inner is not None and isinstance(value, Mapping) and isinstance(inner, Mapping):  # a sequence of structs
-        return {name: [_with_names(one, inner.get(name)) for one in each] for name, each in value.items()}
-    return value
+        size = float(width), float(height)
+    except (TypeError, ValueError, OverflowError):
+        size = 0.0, 0.0
+    if not (1 <= size[0] < 2**31 and 1 <= size[1] < 2**31 and size == (int(size[0]), int(size[1]))):
+        raise ValueError(f"its width is {str(width)[:40]} and its height {str(height)[:40]}, expected whole pixels")
+    return int(size[0]), int(size[1])

@@ -7,24 +7,26 @@ original image unless a name says otherwise. `image_size` is `(width, height)` a
 from __future__ import annotations
 
 import html
+import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
+from numbers import Integral
 from typing import Any
 
 import numpy as np
 
 TASKS = ("grounding", "counting", "ocr", "detection")
+MOST = sys.float_info.max
 
 
 def as_rows(values: Any, width: int, what: str) -> np.ndarray:
     """`values` as a float array `(N, width)`; an empty or missing value gives `(0, width)`. Raises ValueError."""
-    if values is None or (isinstance(values, list) and not values):
+    if values is None or (isinstance(values, list | tuple) and not values):
         return np.zeros((0, width))
     try:
         array = np.asarray(values, dtype=float)
-    except (TypeError, ValueError):
-        raise ValueError(f"{what} must be numbers in rows of {width}, got {values!r}.") from None
+    except (TypeError, ValueError, OverflowError):
+        raise ValueError(f"{what} must be numbers in rows of {width}, got {str(values)[:60]}.") from None
     if array.size == 0:
         return np.zeros((0, width))
     if array.shape == (width,):
@@ -64,20 +66,28 @@ class Target:
         boxes, points = as_rows(self.boxes, 4, "Target boxes"), as_rows(self.points, 2, "Target points")
         if isinstance(self.labels, str):
             raise ValueError(f"Target labels must be a list of names, got the string {self.labels!r}.")
-        labels = tuple(str(label) for label in (() if self.labels is None else self.labels))
+        labels = tuple(() if self.labels is None else self.labels)
+        for value in (*labels, "" if self.text is None else self.text):
+            if not isinstance(value, str | Integral):
+                raise ValueError(f"Target labels and text must be text, got {str(value)[:60]}.")
+        labels = tuple(map(str, labels))
         if labels and len(labels) != len(boxes):
             raise ValueError(f"Target has {len(boxes)} boxes but {len(labels)} labels.")
         size = None if self.image_size is None else _as_size(self.image_size)
-        for x1, y1, x2, y2 in boxes.tolist():  # not (a <= b) is also true where a or b is NaN
-            if not (x1 <= x2 and y1 <= y2) or abs(x1) + abs(y1) + abs(x2) + abs(y2) == np.inf:
+        low, right, bottom = (-1, size[0] + 1, size[1] + 1) if size else (-MOST, MOST, MOST)
+        for x1, y1, x2, y2 in boxes.tolist():
+            if low <= x1 <= x2 <= right and low <= y1 <= y2 <= bottom:  # never true of NaN
+                continue
+            if not (-MOST <= x1 <= x2 <= MOST and -MOST <= y1 <= y2 <= MOST):
                 raise ValueError(f"Target box {[x1, y1, x2, y2]} is not x1 <= x2, y1 <= y2 with finite numbers.")
-            if size and (x1 < -1 or y1 < -1 or x2 > size[0] + 1 or y2 > size[1] + 1):
-                raise ValueError(
-                    f"Target box {[x1, y1, x2, y2]} lies outside its image of {size[0]}x{size[1]} pixels: "
-                    "are its coordinates in another frame?"
-                )
+            raise ValueError(
+                f"Target box {[x1, y1, x2, y2]} lies outside its image of {size[0]}x{size[1]} pixels: "
+                "are its coordinates in another frame?"
+            )
         places = len(boxes) or len(points)
-        if self.count is not None and (self.count < 0 or places not in (0, self.count)):
+        if self.count is not None and not (isinstance(self.count, Integral) and self.count >= 0):
+            raise ValueError(f"Target count must be a whole number from 0, got {self.count!r}.")
+        if self.count is not None and places not in (0, self.count):
             raise ValueError(f"Target has {places} places but the count {self.count!r}.")
         self.__dict__.update(boxes=boxes, labels=labels, points=points, image_size=size)
         self.__dict__["text"] = "" if self.text is None else str(self.text)
@@ -129,19 +139,9 @@ class Sample:
 
     def load_image(self):
         """The PIL image upright and in RGB (see `images`). Raises FileNotFoundError or ValueError that names it."""
-        from PIL import Image
+        from pr1kit.data.images import load_image
 
-        from pr1kit.data.images import to_rgb
-
-        if isinstance(self.image, Image.Image):
-            return to_rgb(self.image)
-        try:
-            with Image.open(self.image) if isinstance(self.image, str | Path) else self.image.open() as image:
-                return to_rgb(image)
-        except FileNotFoundError:
-            raise FileNotFoundError(f"Image {str(self.image)!r} of sample {self.id!r} does not exist.") from None
-        except (OSError, SyntaxError, ValueError) as error:
-            raise ValueError(f"Image {str(self.image)!r} of sample {self.id!r} cannot be read: {error}.") from None
+        return load_image(self.image, f"Image {str(self.image)[:200]!r} of sample {self.id!r}")
 
     def __repr__(self) -> str:
         size, truth = getattr(self.image, "size", None), _in_brief(self.target)

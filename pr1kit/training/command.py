@@ -87,7 +87,6 @@ def trl_options(run: RunConfig) -> dict[str, Any]:
 
 def load_samples(run: RunConfig, settings: GRPOSettings) -> list:
     """The samples to train on: scenes, one for each prompt of the run, or the data, or a random part of them."""
-    from pr1kit.data.boxes import parse_frame
     from pr1kit.data.load import load_dataset
 
     if run.data == "scenes":
@@ -98,16 +97,13 @@ def load_samples(run: RunConfig, settings: GRPOSettings) -> list:
         run.task,
         run.layout,
         run.split,
-        frame=run.frame and parse_frame(run.frame),
+        limit=run.limit or None,
+        frame=run.frame,
         images=run.images,
         box_format=run.box_format,
+        shuffle_seed=settings.seed,
     )
-    if not run.limit or run.limit >= len(samples):
-        return list(samples)
-    import numpy as np
-
-    chosen = np.random.default_rng(settings.seed).choice(len(samples), run.limit, replace=False)
-    return [samples[i] for i in sorted(chosen.tolist())]
+    return list(samples)
 
 
 def _memory(policy, settings: GRPOSettings) -> str:

@@ -100,7 +100,7 @@ def _value(text: Any) -> Any:
         return text
     from pr1kit.data.safe_files import parse_yaml
 
-    return parse_yaml(text)
+    return parse_yaml(text, f"{text[:60]!r} is")
 
 
 def _pairs(items: Sequence[str]) -> dict[str, Any]:

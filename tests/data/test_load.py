@@ -77,14 +77,13 @@ def test_official_training_rows_hold_norm1000_as_text(folder):
 @pytest.mark.parametrize("ending", ["json", "jsonl"])
 def test_referring_expressions(folder, ending):
     rows = [
-        {"image": "train2014/a.jpg", "sent": "left cat", "bbox": CAT, "width": 640, "height": 480},
-        {"file_name": "a.jpg", "sentences": [{"sent": "dog"}, {"raw": "the dog"}], "bbox": DOG},
-        {"image": "a.jpg", "question": "Describe.", "answer": ["one", "two"], "bbox": CAT},
+        {"image": "coco/train2014/a.jpg", "sent": "left cat", "bbox": CAT, "width": 640, "height": 480},
+        {"file_name": "coco/train2014/a.jpg", "sentences": [{"sent": "dog"}, {"raw": "the dog"}], "bbox": DOG},
+        {"image": "coco/train2014/a.jpg", "question": "Describe.", "answer": ["one", "two"], "bbox": CAT},
     ]
     for row in rows:
         row["image"] = row.pop("file_name", row.get("image"))
     path = write(folder / f"rec.{ending}", rows)
-    (folder / "a.jpg").write_bytes((folder / "coco/train2014/a.jpg").read_bytes())
     samples = load_dataset(path)
     assert [s.question for s in samples] == ["left cat", "dog", "the dog", "one", "two"]
     assert [s.id for s in samples] == ["rec/0", "rec/1.0", "rec/1.1", "rec/2.0", "rec/2.1"]
@@ -154,7 +153,7 @@ def test_official_counting_jsonl(folder):
     rows = [
         {"image_path": "pixmo-count/test/00000.jpg", "question": "birds", "ground_truth": 3},
         {
-            "image_path": "/elsewhere/images/00000.jpg",
+            "image_path": "images/00000.jpg",
             "question": "How many cats are there in the image?",
             "ground_truth": 2,
         },
@@ -222,12 +221,18 @@ def test_pixmo_count_with_pictures_from_a_local_folder(folder, ending, monkeypat
 
 
 def test_the_names_a_fetched_picture_may_have(folder):
-    names = stored_names(PIXMO[0])
-    assert names[0] == "f" * 64
-    assert names[-1] == "two birds.jpeg"
-    for i, name in enumerate(reversed(names)):  # a better name wins over those already there
-        Image.new("RGB", (100 + i, 100)).save(folder / (name if "." in name else f"{name}.png"), "PNG")
-        assert load_dataset([PIXMO[0]], images=folder)[0].target.image_size == (100 + i, 100)
+    """A better name wins over those already there; the last part of the url only for the very bytes of the row."""
+    Image.new("RGB", (100, 100)).save(folder / "two birds.jpeg")
+    row = PIXMO[0] | {"image_sha256": sha256((folder / "two birds.jpeg").read_bytes()).hexdigest()}
+    names = stored_names(row)
+    assert (names[0], names[-1]) == (row["image_sha256"], "two birds.jpeg")
+    assert load_dataset([row], images=folder)[0].target.image_size == (100, 100)
+    for other in (row | {"image_sha256": "f" * 64}, {k: v for k, v in row.items() if k != "image_sha256"}):
+        with pytest.raises(ValueError, match="is not in"):
+            load_dataset([other], images=folder)
+    for i, name in enumerate(names[-2::-1], 1):
+        Image.new("RGB", (100 + i, 100)).save(folder / f"{name}.png")
+        assert load_dataset([row], images=folder)[0].target.image_size == (100 + i, 100)
 
 
 def test_page_ocr_conversations(folder):
@@ -468,10 +473,10 @@ def test_rows_that_make_no_sense_are_left_out_with_their_reason(folder):
     [
         ("absent.json", None, "'.*absent.json' does not exist"),
         ("x.txt", "hello", "is no annotation file: expected one of .json"),
-        ("x.json", "[{", "is not valid JSON"),
-        ("x.jsonl", '{"image": "a", "text": "b"}\n{', "Line 2 of .* is not valid JSON"),
+        ("x.json", "[{", "is no JSON"),
+        ("x.jsonl", '{"image": "a", "text": "b"}\n{', "all 2 were left out, .* line 2 is no JSON: Expecting"),
         ("x.json", "[]", "holds no rows"),
-        ("x.json", "[1, 2]", "Row 0 of .* is '1', expected named fields"),
+        ("x.json", "[1, 2]", "all 2 were left out, .* the row is '1', expected named fields"),
         ("x.json", '[{"picture": "a"}]', r'is in no layout that the kit knows, its rows have \["picture"\]'),
         ("x.csv", "image,text\nz.jpg,hi\n", "'z.jpg' is not in"),
     ],

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 
-from pr1kit.data.records import Record, image_of
+from pr1kit.data.records import Record, as_text, image_of
 
 
 def is_ocr(row: Mapping) -> bool:
@@ -27,9 +27,10 @@ def read_ocr(row: Mapping, name: str) -> Iterator[Record]:
     answers = [turn for turn in turns if turn.get("from", turn.get("role")) in ("gpt", "assistant")]
     if not answers:
         raise ValueError("the conversation has no answer")
-    yield Record(name, image_of(row), "ocr", text=str(answers[0].get("value", answers[0].get("content", ""))))
+    text = as_text(answers[0].get("value", answers[0].get("content")), "transcript")
+    yield Record(name, image_of(row), "ocr", text=text)
 
 
 def read_text(row: Mapping, name: str) -> Iterator[Record]:
     """One record."""
-    yield Record(name, image_of(row), "ocr", text=row["text"])
+    yield Record(name, image_of(row), "ocr", text=as_text(row["text"], "text"))

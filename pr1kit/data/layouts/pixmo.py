@@ -1,7 +1,7 @@
 """Counting files: PixMo-Count as its authors give it, and the official Perception-R1 files made of it.
 
 pixmo     {"image_url", "image_sha256", "label", "count", "points"}: parquet or csv; points in pixels, none in the
-          validation and test splits; the pictures are yours to fetch, named by their sha256 (see `stored_names`)
+          validation and test splits; the pictures are yours to fetch, named by a digest (see `stored_names`)
 counting  {"image_path", "question", "ground_truth"}: the official evaluation files, the question being the label
 clicks    {"image", "problem", "clicks" or "solution"}: one point on each object, normalised to 0–1000
 """
@@ -14,7 +14,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import PurePosixPath
 from urllib.parse import unquote, urlparse
 
-from pr1kit.data.records import Record, as_numbers, first_of, image_of, stated_size
+from pr1kit.data.records import Record, as_count, as_numbers, as_question, as_text, first_of, image_of, stated_size
 
 HOW_MANY = re.compile(r"how many (.{1,200}) are there in (?:the|this) image\??", re.IGNORECASE)
 
@@ -36,28 +36,28 @@ def is_clicks(row: Mapping) -> bool:
 
 def read_pixmo(row: Mapping, name: str) -> Iterator[Record]:
     """One record; points where the row has them, else its count."""
-    points, count = as_points(row.get("points")), row.get("count")
-    image = image_of(row)
+    points, image = as_points(row.get("points")), image_of(row)
+    count = None if row.get("count") is None else as_count(row["count"], "count")
+    if points and count not in (None, len(points)):
+        raise ValueError(f"it has {len(points)} points but the count {count}")
     yield Record(
         name,
         image if image is not None else stored_names(row),
         "counting",
-        str(row["label"]),
+        as_question(row["label"], "label"),
         points=points,
-        count=None if points or count is None else int(float(count)),
+        count=None if points else count,
         size=stated_size(row),
     )
 
 
 def read_counting(row: Mapping, name: str) -> Iterator[Record]:
     """One record; "How many X are there in the image?", as older files have it, asks for X."""
-    words = str(row["question"]).strip()
+    words = as_question(row["question"], "question").strip()
     asked = HOW_MANY.fullmatch(words)
-    truth = as_numbers(row["ground_truth"])
-    if isinstance(truth, bool) or not isinstance(truth, int | float) or truth != int(truth) or truth < 0:
-        raise ValueError(f"ground_truth {truth!r} is no count")
+    count = as_count(row["ground_truth"], "ground_truth")
     yield Record(
-        name, image_of(row), "counting", asked[1] if asked else words, count=int(truth), size=stated_size(row)
+        name, image_of(row), "counting", asked[1] if asked else words, count=count, size=stated_size(row)
     )  # fmt: skip
 
 
@@ -68,7 +68,8 @@ def read_clicks(row: Mapping, name: str) -> Iterator[Record]:
     if not all(isinstance(place, list | tuple) and len(place) in (2, 4) for place in places):
         raise ValueError(f"{str(values)[:60]!r} is neither one box nor a list of points")
     kind = {"boxes" if places and len(places[0]) == 4 else "points": [list(place) for place in places]}
-    yield Record(name, image_of(row), "counting", str(row["problem"]), frame="norm1000", size=stated_size(row), **kind)
+    question = as_question(row["problem"], "problem")
+    yield Record(name, image_of(row), "counting", question, frame="norm1000", size=stated_size(row), **kind)
 
 
 def as_points(value) -> list:
@@ -88,11 +89,14 @@ def as_points(value) -> list:
 def stored_names(row: Mapping) -> list[str]:
     """The names under which a fetched picture is looked for, best first; each also with `.jpg`, `.png`, `.webp`.
 
-    Its own `image_sha256`, the sha256 and md5 of its url, and the last part of the url.
+    Its own `image_sha256`, the sha256 and md5 of its url, and the last part of the url: many urls end alike, so that a
+    file of that name is taken only if its sha256 is the row's.
 
     >>> stored_names({"image_url": "https://host/a%20b.jpg", "image_sha256": "9f2c"})[0::3]
     ['9f2c', 'a b.jpg']
     """
-    url = str(row["image_url"])
-    names = [row.get("image_sha256"), *(hashlib.new(kind, url.encode()).hexdigest() for kind in ("sha256", "md5"))]
-    return [str(name) for name in (*names, PurePosixPath(unquote(urlparse(url).path)).name) if name]
+    url, own = as_text(row["image_url"], "image_url"), row.get("image_sha256")
+    names = [hashlib.new(kind, url.encode()).hexdigest() for kind in ("sha256", "md5")]
+    if not own:
+        return names
+    return [as_text(own, "image_sha256"), *names, PurePosixPath(unquote(urlparse(url).path)).name or names[0]]

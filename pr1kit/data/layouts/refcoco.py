@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 
-from pr1kit.data.records import Record, as_numbers, first_of, image_of, stated_size
+from pr1kit.data.records import Record, as_numbers, as_question, first_of, image_of, stated_size
 
 PHRASE = ("sent", "expression", "referring_expression", "phrase", "caption", "ref", "sentence")
 PHRASES = ("sentences", "expressions", "answer")
@@ -38,8 +38,8 @@ def read_official(row: Mapping, name: str) -> Iterator[Record]:
     frame = "pixel" if norm1000 is None else "norm1000"
     pixels = [solution] if norm1000 is not None and _is_box(solution) else None
     yield Record(
-        name, image_of(row), "grounding", str(row["problem"]), [written], frame=frame, pixel_boxes=pixels,
-        size=stated_size(row),
+        name, image_of(row), "grounding", as_question(row["problem"], "problem"), [written], frame=frame,
+        pixel_boxes=pixels, size=stated_size(row),
     )  # fmt: skip
 
 
@@ -50,9 +50,10 @@ def read_rec(row: Mapping, name: str) -> Iterator[Record]:
     phrases = [phrases] if isinstance(phrases, str) else list(phrases)
     box = as_numbers(row["bbox"])
     for i, phrase in enumerate(phrases):
-        words = phrase.get("sent") or phrase.get("raw", "") if isinstance(phrase, Mapping) else phrase
+        words = first_of(phrase, ("sent", "raw")) if isinstance(phrase, Mapping) else phrase
         own = name if len(phrases) == 1 else f"{name}.{i}"
-        yield Record(own, image_of(row), "grounding", str(words).strip(), [box], size=stated_size(row))
+        question = as_question(words, "phrase").strip()
+        yield Record(own, image_of(row), "grounding", question, [box], size=stated_size(row))
 
 
 def _is_box(value) -> bool:

@@ -93,7 +93,7 @@ def test_bad_settings_are_one_sentence_each(tmp_path, capsys):
     assert "invalid int value: '2.5'" in said(fine + "steps: 2.5\n")
     assert "--thinking: Truthy value expected: got perhaps" in said(fine + "thinking: perhaps\n")
     assert "--beta: invalid float value: 'true'" in said(fine + "beta: true\n")
-    assert "is not YAML" in said("task: [\n")
+    assert "is no YAML that the kit reads" in said("task: [\n")
     assert "must hold settings as key: value" in said("- task\n")
     assert "Say which task to train" in said("data: scenes\n")
     assert "Say what to train on with --data" in said("task: ocr\n")

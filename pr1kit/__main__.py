@@ -53,6 +53,7 @@ def main(argv: list[str] | None = None) -> int:
     size.add_argument("--fast", action="store_true", help="four steps, eight scenes, one seed: to see that it runs")
     size.add_argument("--full", action="store_true", help="200 steps, 1000 scenes, five seeds: for a GPU")
     grids.add_argument("--claims", action="store_true", help="run nothing: what the logs say of the paper's claims")
+    grids.add_argument("--write", action="store_true", help="with --claims: write them all to README.md of the logs")
     grids.set_defaults(run=_experiments)
 
     arguments = parser.parse_args(argv)
@@ -69,7 +70,7 @@ def main(argv: list[str] | None = None) -> int:
 def _demo(arguments) -> int:
     from pr1kit.experiments.demo import run_demo
 
-    run_demo(arguments.out, arguments.seeds, fresh=arguments.fresh, fast=arguments.fast)
+    run_demo(arguments.out, arguments.seeds, fresh=arguments.fresh, small=arguments.fast)
     return 0
 
 
@@ -98,23 +99,26 @@ def _experiments(arguments) -> int:
     from dataclasses import replace
 
     from pr1kit.experiments.grid import fast, full, of_policy
-    from pr1kit.experiments.paper_claims import claim_table
+    from pr1kit.experiments.paper_claims import claim_table, claims_page
     from pr1kit.experiments.paper_grids import GRIDS
     from pr1kit.experiments.runner import run_grid
-    from pr1kit.experiments.runs import ROOT
+    from pr1kit.experiments.runs import ROOT, write_whole
 
     if unknown := [name for name in arguments.names if name not in GRIDS]:
         raise ValueError(f"Unknown experiment {', '.join(unknown)}: choose from {', '.join(GRIDS)}.")
     if arguments.claims:
-        print(claim_table(*arguments.names, root=arguments.out or ROOT))
+        root = arguments.out or ROOT
+        print(claim_table(*arguments.names, root=root))
+        if arguments.write:
+            write_whole(root / "README.md", claims_page(root))
+            print(f"\nWritten to {root / 'README.md'}.")
         return 0
     size = "fast" if arguments.fast else "full" if arguments.full else None
     which = "-".join(filter(None, (None if arguments.policy == "tiny" else Path(arguments.policy).name, size)))
     out = arguments.out or (Path(f"runs/experiments-{which}") if which else ROOT)
     for name in arguments.names or GRIDS:
         grid = {"fast": fast, "full": full, None: lambda grid: grid}[size](GRIDS[name])
-        if arguments.policy != "tiny":
-            grid = of_policy(grid, arguments.policy)
+        grid = of_policy(grid, arguments.policy)
         if arguments.seeds:
             grid = replace(grid, seeds=tuple(arguments.seeds))
         run_grid(grid, out, work=Path("runs/experiments-fast" if arguments.fast else "runs/experiments"))

@@ -64,9 +64,8 @@ def demo_run(folder: Path, seed: int, grid: Grid = DEMO) -> list[dict]:
     claim(folder, identity, "add --fresh, or name another --out")
     seconds = {task: _seconds(condition) for task, condition in conditions.items()}
     total = sum(sum(each) for each in seconds.values())
-    print(
-        f"Demo, seed {seed}: GRPO on {' and '.join(conditions)}, about {max(1, round(total / 60))} min on two CPU cores."
-    )
+    minutes = max(1, round(total / 60))
+    print(f"Demo, seed {seed}: GRPO on {' and '.join(conditions)}, about {minutes} min on two CPU cores.")
     started, outcomes, past = time.time(), {}, 0.0
     with tqdm(total=total, bar_format="{desc:<28}{percentage:3.0f}%|{bar}| {elapsed}<{remaining}{postfix}") as bar:
         for task, condition in conditions.items():

@@ -24,12 +24,13 @@ from tqdm.auto import tqdm
 from pr1kit.data.label_noise import corrupt_labels
 from pr1kit.data.sample import TASKS, Sample
 from pr1kit.data.scenes import DEFAULTS, draw_scene, make_scenes, scene_rng
-from pr1kit.evaluation.metrics import evaluate
+from pr1kit.experiments.condition import HEADLINE, Condition
+from pr1kit.experiments.run_condition import measure
+from pr1kit.experiments.runs import claim
 from pr1kit.experiments.tiny_policy.dense_vision import DenseHead, dense_loss, dense_truth
 from pr1kit.models.policy import Policy, chat
 from pr1kit.models.tiny import build_model, build_processor
-from pr1kit.rewards.tasks import get_task
-from pr1kit.rollouts.generate import generate_completions
+from pr1kit.training.sft import supervised_answer
 
 
 @dataclass(frozen=True)
@@ -80,7 +81,7 @@ def supervised_batch(policy: Policy, samples: list[Sample]) -> tuple[dict[str, t
     """Model inputs and `labels` (B, L): left-padded prompts, then right-padded answers, as in a rollout."""
     tokenizer = policy.processor.tokenizer
     prompts = [policy.processor.apply_chat_template(chat(s), add_generation_prompt=True) for s in samples]
-    answers = [get_task(s.task).write_answer(s.target, label=s.question) + tokenizer.eos_token for s in samples]
+    answers = [supervised_answer(s, policy) + tokenizer.eos_token for s in samples]
     inputs = policy.processor(text=prompts, images=[s.image for s in samples], padding=True, return_tensors="pt")
     said = tokenizer(answers, padding=True, padding_side="right", return_tensors="pt")
     labels = said["input_ids"].masked_fill(said["attention_mask"] == 0, -100)
@@ -185,27 +186,13 @@ def finetune(policy: Policy, head: DenseHead, recipe: Recipe, lesson: Lesson, fo
     return stage.seconds
 
 
-def measure(policy: Policy, n: int, seed: int = 0) -> dict[str, dict[str, float]]:
-    """Each task's headline metrics on `n` held-out scenes, greedy and sampled at temperature 1."""
-    results: dict[str, dict[str, float]] = {}
+def _measured(policy: Policy, held_out: int) -> dict[str, dict[str, float]]:
+    """ "<task> <metric>" to its value in each mode, on `held_out` test scenes of each task."""
+    values: dict[str, dict[str, float]] = {}
     for task in TASKS:
-        samples = make_scenes(task, n, seed, split="test")
-        for name, temperature in (("greedy", 0.0), ("sampled", 1.0)):
-            answers = generate_completions(
-                policy, samples, temperature=temperature, seed=seed, progress=f"{task} {name}"
-            )
-            metrics = evaluate(task, [a[0] for a in answers], [s.target for s in samples])
-            for key in HEADLINES[task]:
-                results.setdefault(f"{task} {key}", {})[name] = round(float(metrics[key]), 4)
-    return results
-
-
-HEADLINES = {
-    "grounding": ("acc@0.5", "mean_iou"),
-    "counting": ("accuracy", "matched_iou"),
-    "ocr": ("edit_distance",),
-    "detection": ("ap50",),
-}
+        summary = measure(policy, Condition(task), make_scenes(task, held_out, 0, split="test"), 0).summary()
+        values |= {f"{task} {key}": {mode: of[key] for mode, of in summary.items()} for key in summary["greedy"]}
+    return values
 
 
 def make_tiny_policy(out: str | Path, recipe: Recipe, *, work: str | Path, held_out: int = 500) -> dict:
@@ -215,12 +202,7 @@ def make_tiny_policy(out: str | Path, recipe: Recipe, *, work: str | Path, held_
     `work` holds another recipe.
     """
     out, work = Path(out), Path(work)
-    work.mkdir(parents=True, exist_ok=True)
-    identity = work / "recipe.json"
-    written = json.dumps(asdict(recipe), indent=1)
-    if identity.exists() and identity.read_text() != written:
-        raise ValueError(f"{str(work)!r} holds another recipe's checkpoints: choose another folder or remove it.")
-    identity.write_text(written)
+    claim(work, asdict(recipe), "choose another --work, or remove it")
     processor = build_processor()
     policy = Policy(build_model(processor, recipe.seed), processor, "tiny")
     torch.manual_seed(recipe.seed + 1)
@@ -229,9 +211,9 @@ def make_tiny_policy(out: str | Path, recipe: Recipe, *, work: str | Path, held_
     clean = None
     for lesson in recipe.lessons:
         if lesson.faulty and clean is None:
-            clean = measure(policy, held_out)
+            clean = _measured(policy, held_out)
         seconds[lesson.name] = finetune(policy, head, recipe, lesson, work)
-    final = measure(policy, held_out)
+    final = _measured(policy, held_out)
     policy.model.save_pretrained(out)
     processor.save_pretrained(out)
     card = {
@@ -251,9 +233,11 @@ def make_tiny_policy(out: str | Path, recipe: Recipe, *, work: str | Path, held_
 
 def model_card(card: dict) -> str:
     """The card that stands beside the weights."""
+    names = [f"{task} {key}" for task, (key, _) in HEADLINE.items()]
+    clean, final = card["after_clean"], card["final"]
     rows = "\n".join(
-        f"| {name} | {card['after_clean'][name]['greedy']:.3f} | {final['greedy']:.3f} | {final['sampled']:.3f} |"
-        for name, final in card["final"].items()
+        f"| {name} | {clean[name]['greedy']:.3f} | {final[name]['greedy']:.3f} | {final[name]['sampled']:.3f} |"
+        for name in names
     )
     recipe = card["recipe"]
     lessons = "\n".join(
@@ -283,7 +267,7 @@ pretraining ({recipe["vision_steps"]} steps), then lessons:
 The faults are meant (loose and jittered boxes, missed and repeated objects, shuffled order, misread letters): they
 leave reinforcement learning something to teach. `training.json` holds the whole recipe.
 
-Held-out scenes, {card["held_out"]} a task (one answer each; OCR edit distance: lower is better):
+Held-out scenes, {card["held_out"]} a task (one greedy answer each, two sampled; OCR edit distance: lower is better):
 
 | metric | clean stage, greedy | final, greedy | final, sampled at temperature 1 |
 |---|---|---|---|

@@ -214,3 +214,14 @@ def test_claims_are_judged_by_the_logs_and_stand_beside_them():
     assert {row.split(" | ")[-1] for row in rows} <= {"holds |", "not shown |", "the opposite holds |"}
     assert (ROOT / "README.md").read_text(encoding="utf-8") == claims_page(), "write it: experiments --claims --write"
     assert claim_table("curriculum").splitlines()[2:] == [row for row in rows if "shuffled" in row]
+
+
+def test_the_readme_is_short_and_names_what_there_is():
+    root = ROOT.parent.parent
+    text = (root / "README.md").read_text(encoding="utf-8")
+    assert len(text.splitlines()) <= 180
+    linked = re.findall(r"\]\(([\w./-]+)\)", text)
+    named = re.findall(r"`((?:pr1kit|tests|data)/[\w./-]+)`|python (tests/[\w./-]+)", text)
+    assert len(linked) > 15
+    for path in [*linked, *(one or other for one, other in named)]:
+        assert (root / path).exists(), path

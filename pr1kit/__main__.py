@@ -15,9 +15,7 @@ def main(argv: list[str] | None = None) -> int:
     commands = parser.add_subparsers(dest="command", required=True)
 
     demo = commands.add_parser("demo", help="train the tiny policy with GRPO and measure it before and after")
-    demo.add_argument(
-        "--out", type=Path, default=Path("runs/demo"), help="folder of the results (default: %(default)s)"
-    )
+    demo.add_argument("--out", type=Path, default=Path("runs/demo"), help="results (default: %(default)s)")
     demo.add_argument("--seeds", type=int, nargs="+", default=[0], help="one run each; several give one table")
     demo.add_argument("--fresh", action="store_true", help="begin anew instead of resuming what --out holds")
     demo.add_argument("--fast", action="store_true", help="a few steps and scenes, to see that it runs")
@@ -32,9 +30,7 @@ def main(argv: list[str] | None = None) -> int:
 
     tiny = commands.add_parser("make-tiny-policy", help="train the tiny policy from random weights")
     tiny.add_argument("--out", type=Path, default=Path("data/tiny-policy"), help="default: %(default)s")
-    tiny.add_argument(
-        "--work", type=Path, default=Path("runs/make-tiny-policy"), help="checkpoints (default: %(default)s)"
-    )
+    tiny.add_argument("--work", type=Path, default=Path("runs/make-tiny-policy"), help="its checkpoints")
     tiny.add_argument("--seed", type=int, default=0)
     tiny.add_argument("--fast", action="store_true", help="a few steps, to see that it runs: a useless policy")
     tiny.set_defaults(run=_make_tiny_policy)
@@ -42,9 +38,7 @@ def main(argv: list[str] | None = None) -> int:
     train.add_command(commands)
     eval_command.add_command(commands)
 
-    grids = commands.add_parser(
-        "experiments", help="run the grids that test the paper's claims, or what is left of them"
-    )
+    grids = commands.add_parser("experiments", help="run what is left of the grids that test the paper's claims")
     grids.add_argument("names", nargs="*", help="which grids; all where none is named")
     grids.add_argument("--out", type=Path, help="default: data/runs; with the options below runs/experiments-<which>")
     grids.add_argument("--policy", default="tiny", help="a folder or a model of the hub instead of the tiny policy")
@@ -114,14 +108,14 @@ def _experiments(arguments) -> int:
             print(f"\nWritten to {root / 'README.md'}.")
         return 0
     size = "fast" if arguments.fast else "full" if arguments.full else None
-    which = "-".join(filter(None, (None if arguments.policy == "tiny" else Path(arguments.policy).name, size)))
-    out = arguments.out or (Path(f"runs/experiments-{which}") if which else ROOT)
+    which = filter(None, (None if arguments.policy == "tiny" else Path(arguments.policy).name, size))
+    work = Path("-".join(("runs/experiments", *which)))
+    out = arguments.out or (ROOT if work.name == "experiments" else work)
     for name in arguments.names or GRIDS:
-        grid = {"fast": fast, "full": full, None: lambda grid: grid}[size](GRIDS[name])
-        grid = of_policy(grid, arguments.policy)
+        grid = of_policy({"fast": fast, "full": full, None: replace}[size](GRIDS[name]), arguments.policy)
         if arguments.seeds:
             grid = replace(grid, seeds=tuple(arguments.seeds))
-        run_grid(grid, out, work=Path("runs/experiments-fast" if arguments.fast else "runs/experiments"))
+        run_grid(grid, out, work=work)
     print(f"Finished; the logs are in {out}.")
     return 0
 

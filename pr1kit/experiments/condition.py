@@ -94,12 +94,11 @@ class Condition:
 
     def __post_init__(self):
         object.__setattr__(self, "drop", tuple(self.drop))
-        for name, choices in (
-            ("task", HEADLINE), ("method", PHASES), ("start", STARTS), ("order", ORDERS), ("level", LEVELS),
-            ("algorithm", ALGORITHMS), ("truth_order", TRUTH_ORDERS),
-        ):  # fmt: skip
-            if getattr(self, name) not in choices:
-                raise ValueError(f"Unknown {name} {getattr(self, name)!r}: choose one of {', '.join(choices)}.")
+        choices = {"task": HEADLINE, "method": PHASES, "start": STARTS, "order": ORDERS, "level": LEVELS}
+        choices |= {"algorithm": ALGORITHMS, "truth_order": TRUTH_ORDERS}
+        for name, known in choices.items():
+            if getattr(self, name) not in known:
+                raise ValueError(f"Unknown {name} {getattr(self, name)!r}: choose one of {', '.join(known)}.")
 
     @classmethod
     def of(cls, values: dict) -> Condition:

@@ -37,7 +37,8 @@ DEMO = Grid(
     seeds=(0,),
 )
 STEP_SECONDS = {"counting": 2.0, "grounding": 0.8}  # of 128 completions on two cores, for the estimate at the start
-MEASURING_SECONDS = 20
+MEASURING_SECONDS = 40  # before and after, 300 scenes
+BAR = "{desc:<28}{percentage:3.0f}%|{bar}| {n_fmt}/{total_fmt} steps, {elapsed}<{remaining}{postfix}"
 PICTURES = ("intervals.png", "reward_curve.png", "before_after.png")
 
 
@@ -62,19 +63,16 @@ def demo_run(folder: Path, seed: int, grid: Grid = DEMO) -> list[dict]:
     conditions = {task: Condition.of(fields) for task, fields in grid.cells().items()}
     identity = {"seed": seed, "conditions": {task: asdict(condition) for task, condition in conditions.items()}}
     claim(folder, identity, "add --fresh, or name another --out")
-    seconds = {task: _seconds(condition) for task, condition in conditions.items()}
-    total = sum(sum(each) for each in seconds.values())
-    minutes = max(1, round(total / 60))
-    print(f"Demo, seed {seed}: GRPO on {' and '.join(conditions)}, about {minutes} min on two CPU cores.")
-    started, outcomes, past = time.time(), {}, 0.0
-    with tqdm(total=total, bar_format="{desc:<28}{percentage:3.0f}%|{bar}| {elapsed}<{remaining}{postfix}") as bar:
-        for task, condition in conditions.items():
-            progress = _Progress(bar, task, past, seconds[task], condition.steps)
-            outcomes[task] = run_condition(condition, seed, folder / task, folder, bar=progress)
-            past += sum(seconds[task])
-        bar.update(total - bar.n)
+    share = conditions["counting"].prompts_per_step / 16
+    seconds = sum(MEASURING_SECONDS + c.steps * STEP_SECONDS[task] for task, c in conditions.items()) * share
+    about = f"about {max(1, round(seconds / 60))} min on two CPU cores"
+    print(f"Demo, seed {seed}: GRPO on {' and '.join(conditions)}, {about}.")
+    started, outcomes = time.time(), {}
+    for task, condition in conditions.items():
+        with tqdm(total=condition.steps, desc=task, bar_format=BAR) as bar:
+            outcomes[task] = run_condition(condition, seed, folder / task, folder, bar=bar)
     rows = _rows(outcomes)
-    report = _report(conditions, outcomes, rows, seed, time.time() - started)
+    report = _report(conditions, rows, seed, time.time() - started)
     write_whole(folder / "report.md", report)
     write_whole(folder / "results.json", json.dumps({**identity, "rows": rows}, indent=1))
     _draw(folder, outcomes, rows)
@@ -82,35 +80,6 @@ def demo_run(folder: Path, seed: int, grid: Grid = DEMO) -> list[dict]:
     for name in ("report.md", *PICTURES):
         print(f"  {folder / name}")
     return rows
-
-
-def _seconds(condition: Condition) -> tuple[float, float, float]:
-    """Estimated seconds of measuring before, training, and measuring after."""
-    measuring = MEASURING_SECONDS * condition.held_out / DEMO.base["held_out"]
-    return measuring, condition.steps * STEP_SECONDS[condition.task] * condition.prompts_per_step / 16, measuring
-
-
-class _Progress:
-    """One condition's part of the demo's bar, which counts estimated seconds where training counts steps."""
-
-    def __init__(self, bar, task: str, start: float, seconds: tuple[float, float, float], steps: int):
-        self.bar, self.task, self.n = bar, task, 0
-        before, training, _ = seconds
-        self.starts = {
-            "measuring before": start, "training": start + before, "measuring after": start + before + training,
-        }  # fmt: skip
-        self.step_seconds = training / steps
-
-    def stage(self, name: str) -> None:
-        self.bar.update(max(0.0, self.starts[name] - self.bar.n))
-        self.bar.set_description_str(f"{self.task}: {name}")
-
-    def update(self, steps: int) -> None:
-        self.n += steps
-        self.bar.update(steps * self.step_seconds)
-
-    def set_postfix(self, values: dict) -> None:
-        self.bar.set_postfix(values)
 
 
 def _rows(outcomes: dict[str, Outcome]) -> list[dict]:
@@ -130,14 +99,13 @@ def _rows(outcomes: dict[str, Outcome]) -> list[dict]:
     return rows
 
 
-def _report(conditions: dict, outcomes: dict, rows: list[dict], seed: int, seconds: float) -> str:
+def _report(conditions: dict, rows: list[dict], seed: int, seconds: float) -> str:
     """The table, under a line that says what was run."""
-    one = next(iter(conditions.values()))
+    one, *_ = conditions.values()
     steps = " and ".join(f"{condition.steps} ({task})" for task, condition in conditions.items())
     lines = [
         f"Tiny policy on {device_name()}, {steps} GRPO steps of {one.prompts_per_step * one.num_generations} "
-        f"completions, {one.held_out} held-out scenes, seed {seed} ({seconds / 60:.1f} minutes in this call).",
-        "",
+        f"completions, {one.held_out} held-out scenes, seed {seed} ({seconds / 60:.1f} minutes in this call).\n",
         "| metric | before | after | change, paired |",
         "|---|---|---|---|",
     ]
@@ -157,8 +125,8 @@ def _draw(folder: Path, outcomes: dict[str, Outcome], rows: list[dict], each: in
     from pr1kit.plots.pictures import plot_before_after
 
     with style():
-        curves, axes = plt.subplots(1, len(outcomes), figsize=(5.2 * len(outcomes), 3.4), squeeze=False)
-    for ax, (task, outcome) in zip(axes[0], outcomes.items(), strict=True):
+        curves, axes = plt.subplots(1, len(outcomes), figsize=(5.2 * len(outcomes), 3.4))
+    for ax, (task, outcome) in zip(axes, outcomes.items(), strict=True):
         plot_reward_curves(outcome.rows, ax=ax)
         ax.set_title(task)
     samples = [sample for outcome in outcomes.values() for sample in outcome.before.samples[:each]]

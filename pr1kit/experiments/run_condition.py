@@ -50,18 +50,18 @@ class Measurement:
 
     def summary(self) -> dict[str, dict[str, float]]:
         """For each mode the headline, the mean `kit` reward and the task's metrics, to five decimals."""
-        return {mode: self._summary(mode) for mode in self.answers}
-
-    def _summary(self, mode: str) -> dict[str, float]:
-        task, metrics = self.samples[0].task, self.metrics[mode]
-        rewards = [
-            result.total
-            for group, sample, frame in zip(self.answers[mode], self.samples, self.frames, strict=True)
-            for result in score_batch(task, group, [sample.target] * len(group), frame=frame)
-        ]
-        value = metrics[HEADLINE[task][0]]
-        values = {"headline": 1 - value if task == "ocr" else value, "reward": np.mean(rewards), **metrics}
-        return {name: round(float(number), 5) for name, number in values.items()}
+        task, found = self.samples[0].task, {}
+        for mode, groups in self.answers.items():
+            rewards = [
+                result.total
+                for group, sample, frame in zip(groups, self.samples, self.frames, strict=True)
+                for result in score_batch(task, group, [sample.target] * len(group), frame=frame)
+            ]
+            value = self.metrics[mode][HEADLINE[task][0]]
+            headline = 1 - value if task == "ocr" else value
+            values = {"headline": headline, "reward": np.mean(rewards), **self.metrics[mode]}
+            found[mode] = {name: round(float(number), 5) for name, number in values.items()}
+        return found
 
 
 @dataclass(frozen=True)
@@ -83,18 +83,17 @@ class Outcome:
 def run_condition(condition: Condition, seed: int, folder: Path, work: Path, bar=None) -> Outcome:
     """Run one condition with one seed in `folder`, or what is left of it; `work` keeps prepared policies between runs.
 
-    `bar` is told of each stage (`bar.stage(name)`) and of training steps, as a bar of tqdm is.
+    `bar`, one of tqdm's, counts training steps and says what is done.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    stage = bar.stage if bar else lambda name: None
-    stage("measuring before")
+    say = (lambda what: bar.set_description_str(f"{condition.task}: {what}")) if bar else lambda what: None
+    say("measuring before")
     policy = prepared(condition, work)
     held_out = condition.scenes(condition.held_out, condition.test_seed + seed, split="test")
-    before = _kept(folder / "before.json", lambda: measure(policy, condition, held_out, seed).answers)
+    before = measure(policy, condition, held_out, seed, folder / "before.json")
     headroom = _kept(folder / "headroom.json", lambda: _headroom(policy, condition, seed)) if condition.probes else {}
-    stage("training")
-    seconds = _kept(folder / "seconds.json", dict)
-    rows = []
+    say("training")
+    seconds, rows = _kept(folder / "seconds.json", dict), []
     for phase, share in PHASES[condition.method].items():
         started = time.perf_counter()
         try:
@@ -104,32 +103,32 @@ def run_condition(condition: Condition, seed: int, folder: Path, work: Path, bar
             seconds[phase] = round(seconds.get(phase, 0) + time.perf_counter() - started, 1)
             write_whole(folder / "seconds.json", json.dumps(seconds))
         rows += [{"phase": phase, **row} for row in log]
-    stage("measuring after")
-    after = _kept(folder / "after.json", lambda: measure(policy, condition, held_out, seed).answers)
-    frames = _frames(policy, held_out)
-    before, after = (Measurement(held_out, frames, answers) for answers in (before, after))
-    return Outcome(before, after, headroom, rows, seconds)
+    say("measuring after")
+    return Outcome(before, measure(policy, condition, held_out, seed, folder / "after.json"), headroom, rows, seconds)
 
 
-def _kept(path: Path, make: Callable[[], dict]) -> dict:
+def _kept(path: Path | None, make: Callable[[], dict]) -> dict:
     """What `path` holds, made where it is not there yet."""
+    if path is None:
+        return make()
     if not path.exists():
         write_whole(path, json.dumps(make()))
     return json.loads(path.read_text(encoding="utf-8"))
 
 
-def _frames(policy: Policy, samples: list[Sample]) -> list:
-    return [policy.frame(sample.load_image().size) for sample in samples]
-
-
-def measure(policy: Policy, condition: Condition, samples: list[Sample], seed: int) -> Measurement:
-    """Ask `policy`: one greedy answer to each sample, and `condition.sampled` at temperature 1."""
+def measure(
+    policy: Policy, condition: Condition, samples: list[Sample], seed: int, path: Path | None = None
+) -> Measurement:
+    """One greedy answer of `policy` to each sample, and `condition.sampled` at temperature 1, or those in `path`."""
     limits = {"max_new_tokens": condition.max_tokens, "thinking": condition.thinking, "seed": seed}
-    answers = {
-        mode: generate_completions(policy, samples, num_generations=each, temperature=temperature, **limits)
-        for mode, temperature, each in (("greedy", 0.0, 1), ("sampled", 1.0, condition.sampled))
-    }
-    return Measurement(samples, _frames(policy, samples), answers)
+
+    def ask() -> dict[str, list[list[str]]]:
+        return {
+            mode: generate_completions(policy, samples, num_generations=each, temperature=temperature, **limits)
+            for mode, temperature, each in (("greedy", 0.0, 1), ("sampled", 1.0, condition.sampled))
+        }
+
+    return Measurement(samples, [policy.frame(sample.load_image().size) for sample in samples], _kept(path, ask))
 
 
 def _headroom(policy: Policy, condition: Condition, seed: int) -> dict[str, float]:
@@ -151,23 +150,20 @@ def prepared(condition: Condition, work: Path) -> Policy:
     folder = work / "prepared" / Path(condition.policy).name / key
     folder.parent.mkdir(parents=True, exist_ok=True)
     with FileLock(f"{folder}.lock"):
-        if not folder.exists():
-            _prepare(condition, folder)
+        if folder.exists():
+            return load_policy(str(folder), profile=condition.profile)
+        policy = load_policy(condition.policy, profile=condition.profile)
+        settings = replace(condition.sft_settings(), steps=condition.preparation)
+        scenes = condition.scenes(condition.preparation * settings.batch_size, PREPARATION_SEED)
+        faulty = [corrupt_labels(s, np.random.default_rng([PREPARATION_SEED, i])) for i, s in enumerate(scenes)]
+        with tempfile.TemporaryDirectory() as run, quiet():
+            train_sft(policy, faulty, run, settings, thought=templated_thought if condition.thinking else None)
+        half = folder.with_name(f"{key}.tmp")
+        shutil.rmtree(half, ignore_errors=True)
+        policy.model.save_pretrained(half)
+        policy.processor.save_pretrained(half)
+        half.replace(folder)
     return load_policy(str(folder), profile=condition.profile)
-
-
-def _prepare(condition: Condition, folder: Path) -> None:
-    policy = load_policy(condition.policy, profile=condition.profile)
-    settings = replace(condition.sft_settings(), steps=condition.preparation)
-    scenes = condition.scenes(condition.preparation * settings.batch_size, PREPARATION_SEED)
-    faulty = [corrupt_labels(scene, np.random.default_rng([PREPARATION_SEED, i])) for i, scene in enumerate(scenes)]
-    with tempfile.TemporaryDirectory() as run, quiet():
-        train_sft(policy, faulty, run, settings, thought=templated_thought if condition.thinking else None)
-    half = folder.with_name(f"{folder.name}.tmp")
-    shutil.rmtree(half, ignore_errors=True)
-    policy.model.save_pretrained(half)
-    policy.processor.save_pretrained(half)
-    half.replace(folder)
 
 
 def _supervise(policy: Policy, condition: Condition, seed: int, share: float, folder: Path, bar) -> list[dict]:

@@ -4,27 +4,14 @@ from __future__ import annotations
 
 import shutil
 import time
-from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
 
 from filelock import FileLock, Timeout
 
+from pr1kit.experiments import runs as logs
 from pr1kit.experiments.grid import Grid, of_policy
-from pr1kit.experiments.runs import (
-    FORMAT,
-    ROOT,
-    Run,
-    add_line,
-    claim,
-    environment,
-    load_runs,
-    log_file,
-    logs_of,
-    provenance,
-    read_lines,
-    step_rows,
-)
+from pr1kit.experiments.runs import ROOT, Run
 
 
 def run_grid(grid: Grid, root: str | Path = ROOT, *, work: str | Path = "runs/experiments") -> None:
@@ -39,10 +26,9 @@ def run_grid(grid: Grid, root: str | Path = ROOT, *, work: str | Path = "runs/ex
     from pr1kit.experiments.condition import Condition
 
     conditions = {cell: Condition.of(fields) for cell, fields in grid.cells().items()}
-    path, plan = log_file(grid, root), [(cell, seed) for cell in conditions for seed in grid.seeds]
-    for cell, seed in plan:
-        _finished(path, cell, conditions[cell], seed)
-    for cell, seed in tqdm(plan, desc=grid.name):
+    path, plan = logs.log_file(grid, root), [(cell, seed) for cell in conditions for seed in grid.seeds]
+    left = [(cell, seed) for cell, seed in plan if not _finished(path, cell, conditions[cell], seed)]
+    for cell, seed in tqdm(left, desc=grid.name, initial=len(plan) - len(left), total=len(plan)):
         folder = Path(work) / grid.name / cell / f"seed-{seed}"
         folder.parent.mkdir(parents=True, exist_ok=True)
         try:
@@ -59,47 +45,39 @@ def _is(line: dict, condition, seed: int) -> bool:
         known = type(condition).of(line["condition"])
     except ValueError:
         return False
-    return (line["format"], line["seed"], known) == (FORMAT, seed, condition)
+    return (line["format"], line["seed"], known) == (logs.FORMAT, seed, condition)
 
 
 def _finished(path: Path, cell: str, condition, seed: int) -> bool:
     """Whether `path` holds this run. Raises ValueError where it holds another of its name."""
-    for line in read_lines(path):
-        if (line["cell"], line["seed"]) == (cell, seed):
-            if not _is(line, condition, seed):
-                raise ValueError(
-                    f"{path} holds a run {cell!r} with seed {seed} of another configuration or version of the kit: "
-                    "move the file away, or choose another folder for the results."
-                )
-            return True
-    return False
+    line = next((line for line in logs.read_lines(path) if (line["cell"], line["seed"]) == (cell, seed)), None)
+    if line and not _is(line, condition, seed):
+        raise ValueError(
+            f"{path} holds a run {cell!r} with seed {seed} of another configuration or version of the kit: move it "
+            "away, or choose another folder for the results."
+        )
+    return line is not None
 
 
 def _run(path: Path, cell: str, condition, seed: int, folder: Path, work: Path) -> None:
     from pr1kit.experiments.run_condition import run_condition
 
-    name = {"format": FORMAT, "cell": cell, "seed": seed, "condition": asdict(condition)}
-    if same := next((line for line in _others(path) if _is(line, condition, seed)), None):
-        add_line(path, {**same, **name})
-        return
-    claim(folder, name, "remove it, it was never finished")
+    name = {"format": logs.FORMAT, "cell": cell, "seed": seed, "condition": asdict(condition)}
+    logged = (line for log in sorted(path.parent.glob("*.jsonl.gz")) for line in logs.read_lines(log))
+    if same := next((line for line in logged if _is(line, condition, seed)), None):
+        return logs.add_line(path, {**same, **name})
+    logs.claim(folder, name, "remove it, it was never finished")
     started = time.time()
     outcome = run_condition(condition, seed, folder, work)
-    made = {"environment": environment(time.time() - started), "results": outcome.results()}
-    add_line(path, {**name, **made, "steps": step_rows(outcome.rows)})
+    made = {"environment": logs.environment(time.time() - started), "results": outcome.results()}
+    logs.add_line(path, {**name, **made, "steps": logs.step_rows(outcome.rows)})
     shutil.rmtree(folder)
-
-
-def _others(path: Path) -> Iterator[dict]:
-    for other in sorted(path.parent.glob("*.jsonl.gz")):
-        if other != path:
-            yield from read_lines(other)
 
 
 def replay(grid: Grid, policy: str = "tiny", *, run: bool = False) -> list[Run]:
     """The logged runs of `grid`, after a printed line that says so; with `run`, what is missing is run first."""
     if run:
-        run_grid(grid if policy == "tiny" else of_policy(grid, policy), logs_of(policy))
-    runs = load_runs(grid, logs_of(policy))
-    print(provenance(runs))
+        run_grid(grid if policy == "tiny" else of_policy(grid, policy), logs.logs_of(policy))
+    runs = logs.load_runs(grid, logs.logs_of(policy))
+    print(logs.provenance(runs))
     return runs

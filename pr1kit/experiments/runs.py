@@ -1,9 +1,7 @@
-"""Logged runs: one compressed JSON Lines file for each grid, and how it is read and written.
-
-    data/runs/<grid>.jsonl.gz    one line a finished run: format, cell, seed, condition, environment, results, steps
+"""Logged runs: `data/runs/<grid>.jsonl.gz`, a line for each finished run, rewritten whole and under a lock.
 
 `condition` is what was run, `environment` where and how long, `results` the metrics before and after and the headroom
-before, `steps` a row for each training step. The file is rewritten whole, under a lock, each time a run finishes.
+before, `steps` a row for each training step.
 """
 
 from __future__ import annotations
@@ -28,15 +26,8 @@ from pr1kit.experiments.grid import Grid
 ROOT = shipped("runs")
 FORMAT = 2
 STEP_FIELDS = {  # of a row of `steps`, and what TRL calls them
-    "phase": "phase",
-    "step": "step",
-    "loss": "loss",
-    "reward": "reward",
-    "reward_std": "reward_std",
-    "no_signal": "frac_reward_zero_std",
-    "entropy": "entropy",
-    "length": "completions/mean_length",
-    "kl": "kl",
+    **{name: name for name in ("phase", "step", "loss", "reward", "reward_std", "entropy", "kl")},
+    **{"no_signal": "frac_reward_zero_std", "length": "completions/mean_length"},
 }
 
 
@@ -119,7 +110,7 @@ def load_runs(grid: Grid, root: str | Path = ROOT) -> list[Run]:
     """The finished runs of `grid` under `root`. Raises FileNotFoundError for none, ValueError for a damaged log."""
     lines = read_lines(log_file(grid, root))
     runs = [
-        Run(cell, line["seed"], grid.factors_of(cell), line["results"], line["steps"], line["environment"])
+        Run(cell, line["seed"], grid.factors_of(cell), *(line[key] for key in ("results", "steps", "environment")))
         for cell in grid.cells()
         for line in lines
         if line["cell"] == cell
@@ -141,7 +132,7 @@ def step_rows(rows: Sequence[Mapping]) -> list[dict]:
 
 
 def device_name() -> str:
-    """Where policies run here: the GPU, or how many CPU threads."""
+    """The GPU on which policies run here, or the number of CPU threads."""
     import torch
 
     if torch.cuda.is_available():
@@ -155,13 +146,13 @@ def environment(seconds: float) -> dict:
     import transformers
     import trl
 
-    here = Path(__file__).resolve().parent
+    here = Path(__file__).parent
     commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], cwd=here, capture_output=True, text=True)
+    packages = {module.__name__: module.__version__ for module in (torch, transformers, trl)}
     return {
         "device": device_name(),
-        "versions": {"pr1kit": version("pr1kit")}
-        | {module.__name__: module.__version__ for module in (torch, transformers, trl)},
-        "commit": commit.stdout.strip() if commit.returncode == 0 else None,
+        "versions": {"pr1kit": version("pr1kit"), **packages},
+        "commit": commit.stdout.strip() or None,
         "finished": time.strftime("%Y-%m-%d", time.gmtime()),
         "seconds": round(seconds, 1),
     }

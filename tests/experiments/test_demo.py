@@ -20,7 +20,7 @@ from pr1kit.experiments.demo import DEMO, PICTURES, demo_run
 from pr1kit.experiments.grid import fast
 
 DIGITS = Path(__file__).with_name("demo_fast_digits.json")  # written by `python tests/experiments/test_demo.py`
-BAR = r"[a-z: ]{28} *\d+%\|[^|]*\| \d\d:\d\d<[\d:?]+(, reward=\d\.\d{3})?"
+BAR = r"[a-z: ]{28} *\d+%\|[^|]*\| \d/4 steps, \d\d:\d\d<[\d:?]+(, reward=\d\.\d{3})?"
 
 
 def fast_demo(folder) -> subprocess.CompletedProcess:

@@ -92,53 +92,42 @@ def supervised_batch(policy: Policy, samples: list[Sample]) -> tuple[dict[str, t
     return dict(inputs), labels
 
 
-class Stage:
-    """One stage of training: AdamW with warm-up and cosine, a progress bar, and a checkpoint to resume from."""
+def train(name: str, parts: nn.ModuleList, steps: int, lr: float, folder: Path, step_loss) -> float:
+    """Call `step_loss(step)`, which back-propagates and returns what to log, `steps` times; returns seconds.
 
-    def __init__(self, name: str, parts: nn.ModuleList, steps: int, lr: float, folder: Path):
-        self.name, self.parts, self.steps, self.folder = name, parts, steps, folder
-        parameters = list(dict.fromkeys(parts.parameters()))
-        self.optimizer = torch.optim.AdamW(parameters, lr=lr, betas=(0.9, 0.98), weight_decay=0.02)
-        warm = max(1, min(100, steps // 10))
-        self.schedule = torch.optim.lr_scheduler.LambdaLR(
-            self.optimizer,
-            lambda i: min((i + 1) / warm, 0.1 + 0.45 * (1 + math.cos(math.pi * min(1.0, i / steps)))),
-        )
-
-    def run(self, loss_of_step) -> None:
-        """Call `loss_of_step(step)`, which back-propagates and returns what to log, `steps` times."""
-        done, state = self.folder / f"{self.name}.pt", {"step": 0, "seconds": 0.0}
-        if done.exists():
-            state = torch.load(done, weights_only=False)
-            self.parts.load_state_dict(state["parts"])
-            self.optimizer.load_state_dict(state["optimizer"])
-            self.schedule.load_state_dict(state["schedule"])
-        started = time.time() - state["seconds"]
-        bar = tqdm(range(state["step"], self.steps), desc=self.name, initial=state["step"], total=self.steps)
-        for step in bar:
-            logs = loss_of_step(step)
-            nn.utils.clip_grad_norm_(self.parts.parameters(), 1.0)
-            self.optimizer.step()
-            self.schedule.step()
-            self.optimizer.zero_grad(set_to_none=True)
-            if step % 10 == 0:
-                bar.set_postfix({key: f"{value:.3f}" for key, value in logs.items()})
-            if (step + 1) % 100 == 0 or step + 1 == self.steps:
-                self._save(done, step + 1, time.time() - started)
-        self.seconds = time.time() - started
-
-    def _save(self, path: Path, step: int, seconds: float) -> None:
-        state = {"step": step, "seconds": seconds, "parts": self.parts.state_dict()}
-        state |= {"optimizer": self.optimizer.state_dict(), "schedule": self.schedule.state_dict()}
-        torch.save(state, path.with_suffix(".tmp"))
-        path.with_suffix(".tmp").replace(path)
+    AdamW with warm-up and cosine; a checkpoint every 100 steps, from which the same call goes on.
+    """
+    optimizer = torch.optim.AdamW(parts.parameters(), lr=lr, betas=(0.9, 0.98), weight_decay=0.02)
+    warm = max(1, min(100, steps // 10))
+    schedule = torch.optim.lr_scheduler.LambdaLR(
+        optimizer, lambda i: min((i + 1) / warm, 0.1 + 0.45 * (1 + math.cos(math.pi * min(1.0, i / steps))))
+    )
+    saved, done, seconds = {"parts": parts, "optimizer": optimizer, "schedule": schedule}, 0, 0.0
+    if (path := folder / f"{name}.pt").exists():
+        state = torch.load(path, weights_only=False)
+        done, seconds = state["step"], state["seconds"]
+        for key, part in saved.items():
+            part.load_state_dict(state[key])
+    started = time.time() - seconds
+    bar = tqdm(range(done, steps), desc=name, initial=done, total=steps)
+    for step in bar:
+        logs = step_loss(step)
+        nn.utils.clip_grad_norm_(parts.parameters(), 1.0)
+        optimizer.step()
+        schedule.step()
+        optimizer.zero_grad(set_to_none=True)
+        if step % 10 == 0:
+            bar.set_postfix({key: f"{value:.3f}" for key, value in logs.items()})
+        if (step + 1) % 100 == 0 or step + 1 == steps:
+            state = {"step": step + 1, "seconds": time.time() - started}
+            torch.save(state | {key: part.state_dict() for key, part in saved.items()}, path.with_suffix(".tmp"))
+            path.with_suffix(".tmp").replace(path)
+    return time.time() - started
 
 
 def pretrain_vision(policy: Policy, head: DenseHead, recipe: Recipe, folder: Path) -> float:
     """Stage 1: the vision tower learns what stands where. Returns seconds."""
-    visual = policy.model.model.visual
-    stage = Stage("1-vision", nn.ModuleList([visual, head]), recipe.vision_steps, recipe.vision_lr, folder)
-    share = recipe.vision_batch // len(TASKS)
+    visual, share = policy.model.model.visual, recipe.vision_batch // len(TASKS)
 
     def step_loss(step: int) -> dict:
         batches = [draw_batch(task, recipe.seed, step * share, share) for task in TASKS]
@@ -149,13 +138,12 @@ def pretrain_vision(policy: Policy, head: DenseHead, recipe: Recipe, folder: Pat
         loss.backward()
         return {"dense": loss.item()}
 
-    stage.run(step_loss)
-    return stage.seconds
+    parts = nn.ModuleList([visual, head])
+    return train("1-vision", parts, recipe.vision_steps, recipe.vision_lr, folder, step_loss)
 
 
 def finetune(policy: Policy, head: DenseHead, recipe: Recipe, lesson: Lesson, folder: Path) -> float:
     """Next-token loss on the answers, the dense loss beside it, for one lesson. Returns seconds."""
-    stage = Stage(lesson.name, nn.ModuleList([policy.model, head]), lesson.steps, lesson.lr, folder)
     model, seed = policy.model, recipe.seed + 1 + recipe.lessons.index(lesson)
 
     def step_loss(step: int) -> dict:
@@ -182,24 +170,22 @@ def finetune(policy: Policy, head: DenseHead, recipe: Recipe, lesson: Lesson, fo
             logs |= {"+".join(tasks): token_loss.item(), "dense": dense.item()}
         return logs
 
-    stage.run(step_loss)
-    return stage.seconds
+    return train(lesson.name, nn.ModuleList([model, head]), lesson.steps, lesson.lr, folder, step_loss)
 
 
 def _measured(policy: Policy, held_out: int) -> dict[str, dict[str, float]]:
-    """ "<task> <metric>" to its value in each mode, on `held_out` test scenes of each task."""
-    values: dict[str, dict[str, float]] = {}
+    """Task and metric, `"counting accuracy"`, to its value in each mode, on `held_out` test scenes of each task."""
+    values = {}
     for task in TASKS:
         summary = measure(policy, Condition(task), make_scenes(task, held_out, 0, split="test"), 0).summary()
         values |= {f"{task} {key}": {mode: of[key] for mode, of in summary.items()} for key in summary["greedy"]}
     return values
 
 
-def make_tiny_policy(out: str | Path, recipe: Recipe, *, work: str | Path, held_out: int = 500) -> dict:
-    """Make the tiny policy from nothing and write it with its model card to `out`; returns the card's numbers.
+def make_tiny_policy(out: str | Path, recipe: Recipe, *, work: str | Path, held_out: int = 500) -> None:
+    """Make the tiny policy from nothing and write it with its model card to `out`; `work` keeps checkpoints.
 
-    `work` keeps a checkpoint every 100 steps: the same call goes on where it was cut off. Raises ValueError where
-    `work` holds another recipe.
+    Raises ValueError where `work` holds another recipe's.
     """
     out, work = Path(out), Path(work)
     claim(work, asdict(recipe), "choose another --work, or remove it")
@@ -210,10 +196,8 @@ def make_tiny_policy(out: str | Path, recipe: Recipe, *, work: str | Path, held_
     seconds = {"1-vision": pretrain_vision(policy, head, recipe, work)}
     clean = None
     for lesson in recipe.lessons:
-        if lesson.faulty and clean is None:
-            clean = _measured(policy, held_out)
+        clean = clean or (_measured(policy, held_out) if lesson.faulty else None)
         seconds[lesson.name] = finetune(policy, head, recipe, lesson, work)
-    final = _measured(policy, held_out)
     policy.model.save_pretrained(out)
     processor.save_pretrained(out)
     card = {
@@ -222,24 +206,19 @@ def make_tiny_policy(out: str | Path, recipe: Recipe, *, work: str | Path, held_
         "threads": torch.get_num_threads(),
         "torch": torch.__version__,
         "parameters": sum(p.numel() for p in policy.model.parameters()),
-        "held_out": held_out,
-        "after_clean": clean,
-        "final": final,
+        **{"held_out": held_out, "after_clean": clean, "final": _measured(policy, held_out)},
     }
     (out / "training.json").write_text(json.dumps(card, indent=1) + "\n")
     (out / "README.md").write_text(model_card(card))
-    return card
 
 
 def model_card(card: dict) -> str:
     """The card that stands beside the weights."""
-    names = [f"{task} {key}" for task, (key, _) in HEADLINE.items()]
-    clean, final = card["after_clean"], card["final"]
+    recipe, clean, final = card["recipe"], card["after_clean"], card["final"]
     rows = "\n".join(
         f"| {name} | {clean[name]['greedy']:.3f} | {final[name]['greedy']:.3f} | {final[name]['sampled']:.3f} |"
-        for name in names
+        for name in (f"{task} {key}" for task, (key, _) in HEADLINE.items())
     )
-    recipe = card["recipe"]
     lessons = "\n".join(
         f"- {lesson['name']}: {lesson['steps']} steps of {lesson['share']} images" for lesson in recipe["lessons"]
     )

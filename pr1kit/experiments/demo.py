@@ -71,6 +71,7 @@ def demo_run(folder: Path, seed: int, grid: Grid = DEMO) -> list[dict]:
     for task, condition in conditions.items():
         with tqdm(total=condition.steps, desc=task, bar_format=BAR) as bar:
             outcomes[task] = run_condition(condition, seed, folder / task, folder, bar=bar)
+            bar.update(bar.total - bar.n)  # steps of an earlier call
     rows = _rows(outcomes)
     report = _report(conditions, rows, seed, time.time() - started)
     write_whole(folder / "report.md", report)

@@ -127,7 +127,7 @@ def quiet() -> Iterator[None]:
     checkpoints.setLevel(hf_logging.ERROR)
     try:
         with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", "`(is_)?gradient_checkpointing` is deprecated", FutureWarning)
+            warnings.filterwarnings("ignore", r"`(is_)?gradient_checkpointing(_\w+)?` is deprecated", FutureWarning)
             yield
     finally:
         checkpoints.setLevel(level)

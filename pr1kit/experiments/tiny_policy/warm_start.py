@@ -198,6 +198,7 @@ def make_tiny_policy(out: str | Path, recipe: Recipe, *, work: str | Path, held_
     for lesson in recipe.lessons:
         clean = clean or (_measured(policy, held_out) if lesson.faulty else None)
         seconds[lesson.name] = finetune(policy, head, recipe, lesson, work)
+    final = _measured(policy, held_out)
     policy.model.save_pretrained(out)
     processor.save_pretrained(out)
     card = {
@@ -206,7 +207,7 @@ def make_tiny_policy(out: str | Path, recipe: Recipe, *, work: str | Path, held_
         "threads": torch.get_num_threads(),
         "torch": torch.__version__,
         "parameters": sum(p.numel() for p in policy.model.parameters()),
-        **{"held_out": held_out, "after_clean": clean, "final": _measured(policy, held_out)},
+        **{"held_out": held_out, "after_clean": clean, "final": final},
     }
     (out / "training.json").write_text(json.dumps(card, indent=1) + "\n")
     (out / "README.md").write_text(model_card(card))

@@ -4,7 +4,7 @@ VENV := .venv
 RUN := $(VENV)/bin/python
 READY := $(VENV)/.installed
 
-.PHONY: demo experiments test browser faults notebooks lint clean
+.PHONY: address demo experiments test browser faults notebooks lint clean
 
 demo: $(READY)
 	$(RUN) -m pr1kit demo
@@ -38,6 +38,12 @@ experiments: $(READY)
 notebooks: $(READY)
 	PR1KIT_STATIC=1 $(RUN) -m jupyter nbconvert --to notebook --execute --inplace \
 		--ExecutePreprocessor.store_widget_state=False --ExecutePreprocessor.record_timing=False notebooks/[0-9]*.ipynb
+
+# Where the kit is published stands in pyproject.toml ([project.urls]); this writes it into the notebooks.
+address:
+	url=$$(sed -n 's|^Repository = "\([^"]*\)"|\1|p' pyproject.toml) && sed -i -E \
+		-e "s|git\+https://[^\"\\]+|git+$$url|" \
+		-e "s|(colab.research.google.com/github)/[^/]+/[^/]+/|\1/$${url##*github.com/}/|" notebooks/[0-9]*.ipynb
 
 $(READY): pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "pr1kit needs Python 3.11 or newer: make PYTHON=/path/to/python3")'

@@ -17,9 +17,7 @@ def main(argv: list[str] | None = None) -> int:
     commands = parser.add_subparsers(dest="command", required=True)
 
     demo = commands.add_parser("demo", help="train the tiny policy with GRPO and measure it before and after")
-    demo.add_argument(
-        "--out", type=Path, default=Path("runs/demo"), help="folder of the results (default: %(default)s)"
-    )
+    demo.add_argument("--out", type=Path, default=Path("runs/demo"), help="results (default: %(default)s)")
     demo.add_argument("--seeds", type=int, nargs="+", default=[0], help="one run each; several give one table")
     demo.add_argument("--fresh", action="store_true", help="begin anew instead of resuming what --out holds")
     demo.add_argument("--fast", action="store_true", help="a few steps and scenes, to see that it runs")
@@ -34,9 +32,7 @@ def main(argv: list[str] | None = None) -> int:
 
     tiny = commands.add_parser("make-tiny-policy", help="train the tiny policy from random weights")
     tiny.add_argument("--out", type=Path, default=Path("data/tiny-policy"), help="default: %(default)s")
-    tiny.add_argument(
-        "--work", type=Path, default=Path("runs/make-tiny-policy"), help="checkpoints (default: %(default)s)"
-    )
+    tiny.add_argument("--work", type=Path, default=Path("runs/make-tiny-policy"), help="its checkpoints")
     tiny.add_argument("--seed", type=int, default=0)
     tiny.add_argument("--fast", action="store_true", help="a few steps, to see that it runs: a useless policy")
     tiny.set_defaults(run=_make_tiny_policy)
@@ -44,9 +40,7 @@ def main(argv: list[str] | None = None) -> int:
     for name, words in SETTINGS_COMMANDS.items():  # these read settings from YAML and flags by themselves
         commands.add_parser(name, help=words, add_help=False)
 
-    grids = commands.add_parser(
-        "experiments", help="run the grids that test the paper's claims, or what is left of them"
-    )
+    grids = commands.add_parser("experiments", help="run what is left of the grids that test the paper's claims")
     grids.add_argument("names", nargs="*", help="which grids; all where none is named")
     grids.add_argument("--out", type=Path, help="default: data/runs; with the options below runs/experiments-<which>")
     grids.add_argument("--policy", default="tiny", help="a folder or a model of the hub instead of the tiny policy")
@@ -55,6 +49,7 @@ def main(argv: list[str] | None = None) -> int:
     size.add_argument("--fast", action="store_true", help="four steps, eight scenes, one seed: to see that it runs")
     size.add_argument("--full", action="store_true", help="200 steps, 1000 scenes, five seeds: for a GPU")
     grids.add_argument("--claims", action="store_true", help="run nothing: what the logs say of the paper's claims")
+    grids.add_argument("--write", action="store_true", help="with --claims: write them all to README.md of the logs")
     grids.set_defaults(run=_experiments)
 
     argv = sys.argv[1:] if argv is None else argv
@@ -82,7 +77,7 @@ def _settings_command(name: str, flags: list[str]) -> int:
 def _demo(arguments) -> int:
     from pr1kit.experiments.demo import run_demo
 
-    run_demo(arguments.out, arguments.seeds, fresh=arguments.fresh, fast=arguments.fast)
+    run_demo(arguments.out, arguments.seeds, fresh=arguments.fresh, small=arguments.fast)
     return 0
 
 
@@ -110,8 +105,9 @@ def _make_tiny_policy(arguments) -> int:
 def _experiments(arguments) -> int:
     from dataclasses import replace
 
+    from pr1kit.data.run_folder import write_atomically
     from pr1kit.experiments.grid import fast, full, of_policy
-    from pr1kit.experiments.paper_claims import claim_table
+    from pr1kit.experiments.paper_claims import claim_table, claims_page
     from pr1kit.experiments.paper_grids import GRIDS
     from pr1kit.experiments.runner import run_grid
     from pr1kit.experiments.runs import ROOT
@@ -119,18 +115,21 @@ def _experiments(arguments) -> int:
     if unknown := [name for name in arguments.names if name not in GRIDS]:
         raise ValueError(f"Unknown experiment {', '.join(unknown)}: choose from {', '.join(GRIDS)}.")
     if arguments.claims:
-        print(claim_table(*arguments.names, root=arguments.out or ROOT))
+        root = arguments.out or ROOT
+        print(claim_table(*arguments.names, root=root))
+        if arguments.write:
+            write_atomically(root / "README.md", claims_page(root))
+            print(f"\nWritten to {root / 'README.md'}.")
         return 0
     size = "fast" if arguments.fast else "full" if arguments.full else None
-    which = "-".join(filter(None, (None if arguments.policy == "tiny" else Path(arguments.policy).name, size)))
-    out = arguments.out or (Path(f"runs/experiments-{which}") if which else ROOT)
+    which = filter(None, (None if arguments.policy == "tiny" else Path(arguments.policy).name, size))
+    work = Path("-".join(("runs/experiments", *which)))
+    out = arguments.out or (ROOT if work.name == "experiments" else work)
     for name in arguments.names or GRIDS:
-        grid = {"fast": fast, "full": full, None: lambda grid: grid}[size](GRIDS[name])
-        if arguments.policy != "tiny":
-            grid = of_policy(grid, arguments.policy)
+        grid = of_policy({"fast": fast, "full": full, None: replace}[size](GRIDS[name]), arguments.policy)
         if arguments.seeds:
             grid = replace(grid, seeds=tuple(arguments.seeds))
-        run_grid(grid, out, work=Path("runs/experiments-fast" if arguments.fast else "runs/experiments"))
+        run_grid(grid, out, work=work)
     print(f"Finished; the logs are in {out}.")
     return 0
 

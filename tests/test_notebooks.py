@@ -2,13 +2,26 @@
 
 import json
 import re
+import tomllib
 from pathlib import Path
 
 import nbformat
 import pytest
 from nbclient import NotebookClient
 
-NOTEBOOKS = sorted((Path(__file__).parent.parent / "notebooks").glob("*.ipynb"))
+ROOT = Path(__file__).parent.parent
+NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
+ADDRESS = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]["urls"]["Repository"]
+INSTALL = f"""try:
+    import pr1kit
+except ImportError:  # not installed yet: from the clone that holds this notebook, or from PR1KIT_SOURCE
+    import os
+
+    source = ".." if os.path.isdir("../pr1kit") else "git+{ADDRESS}"
+    source = os.environ.get("PR1KIT_SOURCE", source)
+    %pip install --quiet {{source}}
+    import pr1kit
+"""
 SETTINGS = {"FAST": True, "SEED": 0, "POLICY": "tiny"}
 
 # What must hold in the kernel when a notebook has run in FAST mode; every notebook has an entry.
@@ -205,11 +218,15 @@ def test_begins_as_the_house_does(path):
     nbformat.validate(notebook)
     title, _, rest = notebook.cells[0].source.partition("\n")
     assert re.fullmatch(r"# .+\?", title)
-    assert f"colab.research.google.com/github/pr1kit/pr1kit/blob/main/notebooks/{path.name}" in rest
+    at_github = ADDRESS.removeprefix("https://github.com/")
+    assert f"colab.research.google.com/github/{at_github}/blob/main/notebooks/{path.name}" in rest, "run: make address"
     assert {"CPU", "GPU"} <= set(re.findall(r"\w+", rest))
     assert "tiny policy" in rest or "load_policy" not in path.read_text(encoding="utf-8")
     install, parameters, setup = code_cells(notebook)[:3]
-    assert install.source.startswith("try:\n    import pr1kit\nexcept ImportError:")
+    source = install.source.replace("{source} bitsandbytes", "{source}").removesuffix(
+        'print(f"pr1kit {pr1kit.__version__}")'
+    )
+    assert source.rstrip() == INSTALL.rstrip(), "run: make address"
     assert tagged(notebook) == [parameters]
     assert re.findall(r"^(\w+) = (\S+)", parameters.source, re.MULTILINE) == [
         ("FAST", "False"), ("SEED", "0"), ("POLICY", '"tiny"'),

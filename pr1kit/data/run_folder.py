@@ -111,6 +111,16 @@ class RunFolder:
         """Write down whose run this is."""
         self.write("settings.json", json.dumps({"format": FORMAT, **identity}, indent=1, ensure_ascii=False) + "\n")
 
+    def begin(self, identity: Mapping) -> None:
+        """Claim an empty folder for this run, or find that it is this run's. Raises ValueError where it is not."""
+        if self.check(identity):
+            return
+        if any(path.name not in (".lock", ".holder") for path in self.path.glob("*")):
+            raise ValueError(
+                f"{str(self.path)!r} is not empty and holds no run of this version: choose another folder."
+            )
+        self.claim(identity)
+
     # Files
 
     def write(self, name: str, text: str) -> Path:

@@ -44,11 +44,11 @@ def plot_perplexity(counts: Mapping[str, Sequence[int]], *, ax=None):
     return ax
 
 
-def _seeds(ax, x: float, values: Sequence[float], colour: str, label: str | None = None) -> None:
+def _seeds(ax, x: float, values: Sequence[float], colour: str) -> None:
     """Dots of the seeds, a bar for their mean, a line for its interval, at `x`."""
     mean, low, high = mean_interval(values)
     spread = np.linspace(-0.09, 0.09, len(values)) * (len(values) > 1)
-    ax.scatter(x + spread, values, s=16, color=colour, alpha=0.5, linewidths=0, zorder=3, label=label)
+    ax.scatter(x + spread, values, s=16, color=colour, alpha=0.5, linewidths=0, zorder=3)
     ax.plot([x - 0.2, x + 0.2], [mean, mean], color=colour, linewidth=2.2, zorder=4)
     if np.isfinite(low):
         ax.plot([x, x], [low, high], color=colour, linewidth=1.3, zorder=2)
@@ -104,9 +104,7 @@ def plot_gain_vs_headroom(runs: Sequence[Run], predictor: str, *, value: Callabl
     95 % bootstrap interval.
     """
     ax = ax or plt.subplots(figsize=(4.2, 3.4))[1]
-    cells: dict[str, list[Run]] = {}
-    for run in runs:
-        cells.setdefault(run.cell, []).append(run)
+    cells = {cell: [run for run in runs if run.cell == cell] for cell in dict.fromkeys(run.cell for run in runs)}
     levels = list(dict.fromkeys(run.factors.get("level", "") for run in runs))
     points = []
     for mine in cells.values():

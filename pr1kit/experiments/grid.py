@@ -1,13 +1,4 @@
-"""Experiments: grids of conditions times seeds, each run a small folder that notebooks replay.
-
-    data/runs/<experiment>/<cell>/seed-<k>/
-        config.json       the condition, the seed, the format of this folder
-        environment.json  device, versions, commit, when and how long
-        steps.csv         a row for each training step
-        results.json      metrics before and after, headroom before; written last: a folder without it is not finished
-
-Finished runs are skipped, so a grid that was cut off goes on where it was.
-"""
+"""Grids: every combination of the levels of some factors, each run with several seeds."""
 
 from __future__ import annotations
 
@@ -29,7 +20,8 @@ def levels(field_name: str, *values) -> dict[str, dict]:
 class Grid:
     """An experiment: every combination of the levels of its `factors`, over `base`, for each seed.
 
-    `factors`: name of a factor → name of a level → the fields of `Condition` that it sets; `claim` is what is tested.
+    `factors`: name of a factor → name of a level → the fields of `Condition` that it sets; `claim` is what is tested;
+    `fixed` goes over all of them.
     """
 
     name: str
@@ -37,6 +29,7 @@ class Grid:
     factors: Mapping[str, Mapping[str, Mapping]]
     base: Mapping = field(default_factory=dict)
     seeds: tuple[int, ...] = (0, 1, 2)
+    fixed: Mapping = field(default_factory=dict)
 
     def cells(self) -> dict[str, dict]:
         """Cell name to the fields of its condition.
@@ -49,7 +42,7 @@ class Grid:
             fields = dict(self.base)
             for _, values in combination:
                 fields |= values
-            cells["-".join(name for name, _ in combination)] = fields
+            cells["-".join(name for name, _ in combination)] = fields | dict(self.fixed)
         return cells
 
     def factors_of(self, cell: str) -> dict[str, str]:
@@ -63,15 +56,15 @@ class Grid:
 def fast(grid: Grid) -> Grid:
     """The same grid, cut down to show that it runs: one seed, four steps, eight held-out scenes."""
     few = {"steps": 4, "held_out": 8, "preparation": 2, "prompts_per_step": 4}
-    return replace(grid, base={**grid.base, **few}, seeds=grid.seeds[:1])
+    return replace(grid, fixed={**grid.fixed, **few}, seeds=grid.seeds[:1])
 
 
 def full(grid: Grid) -> Grid:
     """The same grid, larger, for a GPU: five seeds, 200 steps of 32 prompts, a thousand held-out scenes."""
     many = {"steps": 200, "held_out": 1000, "prompts_per_step": 32}
-    return replace(grid, base={**grid.base, **many}, seeds=tuple(range(5)))
+    return replace(grid, fixed={**grid.fixed, **many}, seeds=tuple(range(5)))
 
 
 def of_policy(grid: Grid, policy: str) -> Grid:
     """The same grid with another policy: a folder or the name of a model on the hub."""
-    return replace(grid, base={**grid.base, "policy": policy})
+    return replace(grid, fixed={**grid.fixed, "policy": policy})

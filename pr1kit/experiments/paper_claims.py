@@ -140,3 +140,20 @@ def claim_table(*grids: str, root=ROOT) -> str:
         numbers = " | ".join(f"{mean:+.3f} [{low:+.3f}, {high:+.3f}]" for mean, low, high in (sampled, greedy))
         lines.append(f"| {claim.text} | {claim.paper} | {numbers} | {verdict(sampled)} |")
     return "\n".join(lines)
+
+
+def claims_page(root=ROOT) -> str:
+    """The README of the logs under `root`: how they are read, and all claims."""
+    return f"""# Logged runs, and what they say of the paper's claims
+
+One compressed JSON Lines file for each grid of `pr1kit/experiments/paper_grids.py`, one line for each finished run: its
+`cell` and `seed`, `condition`, `environment`, `results` (metrics before and after, headroom before), training `steps`.
+`pr1kit.experiments.runs.load_runs(grid)` reads them, notebooks replay them, `python -m pr1kit experiments` runs what is
+missing; several processes may share the work.
+
+Written by `python -m pr1kit experiments --claims --write`: paired differences over seeds with 95 % t-intervals, in
+mean IoU, accuracy, AP50 or 1 − edit distance. A claim holds where the interval of sampled answers lies above zero;
+*not shown* is not *equal*.
+
+{claim_table(root=root)}
+"""

@@ -69,7 +69,8 @@ GRIDS = {
         ),
         Grid(
             "algorithms",
-            "Beyond the paper: does the KL term, the temperature or another algorithm change what is learned?",
+            "Beyond the paper: does the KL term, the temperature or another algorithm change what is learned? "
+            "(KL estimated by k1 is a control: as a loss term it has no expected gradient.)",
             {
                 "variant": {
                     "GRPO": {},

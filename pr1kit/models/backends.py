@@ -119,13 +119,17 @@ def explain_hub_error(name: str, error: OSError) -> ValueError:
 
 @contextmanager
 def quiet() -> Iterator[None]:
-    """No bars for each shard read or written, and no warning of names that TRL 1.16 uses and transformers 5.23 left."""
-    bars = hf_logging.is_progress_bar_enabled()
+    """No bars for each shard read or written, and no warning of names that TRL 1.16 uses and transformers 5.23 left, or
+    of file systems on which checkpoints are ordered by their numbers (which is meant)."""
+    bars, checkpoints = hf_logging.is_progress_bar_enabled(), hf_logging.get_logger("transformers.trainer_utils")
     hf_logging.disable_progress_bar()
+    level = checkpoints.level
+    checkpoints.setLevel(hf_logging.ERROR)
     try:
         with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", "`(is_)?gradient_checkpointing` is deprecated", FutureWarning)
+            warnings.filterwarnings("ignore", r"`(is_)?gradient_checkpointing(_\w+)?` is deprecated", FutureWarning)
             yield
     finally:
+        checkpoints.setLevel(level)
         if bars:
             hf_logging.enable_progress_bar()

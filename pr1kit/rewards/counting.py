@@ -43,7 +43,7 @@ def prompt(question: str, thinking: bool = False) -> str:
     >>> prompt("bird")
     'Output all the bounding boxes of the bird'
     """
-    return build_prompt(f"Output all the bounding boxes of the {question}", thinking)
+    return build_prompt(f"Output all the bounding boxes of the {question}{'.' if thinking else ''}", thinking)
 
 
 def write_answer(target: Target, *, label: str = "") -> str:

@@ -14,9 +14,10 @@ class GRPOSettings:
     """One GRPO run. The defaults are Perception-R1's (arXiv 2504.07954, section 4.3 and its released scripts).
 
     `prompts_per_step` is batch 1 × accumulation 2 there, and counts the prompts of all processes; `micro_prompts` of
-    them go through the model at once. `beta` weighs the KL to the starting policy, see `kl`; `recipe`, `matching` and
-    `drop` choose the reward, see `score`; `save_steps` is the distance between checkpoints; `shared_prefix` sees
-    each image once for its group.
+    them go through the model at once. `beta` weighs the KL to the starting policy, estimated by `kl_estimator`, see
+    `kl` ("k1" has no expected gradient as a loss term: it restrains nothing); `recipe`, `matching` and `drop` choose
+    the reward, see `score`; `save_steps` is the distance between checkpoints; `shared_prefix` sees each image once for
+    its group.
     """
 
     steps: int = option(1000, "training steps")

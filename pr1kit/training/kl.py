@@ -1,7 +1,12 @@
 """Estimators of KL(π ‖ π_ref) from the log-probabilities of sampled tokens, d = log π − log π_ref.
 
 k1 and k3 are Schulman's (http://joschu.net/blog/kl-approx.html); "kimi" is the squared penalty of Kimi k1.5 (arXiv
-2501.12599). Perception-R1's released code offers all three, and takes k3.
+2501.12599), Schulman's k2. Perception-R1's released code offers all three, and takes k3.
+
+Here they are terms of the *loss*, differentiated with the samples held fixed, and a good estimate of the value need not
+have a good gradient (arXiv 2510.01555). On-policy, the expected gradient of "kimi" is that of the KL itself; that of k3
+is it to first order in d; that of k1 is E[∇ log π] = 0: **k1 does not pull the policy to the reference**, it adds noise
+(and, where the loss divides by an answer's length, a small bias that has nothing to do with the reference).
 """
 
 from __future__ import annotations
@@ -20,6 +25,18 @@ def kl_per_token(log_ratio: torch.Tensor, estimator: str) -> torch.Tensor:
 
     >>> [round(kl_per_token(torch.tensor(1.0), name).item(), 3) for name in ESTIMATORS]
     [0.368, 1.0, 0.5]
+
+    The expected gradient for a choice between two tokens, of which the reference takes either (that of "kimi" is the
+    gradient of the KL):
+
+    >>> logits = torch.tensor([1.0, 0.0], requires_grad=True)
+    >>> p, d = logits.softmax(0).detach(), logits.log_softmax(0) - torch.tensor(0.5).log()
+    >>> for name in ESTIMATORS:
+    ...     (slope,) = torch.autograd.grad(p @ kl_per_token(d, name), logits, retain_graph=True)
+    ...     print(name, [round(v, 3) + 0.0 for v in slope.tolist()])
+    k3 [0.231, -0.231]
+    k1 [0.0, 0.0]
+    kimi [0.197, -0.197]
     """
     if estimator not in ESTIMATORS:
         raise ValueError(f"Unknown KL estimator {estimator!r}: choose one of {', '.join(ESTIMATORS)}.")

@@ -20,6 +20,6 @@ if __name__ == "__main__":
 
     before = measure("tiny")
     print(f"before: accuracy {before['accuracy']:.3f}")
-    for run in sorted(Path(sys.argv[1]).glob("seed-*/counting/grpo")):
+    for run in sorted(Path(sys.argv[1]).glob("seed-*/counting/rl")):
         change, low, high = measure(get_last_checkpoint(str(run))).difference(before, "accuracy")
         print(f"{run.parts[-3]}: {change:+.3f} [{low:+.3f}, {high:+.3f}]")

@@ -1,19 +1,83 @@
-"""The demo from end to end, small: what it writes, that it resumes, and what it refuses."""
+"""The demo from end to end, small: what it prints and writes, its digits, that it resumes, and what it refuses."""
 
 import json
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
+import torch
+import transformers
+import trl
 
 from pr1kit.__main__ import main
 from pr1kit.data.scenes import make_scenes
 from pr1kit.evaluation.metrics import evaluate
-from pr1kit.experiments.demo import FAST, HEADLINE, TEST_SEED, demo_run
+from pr1kit.experiments.condition import HEADLINE
+from pr1kit.experiments.demo import DEMO, PICTURES, demo_run
+from pr1kit.experiments.grid import fast
+
+DIGITS = Path(__file__).with_name("demo_fast_digits.json")  # written by `python tests/experiments/test_demo.py`
+BAR = r"[a-z: ]{28} *\d+%\|[^|]*\| \d/4 steps, \d\d:\d\d<[\d:?]+(, reward=\d\.\d{3})?"
+
+
+def fast_demo(folder) -> subprocess.CompletedProcess:
+    """`python -m pr1kit demo --fast` on one thread in a process of its own."""
+    command = [sys.executable, "-m", "pr1kit", "demo", "--fast", "--out", str(folder)]
+    return subprocess.run(command, capture_output=True, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"})
+
+
+def digits_of(folder) -> dict:
+    """What the fast demo's numbers are, to five digits, and with what they were made."""
+    logs = {
+        task: [json.loads(line) for line in (folder / task / "rl" / "log.jsonl").read_text().splitlines()]
+        for task in DEMO.cells()
+    }
+    names = ("reward", "reward_std", "grad_norm", "entropy", "completions/mean_length")
+    rows = json.loads((folder / "results.json").read_text())["rows"]
+    return {
+        "made_with": {module.__name__: module.__version__ for module in (torch, transformers, trl)}
+        | {"cpu": torch.backends.cpu.get_cpu_capability()},
+        "steps": {task: [" ".join(f"{row[name]:.5g}" for name in names) for row in log] for task, log in logs.items()},
+        "table": {row["metric"]: f"{row['before'][0]:.5g} {row['after'][0]:.5g}" for row in rows},
+    }
 
 
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory):
     folder = tmp_path_factory.mktemp("demo")
-    return folder, demo_run(folder, FAST)
+    done = fast_demo(folder)
+    assert done.returncode == 0, done.stderr
+    return folder, done
+
+
+def test_only_its_own_lines_are_printed(finished):
+    folder, done = finished
+    said = [line for line in done.stdout.splitlines() if line]
+    assert re.fullmatch(r"Demo, seed 0: GRPO on counting and grounding, about \d+ min on two CPU cores\.", said[0])
+    assert re.match(
+        r"Tiny policy on .+, 4 \(counting\) and 4 \(grounding\) GRPO steps of 32 completions, 8 held", said[1]
+    )
+    table, files = said[2:8], said[8:]
+    assert all(line.startswith("| ") or line == "|---|---|---|---|" for line in table)
+    assert files == [f"  {folder / name}" for name in ("report.md", *PICTURES)]
+    strange = [line for line in re.split(r"[\r\n]+", done.stderr) if line and not re.fullmatch(BAR, line.rstrip())]
+    assert strange == []
+
+
+def test_it_names_the_device(finished):
+    device = torch.cuda.get_device_name() if torch.cuda.is_available() else "1 CPU thread, "
+    assert f"Tiny policy on {device}" in (finished[0] / "report.md").read_text()
+
+
+def test_its_digits_are_those_that_were_committed(finished):
+    """A change that moves a digit here has moved every committed number that training made: make those anew too."""
+    kept, now = json.loads(DIGITS.read_text()), digits_of(finished[0])
+    if kept["made_with"] != now["made_with"] or torch.cuda.is_available():
+        pytest.skip(f"The digits were made with {kept['made_with']} on a CPU, here is {now['made_with']}.")
+    assert now == kept
 
 
 def test_it_writes_the_table_the_numbers_and_the_pictures(finished):
@@ -21,36 +85,38 @@ def test_it_writes_the_table_the_numbers_and_the_pictures(finished):
     report = (folder / "report.md").read_text()
     assert "counting accuracy, temperature 1" in report
     assert "grounding mean IoU, greedy" in report
-    for name in ("intervals.png", "reward_curve.png", "before_after.png"):
+    for name in PICTURES:
         assert (folder / name).read_bytes()[:4] == b"\x89PNG"
 
 
 def test_its_numbers_are_those_of_the_completions_it_kept(finished):
-    folder, results = finished
+    folder, _ = finished
     rows = json.loads((folder / "results.json").read_text())["rows"]
-    for task, (key, name) in HEADLINE.items():
+    for task in DEMO.cells():
         kept = json.loads((folder / task / "after.json").read_text())
-        assert [len(kept[mode][0]) for mode in ("sampled", "greedy")] == [4, 1]
-        targets = [s.target for s in make_scenes(task, FAST.held_out, TEST_SEED + FAST.seed, split="test")]
-        row = next(row for row in rows if row["metric"] == f"{name}, temperature 1")
-        assert (
-            row["after"][0] == evaluate(task, kept["sampled"], targets)[key] == results[task]["after"]["sampled"][key]
-        )
+        assert {mode: len(texts[0]) for mode, texts in kept.items()} == {"greedy": 1, "sampled": 4}
+        targets = [sample.target for sample in make_scenes(task, 8, 200, split="test")]
+        key, name = HEADLINE[task]
+        row = next(row for row in rows if row["metric"] == f"{task} {name}, temperature 1")
+        assert row["after"][0] == evaluate(task, kept["sampled"], targets)[key]
         assert row["change"][0] == pytest.approx(row["after"][0] - row["before"][0])
 
 
-def test_running_it_again_does_no_work_twice(finished):
-    folder, results = finished
-    log = (folder / "counting" / "grpo" / "log.jsonl").read_bytes()
-    again = demo_run(folder, FAST)
-    assert (folder / "counting" / "grpo" / "log.jsonl").read_bytes() == log
-    assert again["counting"]["log"] == results["counting"]["log"]
+def test_running_it_again_does_no_work_twice(finished, monkeypatch):
+    folder, _ = finished
+    log = (folder / "counting" / "rl" / "log.jsonl").read_bytes()
+    rows = json.loads((folder / "results.json").read_text())["rows"]
+    monkeypatch.setattr(
+        "pr1kit.experiments.run_condition.generate_completions", lambda *a, **k: pytest.fail("it is measured again")
+    )
+    assert json.loads(json.dumps(demo_run(folder, 0, fast(DEMO)))) == rows
+    assert (folder / "counting" / "rl" / "log.jsonl").read_bytes() == log
 
 
 def test_another_demo_in_its_folder_is_refused(finished, capsys):
     folder, _ = finished
     assert main(["demo", "--out", str(folder), "--seeds", "5", "--fast"]) == 2
-    assert "holds a demo with other settings: add --fresh" in capsys.readouterr().err
+    assert "holds a run with other settings: add --fresh, or name another --out." in capsys.readouterr().err
 
 
 def test_several_seeds_make_one_table(tmp_path, capsys):
@@ -70,5 +136,14 @@ def test_the_tiny_policy_can_be_made_from_nothing_and_its_making_resumed(tmp_pat
     assert (tmp_path / "policy" / "model.safetensors").read_bytes() == first
     card = json.loads((tmp_path / "policy" / "training.json").read_text())
     assert set(card["final"]) == set(card["after_clean"])
+    assert "| grounding mean_iou | " in (tmp_path / "policy" / "README.md").read_text()
     assert main([*arguments, "--seed", "1"]) == 2
-    assert "holds another recipe's checkpoints" in capsys.readouterr().err
+    assert "holds a run with other settings: choose another --work" in capsys.readouterr().err
+
+
+if __name__ == "__main__":
+    import tempfile
+
+    with tempfile.TemporaryDirectory() as folder:
+        fast_demo(folder)
+        DIGITS.write_text(json.dumps(digits_of(Path(folder)), indent=1) + "\n")

@@ -1,152 +1,68 @@
-"""Experiments: grids in folders, resumed and refused; supervised runs, curricula, and what is made of the logs."""
+"""Experiments: grids and conditions; supervised runs, curricula, and what is made of the logs."""
 
 import json
-import shutil
+import re
 from dataclasses import asdict, replace
 
 import numpy as np
 import pytest
 
 from pr1kit import load_policy, make_scenes, parse, plot_ablation, plot_gain_vs_headroom, plot_perplexity, plot_scaling
-from pr1kit.data.shipped import shipped
-from pr1kit.experiments import condition
-from pr1kit.experiments.condition import Condition, templated_thought
-from pr1kit.experiments.grid import Grid, fast, full, levels, of_policy
-from pr1kit.experiments.paper_claims import CLAIMS, claim_table
+from pr1kit.experiments.condition import HEADLINE, Condition, templated_thought
+from pr1kit.experiments.demo import DEMO
+from pr1kit.experiments.grid import fast, full, of_policy
+from pr1kit.experiments.paper_claims import CLAIMS, claim_table, claims_page
 from pr1kit.experiments.paper_grids import GRIDS
-from pr1kit.experiments.runner import replay, run_grid
-from pr1kit.experiments.runs import ROOT, Run, load_runs, provenance
+from pr1kit.experiments.runs import FORMAT, ROOT, Run, load_runs, log_file, read_lines
 from pr1kit.experiments.statistics import mean_interval, paired_difference, rank_correlation
+from pr1kit.models.tiny import build_tokenizer
+from pr1kit.rewards.tasks import get_task
 from pr1kit.training.curriculum import easy_to_hard, offline_difficulty, train_curriculum
 from pr1kit.training.grpo_settings import TINY
 from pr1kit.training.rloo import train_rloo
 from pr1kit.training.sft import TINY_SFT, supervised_answer, train_sft
 
-SMALL = {"steps": 2, "held_out": 4, "preparation": 2, "prompts_per_step": 4}
-
-
-@pytest.fixture(scope="module")
-def finished(tmp_path_factory):
-    """A grid of two conditions, run."""
-    root = tmp_path_factory.mktemp("runs")
-    grid = Grid("small", "a claim", {"method": levels("method", "sft", "sft+rl")}, {"task": "ocr", **SMALL}, (0,))
-    run_grid(grid, root / "results", work=root / "work")
-    return grid, root
-
-
-def test_a_run_leaves_its_condition_its_steps_and_its_results(finished):
-    grid, root = finished
-    folder = root / "results" / "small" / "sft+rl" / "seed-0"
-    assert sorted(path.name for path in folder.iterdir()) == [
-        "config.json", "environment.json", "results.json", "steps.csv",
-    ]  # fmt: skip
-    assert Condition.of(json.loads((folder / "config.json").read_text())["condition"]).method == "sft+rl"
-    runs = load_runs(grid, root / "results")
-    assert [(run.cell, run.seed, run.factors) for run in runs] == [
-        ("sft", 0, {"method": "sft"}), ("sft+rl", 0, {"method": "sft+rl"}),
-    ]  # fmt: skip
-    assert [row["phase"] for row in runs[1].steps] == ["sft", "rl"]
-    assert all(np.isfinite(row["loss"]) for run in runs for row in run.steps)
-    for run in runs:
-        assert {"device", "versions", "commit", "seconds", "finished"} <= set(run.environment)
-        for when in ("before", "after"):
-            assert run.results[when]["greedy"]["headline"] == pytest.approx(
-                1 - run.results[when]["greedy"]["edit_distance"]
-            )
-        assert 0 <= run.results["headroom"]["no_signal"] <= 1
-    assert runs[0].results["before"] == runs[1].results["before"]
-    assert runs[0].results["after"] != runs[1].results["after"]
-    assert provenance(runs).startswith("Replaying 2 logged runs, 2 conditions × seeds 0")
-
-
-def test_finished_runs_are_skipped_and_a_cut_one_is_run_again(finished, monkeypatch):
-    grid, root = finished
-    done = root / "results" / "small" / "sft" / "seed-0"
-    before = {path.name: path.stat().st_mtime_ns for path in done.iterdir()}
-    asked = []
-    monkeypatch.setattr(
-        "pr1kit.experiments.condition.run_condition", lambda *a, **k: asked.append(a) or ([], {"before": 1})
-    )
-    run_grid(grid, root / "results", work=root / "work")
-    assert asked == []
-    assert before == {path.name: path.stat().st_mtime_ns for path in done.iterdir()}
-    shutil.copytree(done, kept := root / "kept")
-    (done / "results.json").unlink()
-    run_grid(grid, root / "results", work=root / "work")
-    assert [condition.method for condition, *_ in asked] == ["sft"]
-    shutil.rmtree(done)
-    kept.replace(done)
-
-
-def test_a_run_that_another_grid_has_made_is_copied(finished, monkeypatch):
-    grid, root = finished
-    monkeypatch.setattr(condition, "run_condition", lambda *a, **k: pytest.fail("it is run twice"))
-    other = Grid("other", "", {"task": levels("task", "ocr")}, {**SMALL, "method": "sft"}, (0,))
-    run_grid(other, root / "results", work=root / "work")
-    (copy,), (original, _) = load_runs(other, root / "results"), load_runs(grid, root / "results")
-    assert copy.results == original.results
-    assert copy.steps == original.steps
-    assert copy.factors == {"task": "ocr"}
-
-
-def test_what_is_not_ours_is_refused_and_kept(finished, tmp_path):
-    grid, root = finished
-    changed = Grid("small", "", grid.factors, {**grid.base, "steps": 5}, (0,))
-    config = root / "results" / "small" / "sft" / "seed-0" / "config.json"
-    text = config.read_text()
-    with pytest.raises(ValueError, match="another configuration"):
-        run_grid(changed, root / "results", work=root / "work")
-    assert config.read_text() == text
-    with pytest.raises(ValueError, match="Unknown factor rollouts: the factors are task, policy"):
-        run_grid(Grid("x", "", {"rollouts": levels("rollouts", 4)}), tmp_path)
-    with pytest.raises(ValueError, match="Unknown order 'backwards'"):
-        run_grid(Grid("x", "", {"order": levels("order", "backwards")}), tmp_path)
-    assert list(tmp_path.iterdir()) == []
-    with pytest.raises(FileNotFoundError, match="no finished run of 'x'"):
-        load_runs(Grid("x", "", {}), tmp_path)
-
-
-def test_another_policy_is_taken_by_its_name(tmp_path, monkeypatch, capsys):
-    name = str(shutil.copytree(shipped("tiny-policy"), tmp_path / "another"))
-    grid = Grid("named", "", {"task": levels("task", "grounding")}, {**SMALL, "method": "sft+rl"}, (0,))
-    monkeypatch.chdir(tmp_path)
-    (run,) = replay(grid, name, run=True)
-    assert [row["phase"] for row in run.steps] == ["sft", "rl"]
-    assert "Replaying 1 logged runs" in capsys.readouterr().out
-    assert (tmp_path / "runs/experiments-another/named/grounding/seed-0/results.json").exists()
-    condition = Condition.of(of_policy(grid, name).cells()["grounding"])
-    assert (condition.rl_settings().micro_prompts, condition.max_tokens) == (1, 768)  # the paper's
-    assert replay(grid, name)[0].results == run.results
-    with pytest.raises(FileNotFoundError, match="no finished run of 'named' in runs"):
-        replay(grid, "a/third")
-
-
-@pytest.mark.parametrize("name", ["results.json", "config.json", "environment.json", "steps.csv"])
-def test_a_damaged_log_is_named(finished, name):
-    grid, root = finished
-    path = root / "results" / "small" / "sft" / "seed-0" / name
-    text = path.read_text()
-    path.write_text(text[:-3])
-    try:
-        with pytest.raises(ValueError, match=r"seed-0.* is damaged"):
-            load_runs(grid, root / "results")
-    finally:
-        path.write_text(text)
-
 
 def test_every_grid_can_be_run_and_fast_is_small():
-    for grid in GRIDS.values():
+    for grid in (*GRIDS.values(), DEMO):
         conditions = [Condition.of(fields) for fields in grid.cells().values()]
         assert len(set(conditions)) == len(conditions) > 1
-        assert len(grid.seeds) >= 3
         assert grid.claim
-        assert {grid.factors_of(cell) != {} for cell in grid.cells()} == {True}
+        for cell in grid.cells():
+            assert "-".join(grid.factors_of(cell).values()) == cell
         small = [Condition.of(fields) for fields in fast(grid).cells().values()]
-        assert {(c.steps, c.held_out) for c in small} == {(4, 8)}
+        assert {(c.steps, c.held_out, c.prompts_per_step) for c in small} == {(4, 8, 4)}
         assert len(fast(grid).seeds) == 1
-        large = [Condition.of(fields) for fields in full(grid).cells().values()]
-        assert all(condition.steps == 200 for condition in large)
+        large = [Condition.of(fields) for fields in full(of_policy(grid, "a/model")).cells().values()]
+        assert {(c.steps, c.held_out, c.policy) for c in large} == {(200, 1000, "a/model")}
         assert len(full(grid).seeds) == 5
+    assert all(len(grid.seeds) >= 3 for grid in GRIDS.values())
+
+
+def test_what_is_trained_is_what_the_condition_names():
+    demo = {task: Condition.of(fields) for task, fields in DEMO.cells().items()}
+    assert demo["counting"].rl_settings() == replace(TINY, recipe="released", learning_rate=1e-4, steps=75)
+    assert demo["grounding"].rl_settings() == replace(TINY, learning_rate=5e-5, steps=120)
+    own = {"recipe": "paper", "drop": ("class",), "beta": 0.1, "kl_estimator": "kimi", "num_generations": 4}
+    settings = Condition("detection", lr_scale=0.5, prompts_per_step=8, start="thoughts", **own).rl_settings(3, 0.5)
+    few = {"steps": 20, "prompts_per_step": 8, "micro_prompts": 8, "max_completion_length": 112, "seed": 3}
+    assert settings == replace(TINY, learning_rate=5e-5, thinking=True, **own, **few)
+    assert Condition("ocr").sft_settings(2, 0.5) == replace(TINY_SFT, steps=12, seed=2)
+    with pytest.raises(ValueError, match="Unknown factor rate: the factors are task, policy"):
+        Condition.of({"rate": 0.5})
+
+
+def test_a_request_to_think_begins_a_sentence():
+    for task in HEADLINE:
+        words = get_task(task).prompt("red cross", thinking=True)
+        assert re.search(r"\. Think first", words), words
+
+
+def test_the_tiny_vocabulary_is_the_one_its_weights_know():
+    shipped_one, made_now = load_policy("tiny").processor.tokenizer, build_tokenizer()
+    assert made_now.get_vocab() == shipped_one.get_vocab()
+    text = "Output all the bounding boxes of the cross Think first"
+    assert made_now.encode(text) == shipped_one.encode(text)
 
 
 def test_supervision_teaches_the_truth(tmp_path):
@@ -278,25 +194,34 @@ def test_charts_show_every_seed_and_what_they_say():
 @pytest.mark.parametrize("name", GRIDS)
 def test_the_logs_that_come_with_the_kit_are_whole_and_of_these_conditions(name):
     grid = GRIDS[name]
-    runs = load_runs(grid)
-    assert {(run.cell, run.seed) for run in runs} == {(cell, seed) for cell in grid.cells() for seed in grid.seeds}
-    for cell, fields in grid.cells().items():
-        for folder in (ROOT / name / cell).iterdir():
-            config = json.loads((folder / "config.json").read_text())
-            assert Condition.of(config["condition"]) == Condition.of(fields)
-            assert sum(file.stat().st_size for file in folder.iterdir()) < 50_000
-    for run in runs:
+    lines = read_lines(log_file(grid))
+    assert {(line["cell"], line["seed"]) for line in lines} == {(c, seed) for c in grid.cells() for seed in grid.seeds}
+    for line in lines:
+        assert line["format"] == FORMAT
+        assert Condition.of(line["condition"]) == Condition.of(grid.cells()[line["cell"]])
+    for run in load_runs(grid):
         assert len(run.steps) >= 20
         assert np.isfinite([row["loss"] for row in run.steps]).all()
 
 
-def test_claims_are_judged_by_the_logs_and_the_readme_says_the_same():
+def test_claims_are_judged_by_the_logs_and_stand_beside_them():
     for claim in CLAIMS:
         factors = GRIDS[claim.grid].factors
         for levels_ in (claim.one, claim.other, claim.where):
             assert all(level in factors[name] for name, level in levels_.items())
-    header, line, *rows = claim_table().splitlines()
+    _, _, *rows = claim_table().splitlines()
     assert len(rows) == len(CLAIMS)
     assert {row.split(" | ")[-1] for row in rows} <= {"holds |", "not shown |", "the opposite holds |"}
-    assert "\n".join([header, line, *rows]) in (ROOT.parent.parent / "README.md").read_text(encoding="utf-8")
+    assert (ROOT / "README.md").read_text(encoding="utf-8") == claims_page(), "write it: experiments --claims --write"
     assert claim_table("curriculum").splitlines()[2:] == [row for row in rows if "shuffled" in row]
+
+
+def test_the_readme_is_short_and_names_what_there_is():
+    root = ROOT.parent.parent
+    text = (root / "README.md").read_text(encoding="utf-8")
+    assert len(text.splitlines()) <= 180
+    linked = re.findall(r"\]\(([\w./-]+)\)", text)
+    named = re.findall(r"`((?:pr1kit|tests|data)/[\w./-]+)`|python (tests/[\w./-]+)", text)
+    assert len(linked) > 15
+    for path in [*linked, *(one or other for one, other in named)]:
+        assert (root / path).exists(), path

@@ -39,12 +39,7 @@ def dense_truth(scene: Scene) -> np.ndarray:
     for box, colour, shape in zip(scene.boxes, scene.colours, scene.shapes, strict=True):
         columns = (centre > box[0]) & (centre < box[2])
         rows = (centre > box[1]) & (centre < box[3])
-        truth[np.ix_(rows, columns)] = [
-            SHAPES.index(shape) + 1,
-            list(COLOURS).index(colour),
-            0,
-            *(box / IMAGE_SIZE),
-        ]
+        truth[np.ix_(rows, columns)] = [SHAPES.index(shape) + 1, list(COLOURS).index(colour), 0, *(box / IMAGE_SIZE)]
     for x1, y1, x2, y2, code in scene.glyphs if scene.glyphs is not None else ():
         columns = (centre >= x1) & (centre < x2)
         rows = (centre >= y1) & (centre < y2)

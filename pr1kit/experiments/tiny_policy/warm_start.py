@@ -22,14 +22,15 @@ from torch.nn import functional as F
 from tqdm.auto import tqdm
 
 from pr1kit.data.label_noise import corrupt_labels
+from pr1kit.data.run_folder import RunFolder, write_atomically
 from pr1kit.data.sample import TASKS, Sample
 from pr1kit.data.scenes import DEFAULTS, draw_scene, make_scenes, scene_rng
-from pr1kit.evaluation.metrics import evaluate
+from pr1kit.experiments.condition import HEADLINE, Condition
+from pr1kit.experiments.run_condition import measure
 from pr1kit.experiments.tiny_policy.dense_vision import DenseHead, dense_loss, dense_truth
 from pr1kit.models.policy import Policy, chat
 from pr1kit.models.tiny import build_model, build_processor
-from pr1kit.rewards.tasks import get_task
-from pr1kit.rollouts.generate import generate_completions
+from pr1kit.training.sft import supervised_answer
 
 
 @dataclass(frozen=True)
@@ -80,7 +81,7 @@ def supervised_batch(policy: Policy, samples: list[Sample]) -> tuple[dict[str, t
     """Model inputs and `labels` (B, L): left-padded prompts, then right-padded answers, as in a rollout."""
     tokenizer = policy.processor.tokenizer
     prompts = [policy.processor.apply_chat_template(chat(s), add_generation_prompt=True) for s in samples]
-    answers = [get_task(s.task).write_answer(s.target, label=s.question) + tokenizer.eos_token for s in samples]
+    answers = [supervised_answer(s, policy) + tokenizer.eos_token for s in samples]
     inputs = policy.processor(text=prompts, images=[s.image for s in samples], padding=True, return_tensors="pt")
     said = tokenizer(answers, padding=True, padding_side="right", return_tensors="pt")
     labels = said["input_ids"].masked_fill(said["attention_mask"] == 0, -100)
@@ -91,53 +92,45 @@ def supervised_batch(policy: Policy, samples: list[Sample]) -> tuple[dict[str, t
     return dict(inputs), labels
 
 
-class Stage:
-    """One stage of training: AdamW with warm-up and cosine, a progress bar, and a checkpoint to resume from."""
+def train(name: str, parts: nn.ModuleList, steps: int, lr: float, folder: Path, step_loss) -> float:
+    """Call `step_loss(step)`, which back-propagates and returns what to log, `steps` times; returns seconds.
 
-    def __init__(self, name: str, parts: nn.ModuleList, steps: int, lr: float, folder: Path):
-        self.name, self.parts, self.steps, self.folder = name, parts, steps, folder
-        parameters = list(dict.fromkeys(parts.parameters()))
-        self.optimizer = torch.optim.AdamW(parameters, lr=lr, betas=(0.9, 0.98), weight_decay=0.02)
-        warm = max(1, min(100, steps // 10))
-        self.schedule = torch.optim.lr_scheduler.LambdaLR(
-            self.optimizer,
-            lambda i: min((i + 1) / warm, 0.1 + 0.45 * (1 + math.cos(math.pi * min(1.0, i / steps)))),
-        )
-
-    def run(self, loss_of_step) -> None:
-        """Call `loss_of_step(step)`, which back-propagates and returns what to log, `steps` times."""
-        done, state = self.folder / f"{self.name}.pt", {"step": 0, "seconds": 0.0}
-        if done.exists():
-            state = torch.load(done, weights_only=False)
-            self.parts.load_state_dict(state["parts"])
-            self.optimizer.load_state_dict(state["optimizer"])
-            self.schedule.load_state_dict(state["schedule"])
-        started = time.time() - state["seconds"]
-        bar = tqdm(range(state["step"], self.steps), desc=self.name, initial=state["step"], total=self.steps)
-        for step in bar:
-            logs = loss_of_step(step)
-            nn.utils.clip_grad_norm_(self.parts.parameters(), 1.0)
-            self.optimizer.step()
-            self.schedule.step()
-            self.optimizer.zero_grad(set_to_none=True)
-            if step % 10 == 0:
-                bar.set_postfix({key: f"{value:.3f}" for key, value in logs.items()})
-            if (step + 1) % 100 == 0 or step + 1 == self.steps:
-                self._save(done, step + 1, time.time() - started)
-        self.seconds = time.time() - started
-
-    def _save(self, path: Path, step: int, seconds: float) -> None:
-        state = {"step": step, "seconds": seconds, "parts": self.parts.state_dict()}
-        state |= {"optimizer": self.optimizer.state_dict(), "schedule": self.schedule.state_dict()}
-        torch.save(state, path.with_suffix(".tmp"))
-        path.with_suffix(".tmp").replace(path)
+    AdamW with warm-up and cosine; a checkpoint every 100 steps, from which the same call goes on.
+    """
+    optimizer = torch.optim.AdamW(parts.parameters(), lr=lr, betas=(0.9, 0.98), weight_decay=0.02)
+    warm = max(1, min(100, steps // 10))
+    schedule = torch.optim.lr_scheduler.LambdaLR(
+        optimizer, lambda i: min((i + 1) / warm, 0.1 + 0.45 * (1 + math.cos(math.pi * min(1.0, i / steps))))
+    )
+    saved, done, seconds = {"parts": parts, "optimizer": optimizer, "schedule": schedule}, 0, 0.0
+    if (path := folder / f"{name}.pt").exists():
+        try:
+            state = torch.load(path, weights_only=True)
+        except Exception as error:  # torch, pickle and zipfile each have their own
+            raise ValueError(f"{path} is damaged: remove it to make that stage again.") from error
+        done, seconds = state["step"], state["seconds"]
+        for key, part in saved.items():
+            part.load_state_dict(state[key])
+    started = time.time() - seconds
+    bar = tqdm(range(done, steps), desc=name, initial=done, total=steps)
+    for step in bar:
+        logs = step_loss(step)
+        nn.utils.clip_grad_norm_(parts.parameters(), 1.0)
+        optimizer.step()
+        schedule.step()
+        optimizer.zero_grad(set_to_none=True)
+        if step % 10 == 0:
+            bar.set_postfix({key: f"{value:.3f}" for key, value in logs.items()})
+        if (step + 1) % 100 == 0 or step + 1 == steps:
+            state = {"step": step + 1, "seconds": time.time() - started}
+            torch.save(state | {key: part.state_dict() for key, part in saved.items()}, path.with_suffix(".tmp"))
+            path.with_suffix(".tmp").replace(path)
+    return time.time() - started
 
 
 def pretrain_vision(policy: Policy, head: DenseHead, recipe: Recipe, folder: Path) -> float:
     """Stage 1: the vision tower learns what stands where. Returns seconds."""
-    visual = policy.model.model.visual
-    stage = Stage("1-vision", nn.ModuleList([visual, head]), recipe.vision_steps, recipe.vision_lr, folder)
-    share = recipe.vision_batch // len(TASKS)
+    visual, share = policy.model.model.visual, recipe.vision_batch // len(TASKS)
 
     def step_loss(step: int) -> dict:
         batches = [draw_batch(task, recipe.seed, step * share, share) for task in TASKS]
@@ -148,13 +141,12 @@ def pretrain_vision(policy: Policy, head: DenseHead, recipe: Recipe, folder: Pat
         loss.backward()
         return {"dense": loss.item()}
 
-    stage.run(step_loss)
-    return stage.seconds
+    parts = nn.ModuleList([visual, head])
+    return train("1-vision", parts, recipe.vision_steps, recipe.vision_lr, folder, step_loss)
 
 
 def finetune(policy: Policy, head: DenseHead, recipe: Recipe, lesson: Lesson, folder: Path) -> float:
     """Next-token loss on the answers, the dense loss beside it, for one lesson. Returns seconds."""
-    stage = Stage(lesson.name, nn.ModuleList([policy.model, head]), lesson.steps, lesson.lr, folder)
     model, seed = policy.model, recipe.seed + 1 + recipe.lessons.index(lesson)
 
     def step_loss(step: int) -> dict:
@@ -181,46 +173,25 @@ def finetune(policy: Policy, head: DenseHead, recipe: Recipe, lesson: Lesson, fo
             logs |= {"+".join(tasks): token_loss.item(), "dense": dense.item()}
         return logs
 
-    stage.run(step_loss)
-    return stage.seconds
+    return train(lesson.name, nn.ModuleList([model, head]), lesson.steps, lesson.lr, folder, step_loss)
 
 
-def measure(policy: Policy, n: int, seed: int = 0) -> dict[str, dict[str, float]]:
-    """Each task's headline metrics on `n` held-out scenes, greedy and sampled at temperature 1."""
-    results: dict[str, dict[str, float]] = {}
+def _measured(policy: Policy, held_out: int) -> dict[str, dict[str, float]]:
+    """Task and metric, `"counting accuracy"`, to its value in each mode, on `held_out` test scenes of each task."""
+    values = {}
     for task in TASKS:
-        samples = make_scenes(task, n, seed, split="test")
-        for name, temperature in (("greedy", 0.0), ("sampled", 1.0)):
-            answers = generate_completions(
-                policy, samples, temperature=temperature, seed=seed, progress=f"{task} {name}"
-            )
-            metrics = evaluate(task, [a[0] for a in answers], [s.target for s in samples])
-            for key in HEADLINES[task]:
-                results.setdefault(f"{task} {key}", {})[name] = round(float(metrics[key]), 4)
-    return results
+        summary = measure(policy, Condition(task), make_scenes(task, held_out, 0, split="test"), 0).summary()
+        values |= {f"{task} {key}": {mode: of[key] for mode, of in summary.items()} for key in summary["greedy"]}
+    return values
 
 
-HEADLINES = {
-    "grounding": ("acc@0.5", "mean_iou"),
-    "counting": ("accuracy", "matched_iou"),
-    "ocr": ("edit_distance",),
-    "detection": ("ap50",),
-}
+def make_tiny_policy(out: str | Path, recipe: Recipe, *, work: str | Path, held_out: int = 500) -> None:
+    """Make the tiny policy from nothing and write it with its model card to `out`; `work` keeps checkpoints.
 
-
-def make_tiny_policy(out: str | Path, recipe: Recipe, *, work: str | Path, held_out: int = 500) -> dict:
-    """Make the tiny policy from nothing and write it with its model card to `out`; returns the card's numbers.
-
-    `work` keeps a checkpoint every 100 steps: the same call goes on where it was cut off. Raises ValueError where
-    `work` holds another recipe.
+    Raises ValueError where `work` holds another recipe's.
     """
     out, work = Path(out), Path(work)
-    work.mkdir(parents=True, exist_ok=True)
-    identity = work / "recipe.json"
-    written = json.dumps(asdict(recipe), indent=1)
-    if identity.exists() and identity.read_text() != written:
-        raise ValueError(f"{str(work)!r} holds another recipe's checkpoints: choose another folder or remove it.")
-    identity.write_text(written)
+    RunFolder(work).begin({"recipe": asdict(recipe)})
     processor = build_processor()
     policy = Policy(build_model(processor, recipe.seed), processor, "tiny")
     torch.manual_seed(recipe.seed + 1)
@@ -228,10 +199,9 @@ def make_tiny_policy(out: str | Path, recipe: Recipe, *, work: str | Path, held_
     seconds = {"1-vision": pretrain_vision(policy, head, recipe, work)}
     clean = None
     for lesson in recipe.lessons:
-        if lesson.faulty and clean is None:
-            clean = measure(policy, held_out)
+        clean = clean or (_measured(policy, held_out) if lesson.faulty else None)
         seconds[lesson.name] = finetune(policy, head, recipe, lesson, work)
-    final = measure(policy, held_out)
+    final = _measured(policy, held_out)
     policy.model.save_pretrained(out)
     processor.save_pretrained(out)
     card = {
@@ -240,22 +210,19 @@ def make_tiny_policy(out: str | Path, recipe: Recipe, *, work: str | Path, held_
         "threads": torch.get_num_threads(),
         "torch": torch.__version__,
         "parameters": sum(p.numel() for p in policy.model.parameters()),
-        "held_out": held_out,
-        "after_clean": clean,
-        "final": final,
+        **{"held_out": held_out, "after_clean": clean, "final": final},
     }
-    (out / "training.json").write_text(json.dumps(card, indent=1) + "\n")
-    (out / "README.md").write_text(model_card(card))
-    return card
+    write_atomically(out / "training.json", json.dumps(card, indent=1) + "\n")
+    write_atomically(out / "README.md", model_card(card))
 
 
 def model_card(card: dict) -> str:
     """The card that stands beside the weights."""
+    recipe, clean, final = card["recipe"], card["after_clean"], card["final"]
     rows = "\n".join(
-        f"| {name} | {card['after_clean'][name]['greedy']:.3f} | {final['greedy']:.3f} | {final['sampled']:.3f} |"
-        for name, final in card["final"].items()
+        f"| {name} | {clean[name]['greedy']:.3f} | {final[name]['greedy']:.3f} | {final[name]['sampled']:.3f} |"
+        for name in (f"{task} {key}" for task, (key, _) in HEADLINE.items())
     )
-    recipe = card["recipe"]
     lessons = "\n".join(
         f"- {lesson['name']}: {lesson['steps']} steps of {lesson['share']} images" for lesson in recipe["lessons"]
     )
@@ -283,7 +250,7 @@ pretraining ({recipe["vision_steps"]} steps), then lessons:
 The faults are meant (loose and jittered boxes, missed and repeated objects, shuffled order, misread letters): they
 leave reinforcement learning something to teach. `training.json` holds the whole recipe.
 
-Held-out scenes, {card["held_out"]} a task (one answer each; OCR edit distance: lower is better):
+Held-out scenes, {card["held_out"]} a task (one greedy answer each, two sampled; OCR edit distance: lower is better):
 
 | metric | clean stage, greedy | final, greedy | final, sampled at temperature 1 |
 |---|---|---|---|

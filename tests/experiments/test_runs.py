@@ -16,7 +16,8 @@ from pr1kit.experiments.condition import Condition
 from pr1kit.experiments.grid import Grid, levels, of_policy
 from pr1kit.experiments.run_condition import run_condition
 from pr1kit.experiments.runner import replay, run_grid
-from pr1kit.experiments.runs import add_line, claim, load_runs, log_file, provenance, read_lines, step_rows
+from pr1kit.data.run_folder import RunFolder
+from pr1kit.experiments.runs import add_line, load_runs, log_file, provenance, read_lines, step_rows
 
 SMALL = {"steps": 2, "held_out": 4, "preparation": 2, "prompts_per_step": 4}
 
@@ -142,16 +143,8 @@ def test_folders_of_an_older_version_are_refused_by_name(finished, tmp_path, nev
         with pytest.raises(ValueError, match=r"small holds runs as an older version of the kit kept them.*jsonl\.gz"):
             refused(finished[0], tmp_path)
     (tmp_path / "small" / "demo.json").write_text("{}")
-    with pytest.raises(ValueError, match="small' is not empty and holds no run of this version of the kit: go away"):
-        claim(tmp_path / "small", {"seed": 0}, "go away")
-
-
-def test_a_folder_is_that_of_one_run(tmp_path):
-    for _ in range(2):
-        claim(tmp_path / "run", {"seed": 0, "drop": ()}, "")
-    with pytest.raises(ValueError, match="run' holds a run with other settings: name another"):
-        claim(tmp_path / "run", {"seed": 1, "drop": ()}, "name another")
-    assert json.loads((tmp_path / "run" / "run.json").read_text())["seed"] == 0
+    with pytest.raises(ValueError, match="small' is not empty and holds no run of this version"):
+        RunFolder(tmp_path / "small").begin({"seed": 0})
 
 
 def test_another_policy_is_taken_by_its_name(tmp_path, monkeypatch, capsys):
@@ -190,7 +183,8 @@ def test_what_is_written_depends_on_the_runs_alone(tmp_path):
 
 def test_processes_that_finish_together_lose_no_line(tmp_path):
     code = (
-        "import sys; from pathlib import Path; from pr1kit.experiments.runs import add_line; import json\n"
+        "import sys; from pathlib import Path; from pr1kit.data.run_folder import RunFolder
+from pr1kit.experiments.runs import add_line; import json\n"
         "path, line, cell = Path(sys.argv[1]), json.loads(sys.argv[2]), sys.argv[3]\n"
         "for seed in range(10): add_line(path, {**line, 'cell': cell, 'seed': seed})"
     )

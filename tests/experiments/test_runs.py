@@ -10,13 +10,13 @@ import numpy as np
 import pytest
 from filelock import FileLock
 
+from pr1kit.data.run_folder import RunFolder
 from pr1kit.data.shipped import shipped
 from pr1kit.experiments import run_condition as mechanism
 from pr1kit.experiments.condition import Condition
 from pr1kit.experiments.grid import Grid, levels, of_policy
 from pr1kit.experiments.run_condition import run_condition
 from pr1kit.experiments.runner import replay, run_grid
-from pr1kit.data.run_folder import RunFolder
 from pr1kit.experiments.runs import add_line, load_runs, log_file, provenance, read_lines, step_rows
 
 SMALL = {"steps": 2, "held_out": 4, "preparation": 2, "prompts_per_step": 4}
@@ -183,8 +183,7 @@ def test_what_is_written_depends_on_the_runs_alone(tmp_path):
 
 def test_processes_that_finish_together_lose_no_line(tmp_path):
     code = (
-        "import sys; from pathlib import Path; from pr1kit.data.run_folder import RunFolder
-from pr1kit.experiments.runs import add_line; import json\n"
+        "import sys; from pathlib import Path; from pr1kit.experiments.runs import add_line; import json\n"
         "path, line, cell = Path(sys.argv[1]), json.loads(sys.argv[2]), sys.argv[3]\n"
         "for seed in range(10): add_line(path, {**line, 'cell': cell, 'seed': seed})"
     )

@@ -247,7 +247,7 @@ CUP = {"bbox": [BOX], "category": ["x"]}
 # a good row, what is done to another, and why that is left out
 ROWS = {
     "transcript null": ({"conversations": TALK}, {"conversations": [ANSWER | {"value": None}]}, "transcript is None"),
-    "transcript parts": ({"conversations": TALK}, {"conversations": [ANSWER | {"value": [{"text": 1}]}]}, "transcript is"),
+    "transcript a list": ({"conversations": TALK}, {"conversations": [ANSWER | {"value": ["x"]}]}, "transcript is"),
     "turns null": ({"conversations": TALK}, {"conversations": None}, "NoneType"),
     "turns text": ({"conversations": TALK}, {"conversations": "hello"}, "str"),
     "text null": ({"text": "x"}, {"text": None}, "its text is None"),

@@ -310,6 +310,9 @@ def test_a_table_that_is_none_is_one_sentence(folder):
     for value in (17, {"image": "a.png"}):
         with pytest.raises(ValueError, match="Data are a file, a folder, a hub id, a table or rows, got"):
             load_dataset(value)
+    for name in ("x" * 5000, "x" * 5000 + ".json", "a\0.json"):
+        with pytest.raises((ValueError, FileNotFoundError)):
+            load_dataset(name)
     for limit in (0, -1, 2.5):
         with pytest.raises(ValueError, match="limit is how many samples to read, at least 1"):
             load_dataset(path, limit=limit)

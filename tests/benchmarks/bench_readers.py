@@ -35,7 +35,8 @@ def write(folder: Path, images: int) -> Path:
     path = folder / "instances.json"
     with path.open("w") as file:
         file.write(f'{{"images": {json.dumps(named)}, "annotations": [')
-        file.write(",".join(map(json.dumps, notes)))
+        for i, note in enumerate(notes):
+            file.write(("," if i else "") + json.dumps(note))
         file.write(f'], "categories": {json.dumps([{"id": i, "name": f"class {i}"} for i in range(80)])}}}')
     return path
 

@@ -31,9 +31,9 @@ def corners(values: Any, box_format: str) -> np.ndarray:
     >>> corners([[10, 20, 5, 5]], "xywh").tolist()
     [[10.0, 20.0, 15.0, 25.0]]
     """
-    boxes = as_rows(as_numbers(values), 4, "boxes").astype(float)
+    boxes = np.array(as_rows(as_numbers(values), 4, "boxes"))
     if box_format == "xywh":
-        boxes = np.concatenate([boxes[:, :2], boxes[:, :2] + boxes[:, 2:]], axis=1)
+        boxes[:, 2:] += boxes[:, :2]
     return boxes
 
 

@@ -13,6 +13,7 @@ A layout is known by the names of a row's fields (see `LAYOUTS`); each is told i
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Callable, Iterator, Mapping
 from itertools import islice
 from pathlib import Path
@@ -117,11 +118,11 @@ def _file(path: Any, split: str | None) -> Path | None:
     if not isinstance(path, str | Path):
         return None
     path = Path(path).expanduser()
-    if path.is_dir():
+    if os.path.isdir(path):  # os.path: False, not an error, for names that no system takes
         from pr1kit.data.layouts.coco import find_coco_file
 
         return find_coco_file(path, split)
-    return path if path.is_file() else None
+    return path if os.path.isfile(path) else None
 
 
 def _coco(file: Path | None, task: str | None, skipped: list) -> tuple[Iterator, list[dict]] | None:

@@ -7,6 +7,7 @@ Python: a `datasets.Dataset` or any iterable of mappings.
 from __future__ import annotations
 
 import csv
+import os
 from collections.abc import Iterable, Iterator, Mapping
 from itertools import islice
 from pathlib import Path
@@ -29,7 +30,7 @@ def read_rows(source: Any, split: str | None = None, limit: int | None = None) -
     """
     if isinstance(source, str | Path):
         path = Path(source).expanduser()
-        if not path.is_file():
+        if not os.path.isfile(path):
             rows = _table_rows(_open_dataset(path, str(source), split, limit))
         elif path.suffix not in ROW_FILES:
             raise ValueError(f"{str(source)!r} is no annotation file: expected one of {', '.join(ROW_FILES)}.")
@@ -122,7 +123,7 @@ def _open_dataset(path: Path, name: str, split: str | None, limit: int | None):
     """A folder or a hub id as a `datasets.Dataset`, on disk and mapped, not read."""
     import datasets
 
-    if path.is_dir():
+    if os.path.isdir(path):
         if (path / "state.json").is_file() or (path / "dataset_dict.json").is_file():
             return _one_split(datasets.load_from_disk(str(path)), name, split)
         files = sorted(path.glob("*.parquet")) or sorted((path / "data").glob("*.parquet"))
@@ -135,7 +136,7 @@ def _open_dataset(path: Path, name: str, split: str | None, limit: int | None):
             )
         return _parquet(files)
     if name.count("/") != 1 or name.startswith((".", "/", "~")) or path.suffix in ROW_FILES:
-        raise FileNotFoundError(f"{name!r} does not exist.")
+        raise FileNotFoundError(f"{name[:200]!r} does not exist.")
     try:
         return _one_split(datasets.load_dataset(name, split=split, streaming=limit is not None), name, split)
     except Exception as error:  # offline, absent, gated: each library version has its own kinds

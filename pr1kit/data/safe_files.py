@@ -149,11 +149,9 @@ class _Reader:
                 raise self.bad(problem.msg) from None
             except RecursionError as problem:
                 raise self.bad(problem) from None
-            if end < len(self.text):
-                self.at = end
-                return value
-            if not self.more():  # else a number might go on
-                self.at = len(self.text)
+            size = end - self.at
+            if end < len(self.text) - 3 or not self.more():  # of 1.5e-3 the beginnings 1, 1.5 and 1.5e- give a number
+                self.at += size
                 return value
 
     def listed(self) -> Iterator:
@@ -165,7 +163,7 @@ class _Reader:
                     value, end = _DECODER.scan_once(self.text, comma.end())
                 except (StopIteration, ValueError, RecursionError):
                     break
-                if end == len(self.text):
+                if end >= len(self.text) - 3:
                     break
                 self.at = end
                 yield value

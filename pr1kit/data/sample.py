@@ -21,6 +21,8 @@ MOST = sys.float_info.max
 
 def as_rows(values: Any, width: int, what: str) -> np.ndarray:
     """`values` as a float array `(N, width)`; an empty or missing value gives `(0, width)`. Raises ValueError."""
+    if isinstance(values, np.ndarray) and values.dtype == float and values.shape[1:] == (width,):
+        return values
     if values is None or (isinstance(values, list | tuple) and not values):
         return np.zeros((0, width))
     try:
@@ -67,9 +69,10 @@ class Target:
         if isinstance(self.labels, str):
             raise ValueError(f"Target labels must be a list of names, got the string {self.labels!r}.")
         labels = tuple(() if self.labels is None else self.labels)
-        for value in (*labels, "" if self.text is None else self.text):
-            if not isinstance(value, str | Integral):
-                raise ValueError(f"Target labels and text must be text, got {str(value)[:60]}.")
+        words = (*labels, "" if self.text is None else self.text)
+        odd = [word for word in words if type(word) is not str and not isinstance(word, str | Integral)]
+        if odd:
+            raise ValueError(f"Target labels and text must be text, got {str(odd[0])[:60]}.")
         labels = tuple(map(str, labels))
         if labels and len(labels) != len(boxes):
             raise ValueError(f"Target has {len(boxes)} boxes but {len(labels)} labels.")

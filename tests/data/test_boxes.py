@@ -1,5 +1,7 @@
 """Geometry: properties, parity with torchvision and with the model's processor, and the coordinate round trip."""
 
+import re
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -13,6 +15,7 @@ from pr1kit.data.boxes import (
     giou,
     iou,
     is_valid,
+    parse_frame,
     pixels_per_unit,
     smart_resize,
     to_pixels,
@@ -119,3 +122,19 @@ def test_a_frame_without_image_size_is_one_clear_sentence():
 def test_an_impossible_image_cannot_be_resized():
     with pytest.raises(ValueError, match="200:1"):
         smart_resize((1000, 2))
+
+
+@pytest.mark.parametrize("text", ["pixel", "norm1000"])
+def test_a_frame_that_has_a_name_is_that_name(text):
+    assert parse_frame(text) == text
+
+
+def test_a_frame_of_another_size_is_its_sides():
+    assert parse_frame("640x480") == (640, 480)
+    assert parse_frame("1X1") == (1, 1)
+
+
+@pytest.mark.parametrize("text", ["", "percent", "640", "640x", "x480", "0x5", "-1x5", "infx5", "nanxnan", "1x2x3"])
+def test_any_other_frame_is_one_sentence(text):
+    with pytest.raises(ValueError, match=re.escape(f"Unknown frame {text!r}: choose pixel, norm1000 or WxH")):
+        parse_frame(text)

@@ -1,12 +1,15 @@
 """What the model sees of an image: upright, RGB, nothing black that was clear; boxes that turn with their image."""
 
 import io
+import zlib
 
 import numpy as np
 import pytest
 from PIL import Image, ImageOps
 
+from pr1kit.data import images
 from pr1kit.data.images import ORIENTATION, orientation, probe, to_rgb, upright_boxes, upright_size
+from pr1kit.data.records import StoredImage
 from pr1kit.data.sample import Sample, Target
 
 BOX, SIZE = (30, 10, 55, 18), (80, 60)
@@ -92,3 +95,87 @@ def test_a_file_cut_short_is_found_when_decoded_and_named(tmp_path):
             probe(tmp_path / name)
         with pytest.raises(error, match=f"{name}.*sample 's'"):
             Sample(tmp_path / name, "ocr", "", Target(text="x"), "s").load_image()
+
+
+def grey(values, mode: str, folder) -> Sample:
+    path = folder / "x.tiff"
+    Image.fromarray(np.asarray(values)).save(path)
+    with Image.open(path) as image:
+        assert image.mode == mode
+    return Sample(path, "ocr", "", Target(text="x"), "s")
+
+
+@pytest.mark.parametrize(
+    ("values", "mode", "seen"),
+    [
+        (np.float32([[0, 0.5, 1]]), "F", [0, 127, 255]),
+        (np.float32([[0, 100.2, 255]]), "F", [0, 100, 255]),
+        (np.int32([[0, 100, 255]]), "I", [0, 100, 255]),
+        (np.int32([[0, 32896, 65535]]), "I", [0, 128, 255]),
+        (np.uint16([[0, 200, 65535]]), "I;16", [0, 0, 255]),
+    ],
+)
+def test_grey_of_16_and_32_bits_keeps_its_white(tmp_path, values, mode, seen):
+    """A float TIFF in 0..1 was black, one of whole numbers of 8 bits too."""
+    loaded = grey(values, mode, tmp_path).load_image()
+    assert np.asarray(loaded)[0, :, 0].tolist() == seen
+
+
+@pytest.mark.parametrize("values", [[-1, 1], [0, 300], [0, np.nan], [0, np.inf]])
+def test_grey_whose_white_is_not_known_is_refused(tmp_path, values):
+    sample = grey(np.float32([values]), "F", tmp_path)
+    for look in (sample.load_image, lambda: probe(sample.image)):
+        with pytest.raises(ValueError, match=r"x\.tiff.* cannot be read as an image \(its F pixels run from"):
+            look()
+
+
+def test_one_limit_of_pixels_holds_for_every_image(tmp_path, monkeypatch):
+    path = tmp_path / "large.png"
+    Image.new("L", (300, 200)).save(path)
+    sample = Sample(path, "ocr", "", Target(text="x"), "s")
+    assert sample.load_image().size == (300, 200)
+    monkeypatch.setattr(images, "MAX_PIXELS", 59_999)
+    in_memory = Sample(Image.new("L", (300, 200)), "ocr", "", Target(text="x"), "s")
+    stored = Sample(StoredImage("cell", path.read_bytes()), "ocr", "", Target(text="x"), "s")
+    for look in (sample.load_image, in_memory.load_image, stored.load_image, lambda: images.image_size(path)):
+        with pytest.raises(ValueError, match=r"300x200 is more than the limit of 59,999 pixels.*PR1KIT_MAX_PIXELS"):
+            look()
+
+
+def test_a_decompression_bomb_is_one_sentence_and_never_decoded(tmp_path):
+    path = tmp_path / "bomb.png"
+    head = b"\x89PNG\r\n\x1a\n"
+    for kind, data in ((b"IHDR", (50_000).to_bytes(4, "big") * 2 + bytes([8, 0, 0, 0, 0])), (b"IEND", b"")):
+        head += len(data).to_bytes(4, "big") + kind + data + zlib.crc32(kind + data).to_bytes(4, "big")
+    path.write_bytes(head)
+    with pytest.raises(ValueError, match=r"bomb\.png' of sample 's' cannot be read as an image \(it has more than"):
+        Sample(path, "ocr", "", Target(text="x"), "s").load_image()
+
+
+def test_the_size_of_an_upright_image_is_read_from_its_header(tmp_path):
+    exif = Image.Exif()
+    exif[ORIENTATION] = 6
+    path = tmp_path / "turned.jpg"
+    Image.effect_noise((200, 100), 60).save(path, exif=exif)
+    path.write_bytes(path.read_bytes()[:2000])
+    assert images.image_size(path) == (100, 200)
+
+
+@pytest.mark.parametrize("damage", ["tail", "head", "middle", "empty"])
+@pytest.mark.parametrize("ending", ["png", "jpg", "gif", "tiff", "webp", "bmp"])
+def test_damaged_files_are_pictures_or_one_sentence(tmp_path, damage, ending):
+    path = tmp_path / f"x.{ending}"
+    Image.effect_noise((64, 64), 60).save(path)
+    content = bytearray(path.read_bytes())
+    rng = np.random.default_rng(0)
+    for _ in range(20):
+        start = {"tail": len(content) * 3 // 4, "head": 2, "middle": len(content) // 3, "empty": 0}[damage]
+        broken = bytearray() if damage == "empty" else bytearray(content)
+        broken[start : start + 40] = rng.bytes(40) if broken else b""
+        path.write_bytes(broken)
+        said = ""
+        try:
+            Sample(path, "ocr", "", Target(text="x"), "s").load_image()
+        except ValueError as error:
+            said = str(error)
+        assert said == "" or said.startswith(f"Image '{path}' of sample 's' cannot be read as an image (")

@@ -127,7 +127,7 @@ class _Notes:
 
     def extend(self, notes: Iterator) -> None:
         """Reads annotations; a damaged one is remembered with its image."""
-        owners, kinds, pack = self._owner_of, self._kind_of, Struct(f"{COLUMNS}d").pack
+        rows, owners, kinds, pack = self._rows, self._owner_of, self._kind_of, Struct(f"{COLUMNS}d").pack
         for place, note in enumerate(notes):
             owner = None
             try:
@@ -136,7 +136,7 @@ class _Notes:
                 area, crowd = note.get("area"), CROWD[note.get("iscrowd")]
                 area = area if type(area) in (int, float) and 0 < area < 1e300 else math.nan
                 kind = kinds.setdefault(note["category_id"], len(kinds))
-                self._rows += pack(x, y, width, height, area, owner, kind, crowd)
+                rows += pack(x, y, width, height, area, owner, kind, crowd)
             except (TypeError, ValueError, KeyError, OverflowError, AttributeError, StructError):
                 fault = f"its annotation {place} {_fault(note)}" if owner is not None else _fault(note)
                 self.lost.append((place, fault)) if owner is None else self._damaged.setdefault(owner, fault)

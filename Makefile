@@ -4,7 +4,7 @@ VENV := .venv
 RUN := $(VENV)/bin/python
 READY := $(VENV)/.installed
 
-.PHONY: demo experiments test browser notebooks lint clean
+.PHONY: demo experiments test gpu browser notebooks lint clean
 
 demo: $(READY)
 	$(RUN) -m pr1kit demo
@@ -25,6 +25,11 @@ browser:
 lint: $(READY)
 	$(RUN) -m ruff check .
 	$(RUN) -m ruff format --check .
+	$(RUN) -m mypy
+
+# Only the tests that need a CUDA GPU; `make test` skips them where there is none.
+gpu: $(READY)
+	$(RUN) -m pytest -m gpu
 
 # The grids that test the paper's claims, or what is left of them; with FAST=1 four steps of each.
 experiments: $(READY)
@@ -43,4 +48,4 @@ $(READY): pyproject.toml
 	@touch $@
 
 clean:
-	rm -rf runs .pytest_cache .ruff_cache .hypothesis
+	rm -rf runs .pytest_cache .ruff_cache .mypy_cache .hypothesis

@@ -40,7 +40,7 @@ def open_explorer(path: str | Path | None = None, annotations: str | Path | None
 
     Raises FileNotFoundError or ValueError, one sentence, where there is nothing to show.
     """
-    if annotations is not None:
+    if path is not None and annotations is not None:
         try:
             return RewardExplorer(load_sample(path, annotations))
         except Image.DecompressionBombError as problem:
@@ -117,5 +117,5 @@ def _sloppy(scene: Sample) -> str:
     """Every object boxed, in another order, each box a little off."""
     order = np.arange(len(scene.target.boxes))[::-1]
     off = np.random.default_rng(0).normal(0, 2.5, (len(order), 4))
-    boxes = clip(np.round(scene.target.boxes[order] + off), scene.target.image_size)
+    boxes = clip(np.round(scene.target.boxes[order] + off), scene.target.image_size or (64, 64))
     return "".join(write_place("pairs", box, scene.question) for box in boxes.tolist())

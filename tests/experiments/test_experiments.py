@@ -140,7 +140,14 @@ def test_every_grid_can_be_run_and_fast_is_small():
         assert len(set(conditions)) == len(conditions) > 1
         assert len(grid.seeds) >= 3
         assert grid.claim
-        assert {grid.factors_of(cell) != {} for cell in grid.cells()} == {True}
+        for cell, fields in grid.cells().items():
+            chosen = grid.factors_of(cell)
+            assert list(chosen) == list(grid.factors)
+            assert cell == "-".join(filter(None, chosen.values()))
+            assert fields == {
+                **grid.base,
+                **{k: v for f, name in chosen.items() for k, v in grid.factors[f][name].items()},
+            }
         small = [Condition.of(fields) for fields in fast(grid).cells().values()]
         assert {(c.steps, c.held_out) for c in small} == {(4, 8)}
         assert len(fast(grid).seeds) == 1

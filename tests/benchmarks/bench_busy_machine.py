@@ -75,15 +75,16 @@ def step(worker: subprocess.Popen) -> float:
 
 
 def measure(
-    workers: dict[str, subprocess.Popen], code: str | None, runs: int, nice: int
+    workers: dict[str, subprocess.Popen], code: str | None, runs: int, realtime: bool
 ) -> tuple[dict[str, list], float]:
     """Seconds of the steps by setting, and the cores that others held, with two processes of `code` beside it."""
     beside = [start(["-c", code], {}) for _ in range(2 if code else 0)]
     try:
         time.sleep(5 if code else 0)
-        for process in [*workers.values(), *beside]:
-            for thread in Path(f"/proc/{process.pid}/task").iterdir():
-                os.setpriority(os.PRIO_PROCESS, int(thread.name), nice)
+        for worker in workers.values():
+            for thread in map(int, os.listdir(f"/proc/{worker.pid}/task")):
+                policy = (os.SCHED_RR, os.sched_param(1)) if realtime else (os.SCHED_OTHER, os.sched_param(0))
+                os.sched_setscheduler(thread, *policy)
         all_of_ours, started = [*workers.values(), *beside], time.perf_counter()
         before = busy_seconds(all_of_ours)
         times = {name: [] for name in workers}
@@ -102,7 +103,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--out", type=Path)
     parser.add_argument("--runs", type=int, default=7)
-    parser.add_argument("--nice", type=int, default=0)
+    parser.add_argument("--realtime", action="store_true", help="as root: before others in the quiet column")
     parser.add_argument("--numerical", action="store_true", help="also beside two numerical jobs: minutes")
     parser.add_argument("--work", action="store_true", help=argparse.SUPPRESS)
     options = parser.parse_args()
@@ -117,7 +118,7 @@ def main() -> None:
         step(worker)  # the first warms up
     rows = {name: {"setting": name} for name in workers}
     for load, code in (LOADS | ({"numerical": NUMERICAL} if options.numerical else {})).items():
-        times, others = measure(workers, code, options.runs, options.nice)
+        times, others = measure(workers, code, options.runs, options.realtime and code is None)
         for name, seconds in times.items():
             rows[name] |= {
                 f"{load}_s": f"{np.median(seconds):.2f} ({min(seconds):.2f})",

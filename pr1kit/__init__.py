@@ -6,8 +6,8 @@ The public names stand in `__init__.pyi` and are imported when first asked for: 
 torch.
 
 Importing the kit sets `GOMP_SPINCOUNT`, unless it or `OMP_WAIT_POLICY` is set already: torch's OpenMP threads spin at
-barriers, and beside another process that holds a core a training step then takes many times as long
-(tests/benchmarks/bench_busy_machine.py). OpenMP reads it once, when torch is imported; in a script that imports torch
+barriers, and beside other processes that hold the cores a training step then takes many times as long: measured in
+data/benchmarks/busy_machine_cpu.csv by tests/benchmarks/bench_busy_machine.py. OpenMP reads it once, when torch is imported; in a script that imports torch
 before the kit, set it in the shell.
 """
 

@@ -33,7 +33,7 @@ def imported_modules(source: str, path: str = "") -> set[str]:
         elif isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name) and node.value.id == "pr1kit":
             found.add(PUBLIC.get(f"pr1kit.{node.attr}", "pr1kit"))
         elif isinstance(node, ast.Constant) and isinstance(node.value, str) and node.value.startswith("pr1kit."):
-            found.add(node.value.rstrip("."))
+            found |= {node.value.rstrip(".")} & set(modules())
     return {name for name in found if name.split(".")[0] == "pr1kit"}
 
 

@@ -21,7 +21,7 @@ def environment(**changes) -> dict:
     ids=["nothing", "a count", "a policy"],
 )
 def test_the_runtime_sees_the_setting(given, spins):
-    code = "import pr1kit; pr1kit.load_policy"
+    code = "import pr1kit, torch"
     done = subprocess.run(
         [sys.executable, "-c", code],
         env=environment(OMP_DISPLAY_ENV="verbose", **given),

@@ -125,6 +125,8 @@ def main() -> None:
                 f"{load}_others": f"{others:.1f}",
             }
         for output in [sys.stdout, *([options.out.open("w", newline="")] if options.out else [])]:
+            how = ", --realtime in the quiet column" if options.realtime else ""
+            print(f"# median (fastest) of {options.runs} steps, {os.cpu_count()} cores{how}", file=output)
             writer = csv.DictWriter(output, list(next(iter(rows.values()))))
             writer.writeheader()
             writer.writerows(rows.values())

@@ -7,8 +7,8 @@ torch.
 
 Importing the kit sets `GOMP_SPINCOUNT`, unless it or `OMP_WAIT_POLICY` is set already: torch's OpenMP threads spin at
 barriers, and beside other processes that hold the cores a training step then takes many times as long: measured in
-data/benchmarks/busy_machine_cpu.csv by tests/benchmarks/bench_busy_machine.py. OpenMP reads it once, when torch is imported; in a script that imports torch
-before the kit, set it in the shell.
+data/benchmarks/busy_machine_cpu.csv by tests/benchmarks/bench_busy_machine.py. OpenMP reads it once, when torch is
+imported; for a script that imports torch before the kit, set it in the shell.
 """
 
 import os

@@ -6,7 +6,7 @@ from typing import assert_type
 
 import pr1kit
 from pr1kit import Answer, Policy, RewardResult, Rollout, Sample, Target
-from pr1kit.data.load import Samples
+from pr1kit.data.assemble import Samples
 from pr1kit.evaluation.complexity import Headroom, Perplexity
 from pr1kit.evaluation.metrics import Metrics
 

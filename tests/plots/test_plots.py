@@ -15,6 +15,7 @@ from pr1kit import plots
 from pr1kit.data.sample import Sample, Target
 from pr1kit.data.scenes import make_scenes
 from pr1kit.plots.drawing import BETTER, NEUTRAL, PREDICTION, TRUTH, WORSE
+from pr1kit.rewards.groups import pass_at_k
 from pr1kit.rewards.results import Answer, RewardResult, Rollout
 from pr1kit.rewards.text_similarity import compare_texts
 
@@ -428,7 +429,7 @@ def test_pass_at_k_equals_counting_all_draws():
     groups = [[1.0, 0.0, 0.0, 0.2], [0.0, 0.0, 0.0, 0.0], [0.6, 0.5, 0.9, 0.1]]
     # by hand: 1, 0 and 3 of 4 pass; a draw of k fails with C(4 - c, k) / C(4, k)
     expected = [[1 / 4, 0, 3 / 4], [1 / 2, 0, 1], [3 / 4, 0, 1], [1, 0, 1]]
-    np.testing.assert_allclose(plots.pass_at_k(groups, 0.5), expected, atol=1e-12)
+    np.testing.assert_allclose(pass_at_k(groups, 0.5), expected, atol=1e-12)
     ax = plots.plot_pass_at_k(groups, 0.5)
     np.testing.assert_allclose(ax.lines[0].get_ydata(), np.mean(expected, axis=1))
     assert ax.lines[0].get_xdata().tolist() == [1, 2, 3, 4]
@@ -436,7 +437,7 @@ def test_pass_at_k_equals_counting_all_draws():
 
 
 def test_pass_at_k_stops_at_the_smallest_group():
-    assert plots.pass_at_k([[1.0, 0.0, 0.0], [0.0, 1.0]]).shape == (2, 2)
+    assert pass_at_k([[1.0, 0.0, 0.0], [0.0, 1.0]]).shape == (2, 2)
 
 
 @pytest.mark.parametrize("plot", [plots.plot_reward_histogram, plots.plot_pass_at_k])

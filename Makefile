@@ -4,7 +4,7 @@ VENV := .venv
 RUN := $(VENV)/bin/python
 READY := $(VENV)/.installed
 
-.PHONY: address demo experiments test browser faults notebooks lint clean
+.PHONY: address demo experiments test gpu browser faults notebooks lint clean
 
 demo: $(READY)
 	$(RUN) -m pr1kit demo
@@ -25,6 +25,11 @@ browser:
 lint: $(READY)
 	$(RUN) -m ruff check .
 	$(RUN) -m ruff format --check .
+	$(RUN) -m mypy
+
+# Only the tests that need a CUDA GPU; `make test` skips them where there is none.
+gpu: $(READY)
+	$(RUN) -m pytest -m gpu
 
 # Two hundred kills, full disks, damaged files and second processes against a run's folder: about half an hour.
 faults: $(READY)
@@ -53,4 +58,4 @@ $(READY): pyproject.toml
 	@touch $@
 
 clean:
-	rm -rf runs .pytest_cache .ruff_cache .hypothesis
+	rm -rf runs .pytest_cache .ruff_cache .mypy_cache .hypothesis

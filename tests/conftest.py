@@ -1,5 +1,8 @@
 """Small random-weight policies of the real classes, saved to disk once a test run."""
 
+import pr1kit  # noqa: F401  before torch: it sets how long OpenMP's threads spin
+
+# isort: split
 import pytest
 import torch
 from transformers import (
@@ -67,6 +70,13 @@ def save_small_policy(kind: str, folder) -> str:
     model.save_pretrained(folder)
     processor.save_pretrained(folder)
     return str(folder)
+
+
+def pytest_collection_modifyitems(items):
+    if not torch.cuda.is_available():
+        for item in items:
+            if item.get_closest_marker("gpu"):
+                item.add_marker(pytest.mark.skip(reason="no CUDA GPU here: `make gpu` on a machine that has one"))
 
 
 @pytest.fixture(scope="session")

@@ -11,7 +11,7 @@ from __future__ import annotations
 import contextlib
 import io
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -85,7 +85,7 @@ class CocoTable:
             classes = range(len(self.params.catIds))
             curves = (self._sorted(category, area, self.params.maxDets[depth]) for category in classes)
             self._curves[area, depth] = [curve for curve in curves if curve is not None]
-        measure = _average_precision if kind == "precision" else _recall
+        measure: Callable[..., np.ndarray] = _average_precision if kind == "precision" else _recall
         per_class = [measure(*curve, weights) for curve in self._curves[area, depth]]  # (T,) each, nan without truth
         values = np.array(per_class).reshape(-1, len(self.params.iouThrs))
         with np.errstate(invalid="ignore"):
@@ -163,8 +163,9 @@ def answers_table(
     names = protocol.categories or [label for target in targets for label in target.labels]
     ids = {name: i for i, name in enumerate(sorted(set(map(normalize_label, names))), 1)}
     rows: tuple[list, list] = [], []
-    for image, pair in enumerate(zip(targets, answers, strict=True), 1):
-        for where, side in zip(rows, pair, strict=True):
+    for image, (target, answer) in enumerate(zip(targets, answers, strict=True), 1):
+        sides: tuple[Target | Answer, ...] = (target, answer)
+        for where, side in zip(rows, sides, strict=True):
             for (x1, y1, x2, y2), label in zip(side.boxes.tolist(), map(normalize_label, side.labels), strict=True):
                 if label in ids:
                     box, size = [x1, y1, x2 - x1, y2 - y1], (x2 - x1) * (y2 - y1)

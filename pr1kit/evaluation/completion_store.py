@@ -67,7 +67,7 @@ class CompletionStore:
 
     def kept(self) -> dict[str, dict]:
         """All rows by id, those of unfinished parts included."""
-        rows = {}
+        rows: dict[str, dict] = {}
         for path in [*([self.path] if self.path.exists() else []), *self._parts()]:
             rows |= read_completions(path)
         return rows

@@ -40,7 +40,8 @@ class Metrics(Mapping):
     ):
         self.task, self.samples, self.note = task, samples, note
         self._values, self._weighted = values, weighted
-        self._resamples, self._seed, self._drawn = resamples, seed, {}
+        self._resamples, self._seed = resamples, seed
+        self._drawn: dict[str, np.ndarray] = {}
 
     def __getitem__(self, name: str) -> float:
         return self._values[name]

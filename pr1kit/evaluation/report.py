@@ -53,7 +53,7 @@ def score_completions(
         )
     chosen = [rows[sample.id] for sample in samples]
     task = samples[0].task
-    frames = [row.get("frame") or frame for row in chosen]
+    frames: Any = [row.get("frame") or frame for row in chosen]
     if None in frames:
         if task != "ocr":
             raise ValueError(

@@ -181,7 +181,7 @@ def _result(text: str, target: Target, task: str, key: tuple, group: list, membe
     totals = [_total(other, target, task, key) if isinstance(other, str) else float(other) for other in group]
     place = member if member is not None and 0 <= member < len(totals) else len(totals)
     totals[place : place + 1] = [result.total]
-    advantages = group_advantages(totals).tolist()
+    advantages = group_advantages(np.array(totals)).tolist()
     perfect = get_task(task).write_answer(target, label="object")
     return {
         "recipe": recipe,

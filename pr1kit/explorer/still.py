@@ -22,7 +22,7 @@ def draw_explorer(sample: Sample, readout: dict, matching: str) -> bytes:
     with style():
         figure = plt.figure(figsize=(8.6, 4.1))
         try:
-            left, right = figure.subfigures(1, 2, width_ratios=(1, 1.15))
+            left, right = figure.subfigures(1, 2, width_ratios=(1, 1.15), squeeze=False)[0]
             results = readout["results"]
             boxes = np.array([i["values"] for i in readout["items"] if len(i["values"]) == 4]).reshape(-1, 4)
             picture = left.subplots()

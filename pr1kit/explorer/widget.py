@@ -81,8 +81,11 @@ class RewardExplorer(anywidget.AnyWidget):
         group: Sequence[str | float] = (),
         **kwargs,
     ):
-        self._frame, self._quiet, self._past, self._future, self._gesture = frame, True, [], [], None
-        self._log, self._samples = None, {}
+        self._frame, self._quiet, self._gesture = frame, True, None
+        self._past: list[str] = []
+        self._future: list[str] = []
+        self._log: RolloutLog | None = None
+        self._samples: dict[str, Sample] = {}
         super().__init__(**kwargs)
         self._show(sample, completion)
         self.recipe, self.compare, self.matching = recipe, compare, matching
@@ -198,8 +201,8 @@ class RewardExplorer(anywidget.AnyWidget):
     def _refresh(self, *, asked: str = "", error: str = "") -> None:
         """Compute the readout and send it; where a reward cannot be computed (no labels, say) it tells why."""
         recipes = [self.recipe, *([self.compare] if self.compare else [])]
-        switches = {"matching": self.matching, "drop": self.drop, "frame": self.frame}
-        group = {"group": self.group, "member": self.member}
+        switches: dict[str, Any] = {"matching": self.matching, "drop": self.drop, "frame": self.frame}
+        group: dict[str, Any] = {"group": self.group, "member": self.member}
         try:
             seen = read_out(self.text, self._sample.target, task=self.task, recipes=recipes, **switches, **group)
         except ValueError as problem:

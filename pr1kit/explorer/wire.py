@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import io
+from bisect import bisect_left
 from typing import Any
 
 LARGEST_SIDE = 1400  # pixels of the picture that is sent; coordinates stay those of the original
@@ -39,11 +40,12 @@ def count_in_utf16(text: str, seen: dict) -> dict:
     >>> count_in_utf16("\N{CAT FACE}(1,2)", {"region": [1, 6], "items": []})["region"]
     [2, 7]
     """
-    if not text or max(text) <= "\\uffff":
+    wide = [place for place, character in enumerate(text) if character > "\uffff"]
+    if not wide:
         return seen
 
     def units(span: list[int]) -> list[int]:
-        return [len(text[:at].encode("utf-16-le")) // 2 for at in span]
+        return [at + bisect_left(wide, at) for at in span]
 
     items = [{**item, "span": units(item["span"])} for item in seen["items"]]
     return {**seen, "items": items, "region": units(seen["region"])}

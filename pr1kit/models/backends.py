@@ -36,10 +36,9 @@ def choose_dtype(dtype: str | torch.dtype, config, device: torch.device) -> torc
     if isinstance(dtype, str):
         if dtype not in DTYPES:
             raise ValueError(f"Unknown dtype {dtype!r}: choose one of {', '.join(DTYPES)}.")
-        dtype = getattr(config, "dtype", None) or torch.float32 if dtype == "auto" else getattr(torch, dtype)
-    if isinstance(dtype, str):  # as some configurations have it
-        dtype = getattr(torch, dtype)
-    return half_precision(device) if dtype == torch.bfloat16 else dtype
+        dtype = (getattr(config, "dtype", None) or torch.float32) if dtype == "auto" else dtype
+    chosen: torch.dtype = getattr(torch, dtype) if isinstance(dtype, str) else dtype  # some configurations have names
+    return half_precision(device) if chosen == torch.bfloat16 else chosen
 
 
 def half_precision(device: torch.device) -> torch.dtype:
@@ -99,7 +98,8 @@ def explain_hub_error(name: str, error: OSError) -> ValueError:
     """What went wrong when `name` was fetched from the Hugging Face hub, and what to do, as one sentence."""
     from huggingface_hub.errors import GatedRepoError, RepositoryNotFoundError
 
-    chain, seen = [], error
+    chain: list[BaseException] = []
+    seen: BaseException | None = error
     while seen is not None and seen not in chain:
         chain.append(seen)
         seen = seen.__cause__ or seen.__context__

@@ -184,7 +184,7 @@ def estimate_memory(
     tokens = micro_prompts * prompt + rows * completion_tokens if shared_prefix else rows * (prompt + completion_tokens)
     inner = 10 * shape.width + 5 * shape.inner  # normed inputs, q k v, attention, gate, up, their product, in one layer
     kept = shape.width if checkpointing else inner
-    activations = tokens * half * (shape.layers * kept + (2 * inner if checkpointing else 0))
+    activations: float = tokens * half * (shape.layers * kept + (2 * inner if checkpointing else 0))
     patches = (micro_prompts if shared_prefix else rows) * image_tokens * shape.merge**2
     vision_inner = 10 * shape.vision_width + 5 * shape.vision_inner
     sees = lora is None or lora.vision or lora.merger

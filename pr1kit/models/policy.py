@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from peft import PeftModel
@@ -32,14 +33,14 @@ class Policy:
     `name` is what was asked for, `base` the model beneath its adapter (the same where there is none).
     """
 
-    model: torch.nn.Module
-    processor: object
+    model: Any  # of a transformers class, perhaps inside a PEFT model
+    processor: Any
     name: str
     base: str = ""
     quantization: str | None = None
 
     @property
-    def core(self) -> torch.nn.Module:
+    def core(self) -> Any:
         """The model of transformers' class, its adapters in place."""
         return base_of(self.model)
 

@@ -118,7 +118,8 @@ def _estimate(value) -> tuple[float, float, float]:
     flat = np.hstack([np.ravel(part) for part in value]) if isinstance(value, Sequence | np.ndarray) else [value]
     if len(flat) not in (1, 3):
         raise ValueError(f"An estimate is a number or (value, low, high), got {value!r}.")
-    return tuple(float(x) for x in (flat if len(flat) == 3 else np.repeat(flat, 3)))
+    value, low, high = map(float, flat if len(flat) == 3 else np.repeat(flat, 3))
+    return value, low, high
 
 
 @style()

@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.artist import Artist
+from matplotlib.axes import Axes
 from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
@@ -28,7 +29,7 @@ from pr1kit.rewards.text_similarity import compare_texts, normalize
 # Okabe-Ito; each colour means one thing in every plot of the kit.
 TRUTH, PREDICTION, BETTER, WORSE = "#0072B2", "#E69F00", "#009E73", "#D55E00"
 NEUTRAL, INK = "#8C8C8C", "#262626"
-LEGEND = {"truth": (TRUTH, (0, (3, 1.6)), 1.9), "prediction": (PREDICTION, "-", 2.2)}
+LEGEND: dict[str, tuple[str, Any, float]] = {"truth": (TRUTH, (0, (3, 1.6)), 1.9), "prediction": (PREDICTION, "-", 2.2)}
 MISSING = "#CFE6F5"  # a pale truth blue, behind what an answer left out
 CROWDED = 0.2  # of a picture's area
 MONO_ADVANCE = 0.602  # width of a character of DejaVu Sans Mono, in font sizes
@@ -116,6 +117,8 @@ class Tags(Artist):
     outside or inside it, or, in a crowd, one further off with a thin leader. Tags that together would hide too much of
     a small picture (`CROWDED`) are left out."""
 
+    axes: Axes
+
     def __init__(self, ax):
         super().__init__()
         self.items: list[tuple[Text, np.ndarray]] = []
@@ -125,7 +128,7 @@ class Tags(Artist):
     def add(self, text: str, box: np.ndarray, colour: str) -> Text:
         """A tag with `text` for the xyxy `box`, filled with `colour`."""
         tag = self.axes.annotate(
-            text, box[:2], xytext=box[:2], textcoords="data", annotation_clip=False, zorder=5, fontsize=8,
+            text, (box[0], box[1]), (box[0], box[1]), textcoords="data", annotation_clip=False, zorder=5, fontsize=8,
             color="white" if colour in (TRUTH, WORSE) else "black", ha="left", va="bottom",
             bbox={"boxstyle": "square,pad=0.14", "facecolor": colour, "edgecolor": "white", "linewidth": 0.5},
             arrowprops={"arrowstyle": "-", "color": colour, "linewidth": 0.9, "shrinkA": 0, "shrinkB": 0},
@@ -139,7 +142,7 @@ class Tags(Artist):
         if not self.items:
             return
         frame = self.axes.get_window_extent(renderer)
-        points = 72 / self.axes.get_figure(root=True).dpi
+        points = 72 / self.axes.figure.dpi
         size = np.clip(min(frame.width, 1.6 * frame.height) * points / 34, 6, 8.5)
         to_display = self.axes.transData.transform
         corners = np.array([to_display(box.reshape(2, 2)) for _, box in self.items])  # (N, 2, 2)
@@ -217,7 +220,7 @@ def draw_scene(ax, scene: Panel, *, names: bool = True) -> None:
     for j, box in enumerate(target.boxes):
         draw_box(ax, box, "truth", thickness)
         name = target.labels[j] if names and target.labels else ""
-        said = answer.labels[found[j]] if j in found and answer.labels else None
+        said = answer.labels[found[j]] if answer is not None and j in found and answer.labels else None
         if name and (
             said is None or normalize_label(said) != normalize_label(name)
         ):  # the prediction's tag says it where they agree
@@ -245,7 +248,9 @@ def compact_figures(*, dpi: int = 80, colours: int = 160) -> None:
         large, small = io.BytesIO(), io.BytesIO()
         figure.savefig(large, dpi=dpi, bbox_inches="tight")
         picture, palette = Image.open(large).convert("RGB"), Image.new("P", (1, 1))
-        palette.putpalette(picture.quantize(colours).getpalette()[: 3 * colours] + house)  # these keep their meaning
+        palette.putpalette(
+            (picture.quantize(colours).getpalette() or [])[: 3 * colours] + house
+        )  # these keep their meaning
         picture.quantize(palette=palette, dither=Image.Dither.NONE).save(small, "PNG", optimize=True)
         return small.getvalue()
 

@@ -15,6 +15,7 @@ from typing import Any
 
 import matplotlib.pyplot as plt
 import numpy as np
+from matplotlib.artist import Artist
 from matplotlib.patheffects import withStroke
 
 from pr1kit.data.boxes import centers, iou, is_valid, to_pixels
@@ -98,13 +99,13 @@ def plot_boxes(
     if sample is not None and truth is None:
         truth = sample.target
     if truth is not None and not isinstance(truth, Target):
-        truth = Target.of(truth) if isinstance(truth, dict) else Target(boxes=truth, labels=truth_labels)
+        truth = Target.of(truth) if isinstance(truth, dict) else Target(boxes=truth, labels=tuple(truth_labels))
     if completion is not None and task is None:
         raise ValueError("A completion can only be read as an answer to a task: give task= or a Sample.")
-    answer = parse(task, completion) if completion is not None else predictions
+    answer = parse(str(task), completion) if completion is not None else predictions
     if answer is not None:
         answer = _to_picture(answer if isinstance(answer, Answer) else _as_answer(answer, labels), frame, picture)
-    pairs = []
+    pairs: list[tuple[int, int, float]] = []
     if answer is not None and truth is not None:
         overlap = _overlap(answer, truth, task)
         pairs = match(overlap) if matches is None else [(p, t, float(overlap[p, t])) for p, t, *_ in matches]
@@ -169,7 +170,9 @@ def plot_matching(image, predictions, matches, *, truth=None, frame: Any = "pixe
         halo = [withStroke(linewidth=3.6, foreground="white")]
         ax.plot(*line.T, "-o", color=INK, lw=1.5, ms=4, path_effects=halo, zorder=4, gid="pair")
         middle = np.tile(line.mean(0), 2)
-        tags.add(f"{score:.2f}", middle, "white").get_bbox_patch().set(edgecolor=INK, linewidth=0.8)
+        tag = tags.add(f"{score:.2f}", middle, "white")
+        if patch := tag.get_bbox_patch():
+            patch.set(edgecolor=INK, linewidth=0.8)
     drawing.legend_below(ax, drawing.legend_handles("truth", "prediction", note="(number: score, ✕: no partner)"))
     return ax
 
@@ -191,7 +194,7 @@ def _panel_size(scenes: Sequence[Panel], side: float) -> tuple[float, float]:
 
 def _quality(sample: Sample, scene: Panel) -> tuple[str, float]:
     """What stands under a panel, and a number that is larger for a better answer."""
-    answer, target = scene.answer, scene.target
+    answer, target = scene.answer or Answer(), scene.target or Target()
     if sample.task == "ocr":
         runs = drawing.compare_texts(target.text, answer.text)
         wrong = sum(len(text) for text, mark in runs if mark != "same")
@@ -209,8 +212,9 @@ def _quality(sample: Sample, scene: Panel) -> tuple[str, float]:
 
 def _finish(figure, tasks: set[str]) -> None:
     """One legend under all panels, and a first layout: constrained layout settles at the second."""
-    handles = drawing.legend_handles("truth", "prediction", note=IOU_NOTE) if tasks != {"ocr"} else []
-    handles = handles + (drawing.transcript_handles() if "ocr" in tasks else [])
+    handles: list[Artist] = []
+    handles += drawing.legend_handles("truth", "prediction", note=IOU_NOTE) if tasks != {"ocr"} else []
+    handles += drawing.transcript_handles() if "ocr" in tasks else []
     figure.legend(handles=handles, loc="outside lower center", ncols=len(handles), fontsize=8.5)
     figure.get_figure(root=True).draw_without_rendering()
 

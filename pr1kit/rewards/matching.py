@@ -39,14 +39,16 @@ def match(scores: np.ndarray, how: str = "optimal") -> list[tuple[int, int, floa
 def _optimal(scores: np.ndarray) -> tuple[list[int], list[int]]:
     from scipy.optimize import linear_sum_assignment
 
-    useful = scores.any(1).nonzero()[0]  # a thousand guesses that hit nothing need no assignment
+    useful = np.flatnonzero(scores.any(1))  # a thousand guesses that hit nothing need no assignment
     rows, columns = linear_sum_assignment(scores[useful], maximize=True)
     return useful[rows].tolist(), columns.tolist()
 
 
 def _greedy(scores: np.ndarray) -> tuple[list[int], list[int]]:
     """Best pair first; equal scores in reading order."""
-    rows, columns, free = [], [], min(scores.shape)
+    rows: list[int] = []
+    columns: list[int] = []
+    free = min(scores.shape)
     for flat in np.argsort(-scores, axis=None, kind="stable").tolist():
         row, column = divmod(flat, scores.shape[1])
         if len(rows) == free or scores[row, column] <= 0:
@@ -67,7 +69,7 @@ def aggregate(total: float, predictions: int, truths: int, how: str = "max") -> 
     (0.75, 1.0)
     """
     if how == "max":
-        count = max(predictions, truths)
+        count: float = max(predictions, truths)
     elif how == "f1":
         count = (predictions + truths) / 2
     elif how in ("truth", "prediction"):
@@ -89,7 +91,8 @@ def ignore_repeats(scores: np.ndarray, items: list, overlap: np.ndarray) -> np.n
     """
     if len(set(items)) == len(items):
         return scores
-    index, exact, kept = {}, overlap >= 0.95, scores.copy()
+    index: dict = {}
+    exact, kept = overlap >= 0.95, scores.copy()
     for i, item in enumerate(items):
         first = index.setdefault(item, i)
         if first != i:

@@ -109,7 +109,7 @@ def reward_function(task: str, recipe: str = "kit", *, frame: Any = "pixel", **o
         return [result.total for result in results]
 
     reward.__name__ = f"{task}_{recipe}"
-    reward.columns = needed
+    vars(reward)["columns"] = needed
     return reward
 
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from importlib import import_module
 from types import ModuleType
+from typing import Any
 
 from pr1kit.data.sample import TASKS
 from pr1kit.rewards.matching import AGGREGATES, MATCHINGS
@@ -41,8 +42,8 @@ class Options:
         if self.threshold is not None and not 0 < self.threshold <= 1:
             raise ValueError(f"The threshold is an IoU in (0, 1], got {self.threshold!r}.")
 
-    def mean(self, parts: dict[str, float]) -> float:
-        """The mean of the parts not dropped, 0 where all are."""
+    def mean(self, parts: dict[str, Any]) -> Any:
+        """The mean of the parts not dropped (numbers, or arrays of one shape), 0.0 where all are."""
         kept = [value for name, value in parts.items() if name not in self.drop]
         return sum(kept) / len(kept) if kept else 0.0
 

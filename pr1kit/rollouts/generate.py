@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import numpy as np
 import torch
 from tqdm.auto import tqdm
 
@@ -90,6 +91,6 @@ def sample_rollouts(
     for sample, completions in zip(samples, groups, strict=True):
         frame = policy.frame(sample.load_image().size)
         results = score_batch(sample.task, completions, [sample.target] * len(completions), recipe=recipe, frame=frame)
-        advantages = group_advantages([result.total for result in results])
+        advantages = group_advantages(np.array([result.total for result in results]))
         rollouts.append([Rollout(c, r, float(a)) for c, r, a in zip(completions, results, advantages, strict=True)])
     return rollouts

@@ -40,9 +40,10 @@ class RolloutLog:
             self.path = below[0] / "rollouts.jsonl"
         settings = self.path.parent / "settings.json"
         self.settings = json.loads(settings.read_text(encoding="utf-8")) if settings.is_file() else {}
-        self.first_step = self._step_at(0)
-        if self.first_step is None:
+        first = self._step_at(0)
+        if first is None:
             raise ValueError(f"{str(self.path)!r} holds no group of rollouts yet.")
+        self.first_step: int = first
 
     @property
     def last_step(self) -> int:
@@ -102,7 +103,8 @@ class RolloutLog:
 
     def steps_with(self, sample_id: str, most: int = 12) -> list[int]:
         """At which steps the sample was asked, the first `most` of them; searches the whole file, unparsed."""
-        wanted, steps, at = b'"id": ' + json.dumps(sample_id, ensure_ascii=False).encode() + b",", [], 0
+        wanted, at = b'"id": ' + json.dumps(sample_id, ensure_ascii=False).encode() + b",", 0
+        steps: list[int] = []
         with self.path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
             while len(steps) < most and (at := content.find(wanted, at)) >= 0:
                 line = content.rfind(b"\n", 0, at) + 1

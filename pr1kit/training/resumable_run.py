@@ -228,7 +228,15 @@ def _cut_logs(folder: RunFolder, checkpoint: Path | None) -> None:
     if checkpoint:
         history = json.loads((checkpoint / "trainer_state.json").read_text(encoding="utf-8"))["log_history"]
         rows = [row for logs in history if (row := log_row(logs["step"], logs))]
-        folder.write("log.jsonl", "".join(json.dumps(row) + "\n" for row in rows))
+        if rows != _rows(folder):
+            folder.write("log.jsonl", "".join(json.dumps(row) + "\n" for row in rows))
+
+
+def _rows(folder: RunFolder) -> list[dict]:
+    try:
+        return read_log(folder.path / "log.jsonl")
+    except (OSError, ValueError):
+        return []
 
 
 def _saved(folder: RunFolder) -> str:

@@ -116,7 +116,7 @@ def test_running_it_again_does_no_work_twice(finished, monkeypatch):
 def test_another_demo_in_its_folder_is_refused(finished, capsys):
     folder, _ = finished
     assert main(["demo", "--out", str(folder), "--seeds", "5", "--fast"]) == 2
-    assert "holds a run with other settings: add --fresh, or name another --out." in capsys.readouterr().err
+    assert "holds a run with other settings (seed was 0, is 5): choose another folder" in capsys.readouterr().err
 
 
 def test_several_seeds_make_one_table(tmp_path, capsys):
@@ -138,7 +138,7 @@ def test_the_tiny_policy_can_be_made_from_nothing_and_its_making_resumed(tmp_pat
     assert set(card["final"]) == set(card["after_clean"])
     assert "| grounding mean_iou | " in (tmp_path / "policy" / "README.md").read_text()
     assert main([*arguments, "--seed", "1"]) == 2
-    assert "holds a run with other settings: choose another --work" in capsys.readouterr().err
+    assert "holds a run with other settings (recipe was" in capsys.readouterr().err
 
 
 if __name__ == "__main__":

@@ -28,8 +28,14 @@ def test_every_grid_can_be_run_and_fast_is_small():
         conditions = [Condition.of(fields) for fields in grid.cells().values()]
         assert len(set(conditions)) == len(conditions) > 1
         assert grid.claim
-        for cell in grid.cells():
-            assert "-".join(grid.factors_of(cell).values()) == cell
+        for cell, fields in grid.cells().items():
+            chosen = grid.factors_of(cell)
+            assert list(chosen) == list(grid.factors)
+            assert cell == "-".join(filter(None, chosen.values()))
+            assert fields == {
+                **grid.base,
+                **{k: v for f, name in chosen.items() for k, v in grid.factors[f][name].items()},
+            }
         small = [Condition.of(fields) for fields in fast(grid).cells().values()]
         assert {(c.steps, c.held_out, c.prompts_per_step) for c in small} == {(4, 8, 4)}
         assert len(fast(grid).seeds) == 1

@@ -4,14 +4,18 @@ import io
 import itertools
 import json
 import re
+import struct
 import subprocess
 import sys
+import zlib
 from base64 import b64decode
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from PIL import Image
 
 from pr1kit.__main__ import main
@@ -21,6 +25,7 @@ from pr1kit.data.scenes import make_scenes
 from pr1kit.explorer.page import open_explorer
 from pr1kit.explorer.readout import perfect_answer, rewrite
 from pr1kit.explorer.widget import RewardExplorer
+from pr1kit.explorer.wire import count_in_utf16
 from pr1kit.rewards.groups import group_advantages
 from pr1kit.rewards.matching import MATCHINGS
 from pr1kit.rewards.results import Answer
@@ -131,6 +136,16 @@ def test_spans_count_as_javascript_counts():
     (item,) = explorer.readout["items"]
     units = explorer.text.encode("utf-16-le")
     assert units[2 * item["span"][0] : 2 * item["span"][1]].decode("utf-16-le") == "🐈🐈(10,10),(30,30)"
+
+
+@given(st.text(alphabet="ab\\\uffff🐈𝄞", max_size=12), st.data())
+def test_spans_are_counted_in_utf16_units(text, data):
+    at = sorted(data.draw(st.lists(st.integers(0, len(text)), min_size=2, max_size=2)))
+    seen = {"region": at, "items": [{"span": at}]}
+    counted = count_in_utf16(text, seen)
+    assert counted["region"] == [len(text[:each].encode("utf-16-le")) // 2 for each in at]
+    assert counted["items"][0]["span"] == counted["region"]
+    assert (counted is seen) == (len(text.encode("utf-16-le")) == 2 * len(text))  # counted again only where it matters
 
 
 def test_a_drag_of_thirty_moves_is_one_step_for_undo():
@@ -451,6 +466,10 @@ def test_a_picture_with_annotations_is_a_sample(tmp_path):
 def test_what_cannot_be_opened_is_one_sentence(tmp_path, capsys):
     Image.new("RGB", (40, 30)).save(tmp_path / "a.png")
     (tmp_path / "text.png").write_text("no picture")
+    header = b"IHDR" + struct.pack(">IIBBBBB", 60_000, 60_000, 8, 2, 0, 0, 0)  # 3.6 gigapixels, in 57 bytes
+    chunks = (header, b"IDAT", b"IEND")
+    packed = (struct.pack(">I", len(each) - 4) + each + struct.pack(">I", zlib.crc32(each)) for each in chunks)
+    (tmp_path / "bomb.png").write_bytes(b"\x89PNG\r\n\x1a\n" + b"".join(packed))
     for name, written in (("ok", '{"text": "A"}'), ("broken", "{"), ("far", '{"boxes": [[0, 0, 99, 9]]}')):
         (tmp_path / f"{name}.json").write_text(written)
     for places, sentence in (
@@ -459,6 +478,7 @@ def test_what_cannot_be_opened_is_one_sentence(tmp_path, capsys):
         (["a.png", "nowhere.json"], "does not exist"),
         (["nowhere.png", "ok.json"], "does not exist"),
         (["text.png", "ok.json"], "text.png"),
+        (["bomb.png", "ok.json"], "bomb.png"),
         (["a.png", "broken.json"], "broken.json': The annotations are no JSON"),
         (["a.png", "far.json"], "far.json': Target box [0.0, 0.0, 99.0, 9.0] lies outside"),
     ):

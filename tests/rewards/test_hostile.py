@@ -5,6 +5,8 @@ No case may raise, none may take over 50 ms of processor time, and none may beat
 
 import json
 import math
+import subprocess
+import sys
 import time
 
 import numpy as np
@@ -158,15 +160,49 @@ def test_chinese_and_combining_characters():
     assert score("ocr", "e\u0301" * 5, {"text": "é" * 5}).total == 1
 
 
-def test_code_never_runs(monkeypatch):
-    ran = []
-    monkeypatch.setattr("builtins.eval", lambda *a: ran.append(a))
-    monkeypatch.setattr("builtins.exec", lambda *a: ran.append(a))
-    for code in ("__import__('os').abort()", "[exec('1')] * 4", "(1,2),(3,4);exec('1')", "{'bbox_2d': eval('1')}"):
+def test_code_never_runs(tmp_path):
+    """Not in an interpreter that reports whatever it compiles, runs, imports, starts or opens while it scores."""
+    script = tmp_path / "watch.py"
+    script.write_text(WATCHED)
+    done = subprocess.run([sys.executable, script], capture_output=True, text=True, check=True)
+    watched, *seen = done.stdout.splitlines()
+    assert watched == "watching: ['compile', 'exec', 'import', 'open', 'os.putenv']"  # what eval and open would show
+    assert seen == []
+
+
+WATCHED = r"""
+import os, sys
+from pr1kit import score
+from pr1kit.data.sample import TASKS
+
+seen, target = None, {"boxes": [[10, 10, 50, 50]], "labels": ["cat"], "text": "cat", "image_size": (100, 100)}
+sys.addaudithook(lambda event, _: seen.append(event) if seen is not None and event.split(".")[0] in WATCH else None)
+WATCH = {"compile", "exec", "import", "open", "os", "subprocess", "socket", "ctypes", "pickle", "marshal"}
+codes = ("__import__('os').putenv('A', '1')", "[exec('1')] * 4", "(1,2),(3,4);exec('1')", "{'bbox_2d': eval('1')}",
+         "!!python/object/apply:os.putenv [A, b]", "cos\nputenv\n(S'A'\ntR.", "{{ cycler.__init__.__globals__.os }}")
+wraps = ("%s", "<|box_start|>%s<|box_end|>", '[{"bbox_2d": %s, "label": "cat"}]', "```py\n%s\n```", "[%s, 2, 3, 4]")
+
+
+def score_all():
+    for code in codes:
         for task in TASKS:
-            for wrap in ("{}", "<|box_start|>{}<|box_end|>", '[{{"bbox_2d": {}, "label": "cat"}}]', "```py\n{}\n```"):
-                score(task, wrap.format(code), ONE)
-    assert not ran
+            for wrap in wraps:
+                score(task, wrap.replace("%s", code), target)
+
+
+score_all()  # imports what the tasks need
+seen = []
+eval("__import__('os').putenv('A', '1')")
+try:
+    import no_module_of_this_name
+except ImportError:
+    open(os.devnull).close()
+print("watching:", sorted(set(seen)))
+seen = []
+score_all()
+seen, found = None, seen
+print(*found, sep="\n", end="")
+"""
 
 
 @pytest.mark.parametrize("truth", ["[[1, 2, 3, 4]]", '{"boxes": []}', "exec('1')", 3, None, [[1, 2, 3, 4]]])

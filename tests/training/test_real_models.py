@@ -10,6 +10,7 @@ import torch
 from huggingface_hub.errors import GatedRepoError, RepositoryNotFoundError
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForImageTextToText, Qwen2_5_VLConfig, Qwen2VLConfig
+from transformers.modeling_layers import GradientCheckpointingLayer
 
 from pr1kit import LoRASettings, PerceptionGRPOTrainer, export_adapter, export_model, load_policy, make_scenes
 from pr1kit.models.adapters import add_lora
@@ -170,29 +171,41 @@ def test_what_cannot_fit_is_refused_and_what_may_not_is_warned_of():
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_activations_are_what_autograd_keeps(small_policies, scenes, tmp_path, kind):
-    """With checkpointing the tensors kept for the backward pass are the layers' inputs, which the estimate counts."""
+    """With checkpointing each layer keeps its input, which the estimate counts, and nothing that is made inside it."""
     policy = load_policy(small_policies[kind], dtype="float32", lora={"r": 2, "vision": True})
     torch.manual_seed(0)
     t = trainer_of(policy, scenes, tmp_path)
     t.model.gradient_checkpointing_enable(t.args.gradient_checkpointing_kwargs)
     batch = t._prepare_inputs(next(iter(t.get_train_dataloader())))
     rows = LogProbs.of_batch(t, batch)
-    kept: dict[int, int] = {}
-    own = {p.data_ptr() for p in t.model.parameters()}
+    kept, inside, inputs = {}, [], {}
+    layers = [module for module in t.model.modules() if isinstance(module, GradientCheckpointingLayer)]
 
-    def pack(tensor):
-        if tensor.data_ptr() not in own and tensor.dtype == torch.float32:
-            kept[tensor.data_ptr()] = tensor.untyped_storage().nbytes()
+    def keep(tensor):
+        kept[tensor.data_ptr()] = tensor
         return tensor
 
-    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+    def note(_, values):
+        inputs[values[0].data_ptr()] = values[0]
+
+    for layer in layers:
+        layer.register_forward_pre_hook(note)
+        for part in layer.modules():
+            if part is not layer:
+                part.register_forward_hook(lambda *values: inside.append(values[-1]))
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
         logps, _ = rows.shared(range(len(rows.input_ids)))
     assert logps.requires_grad
     shape = Geometry.of(policy.core.config)
     tokens = rows.pack(range(len(rows.input_ids)))[0].input_ids.numel()
     patches = len(batch["pixel_values"])
-    inputs = 4 * (shape.layers * tokens * shape.width + shape.vision_layers * patches * shape.vision_width)
-    assert inputs <= sum(kept.values()) <= 3 * inputs  # and head, merger, embeddings: much beside two layers
+    counted = 4 * (shape.layers * tokens * shape.width + shape.vision_layers * patches * shape.vision_width)
+    assert len(inputs) == len(layers) == shape.layers + shape.vision_layers
+    assert sum(each.untyped_storage().nbytes() for each in inputs.values()) == counted
+    assert inputs.keys() <= kept.keys()
+    made = {each.data_ptr() for each in inside if torch.is_tensor(each)}
+    assert len(made) > 10
+    assert not made - inputs.keys() & kept.keys() - inputs.keys()
 
 
 def test_a_run_is_estimated_from_its_policy_and_settings(small_policies):

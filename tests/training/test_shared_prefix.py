@@ -430,7 +430,7 @@ def test_an_image_token_in_an_answer_is_a_word_like_any_other(small_policies, tm
     t = trainer(SharedDrawn, small_policies["qwen2_5_vl"], tmp_path)
     batch = generated(t)
     batch["completion_ids"][1, 0] = t.model.config.image_token_id
-    logps, _ = LogProbs.of_batch(t, batch).packed(range(8))
+    logps, _ = LogProbs.of_batch(t, batch).shared(range(8))
     assert torch.isfinite(logps).all()
 
 

@@ -15,7 +15,6 @@ from pr1kit import pass_at_k, plots
 from pr1kit.data.sample import Sample, Target
 from pr1kit.data.scenes import make_scenes
 from pr1kit.plots.drawing import BETTER, NEUTRAL, PREDICTION, TRUTH, WORSE
-from pr1kit.rewards.groups import pass_at_k
 from pr1kit.rewards.results import Answer, RewardResult, Rollout
 from pr1kit.rewards.text_similarity import compare_texts
 

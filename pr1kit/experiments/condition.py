@@ -127,24 +127,10 @@ class Condition:
             settings = replace(TINY, micro_prompts=self.prompts_per_step, learning_rate=LEARNING_RATE[self.task])
         elif profile := get_profile(self.profile)[1]:
             settings = replace(PAPER, learning_rate=profile.learning_rate, optim=profile.optim)
-        own = (
-            "recipe",
-            "matching",
-            "drop",
-            "num_generations",
-            "prompts_per_step",
-            "beta",
-            "kl_estimator",
-            "temperature",
-        )
-        return replace(
-            settings,
-            **{name: getattr(self, name) for name in (*own, "thinking", "loss_type", "scale_rewards")},
-            steps=max(1, round(self.steps * share)),
-            learning_rate=settings.learning_rate * self.lr_scale,
-            max_completion_length=self.max_tokens,
-            seed=seed,
-        )
+        own = {field.name for field in fields(settings)} & {field.name for field in fields(self)}
+        changes = {name: getattr(self, name) for name in own} | {"thinking": self.thinking, "seed": seed}
+        changes |= {"steps": max(1, round(self.steps * share)), "max_completion_length": self.max_tokens}
+        return replace(settings, **changes, learning_rate=settings.learning_rate * self.lr_scale)
 
     def sft_settings(self, seed: int = 0, share: float = 1.0) -> SFTSettings:
         """Supervision with this `share` of the compute."""

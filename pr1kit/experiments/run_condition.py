@@ -151,19 +151,19 @@ def prepared(condition: Condition, work: Path) -> Policy:
     folder.parent.mkdir(parents=True, exist_ok=True)
     with FileLock(f"{folder}.lock"):
         if folder.exists():
-            return load_policy(str(folder), profile=condition.profile)
+            return load_policy(str(folder), profile=condition.profile, verbose=False)
         policy = load_policy(condition.policy, profile=condition.profile)
         settings = replace(condition.sft_settings(), steps=condition.preparation)
         scenes = condition.scenes(condition.preparation * settings.batch_size, PREPARATION_SEED)
         faulty = [corrupt_labels(s, np.random.default_rng([PREPARATION_SEED, i])) for i, s in enumerate(scenes)]
         with tempfile.TemporaryDirectory() as run, quiet():
             train_sft(policy, faulty, run, settings, thought=templated_thought if condition.thinking else None)
-        half = folder.with_name(f"{key}.tmp")
-        shutil.rmtree(half, ignore_errors=True)
-        policy.model.save_pretrained(half)
-        policy.processor.save_pretrained(half)
+            half = folder.with_name(f"{key}.tmp")
+            shutil.rmtree(half, ignore_errors=True)
+            policy.model.save_pretrained(half)
+            policy.processor.save_pretrained(half)
         half.replace(folder)
-    return load_policy(str(folder), profile=condition.profile)
+    return load_policy(str(folder), profile=condition.profile, verbose=False)
 
 
 def _supervise(policy: Policy, condition: Condition, seed: int, share: float, folder: Path, bar) -> list[dict]:

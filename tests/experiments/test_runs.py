@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from filelock import FileLock
 
+from pr1kit import load_policy
 from pr1kit.data.run_folder import RunFolder
 from pr1kit.data.shipped import shipped
 from pr1kit.experiments import run_condition as mechanism
@@ -119,6 +120,17 @@ def test_a_run_that_was_cut_off_goes_on_where_it_was(tmp_path, monkeypatch):
     rows = [[(row["reward"], row["grad_norm"]) for row in each.rows] for each in (outcome, whole)]
     assert rows[0] == rows[1]
     assert weights.stat().st_mtime_ns == written
+
+
+def test_a_prepared_policy_is_made_once_and_in_silence(tmp_path, monkeypatch, capsys):
+    condition = Condition("ocr", start="thoughts", **SMALL)
+    first = mechanism.prepared(condition, tmp_path).model.state_dict()
+    monkeypatch.setattr(mechanism, "train_sft", lambda *a, **k: pytest.fail("it is prepared again"))
+    again = mechanism.prepared(condition, tmp_path).model.state_dict()
+    assert all((value == again[name]).all() for name, value in first.items())
+    start = load_policy("tiny").model.state_dict()
+    assert any((value != start[name]).any() for name, value in first.items())
+    assert capsys.readouterr() == ("", "")
 
 
 def test_what_is_not_ours_is_refused_and_kept(finished, tmp_path, never_run):

@@ -22,7 +22,7 @@ import numpy as np
 
 from pr1kit.data.boxes import centers, iou
 from pr1kit.data.sample import Target
-from pr1kit.rewards.matching import aggregate, ignore_repeats, match
+from pr1kit.rewards.matching import aggregate, assign, ignore_repeats, match
 from pr1kit.rewards.parsing import boxed, build_prompt, read_places
 from pr1kit.rewards.results import Answer, RewardResult
 from pr1kit.rewards.tasks import Options, says_nothing
@@ -32,6 +32,7 @@ PARTS = {
     "kit": ("format", "location", "count"),
     "paper": ("format", "location"),
     "released": ("format", "location", "count"),
+    "released-strict": ("format", "location", "count"),
 }
 HIT = 0.1  # closeness from which an object counts as found: loose, since `location` already asks for precision
 REACH = 0.1  # of the diagonal: how far from a true point a centre still earns something
@@ -94,26 +95,26 @@ def paper(answer: Answer, target: Target, options: Options) -> RewardResult:
 
 
 def released(answer: Answer, target: Target, options: Options) -> RewardResult:
-    """In [0, 1]: the format opens the gate; behind it the ratio of counts times how near the centres are."""
+    """At most 1: the format opens the gate; behind it the ratio of counts times how near the centres are."""
     m, places = _placed(target), _places(answer)
     well_formed = float(answer.format_score == 1 and len(places) > 0)
     if not m or not len(places):
         return RewardResult(0.0, {"format": well_formed, "location": 0.0, "count": 0.0}, reason=answer.reason)
     norm1000 = 1000 / np.array(_size(target), float)
     distance = _distances(centers(places) * norm1000, _truth_points(target) * norm1000)
-    pairs = match(distance.max() + 1 - distance, options.matching)  # the nearest pairs in sum; no score is 0
-    mean = float(sum(distance[p, t] for p, t, _ in pairs)) / len(pairs)
+    pairs = list(zip(*assign(-distance, options.matching), strict=True))  # the nearest pairs in sum
+    mean = float(sum(distance[p, t] for p, t in pairs)) / len(pairs)
     parts = {
         "format": well_formed,
-        "location": max(0.0, 1 - mean / (1000 * math.sqrt(2))),
+        "location": 1 - mean / (1000 * math.sqrt(2)),
         "count": min(len(places), m) / max(len(places), m),
     }
     total = math.prod(value for name, value in parts.items() if name not in options.drop)
-    matches = tuple((p, t, float(1 - distance[p, t] / (1000 * math.sqrt(2)))) for p, t, _ in pairs)
+    matches = tuple((p, t, float(1 - distance[p, t] / (1000 * math.sqrt(2)))) for p, t in pairs)
     return RewardResult(float(total), parts, matches, answer.reason)
 
 
-RECIPES = {"kit": kit, "paper": paper, "released": released}
+RECIPES = {"kit": kit, "paper": paper, "released": released, "released-strict": released}
 
 
 def closeness(places: np.ndarray, target: Target, reach: float = REACH) -> np.ndarray:

@@ -6,30 +6,34 @@ With n items answered, m objects, a pair matched where its labels agree (after t
               location is the IoU half, recall the hit half; `drop` takes a rule away: class (labels need not agree),
               missing (divide by n alone), format (malformed items do not count in n)
     paper     format + location + class + recall − missing: shares of well-formed items, IoU and right labels over hits,
-              F1 of hits, and the share of objects missed                       (Perception-R1, section 3.3, table 6)
-    released  0.25 format + 0.75 recall + class + location − 0.5 missing, in [0, 3], missing = fp/n + fn/m,
-              matched by 5·L1 − 2·GIoU − [same label] on boxes scaled to [0, 1], a hit at IoU > 0.5;
-              no hit: format alone
+              F1 of hits, and the share of objects missed                       (Perception-R1, section 4.2, table 6)
+    released  0.25 format + 0.75 recall + class + location − 0.5 missing, in [0, 3], missing = fp/n + fn/m (off in the
+              official training script: drop="missing"), a hit at IoU > 0.5; no hit: format alone. Matched by
+              5·L1 − 2·GIoU − p in pixels of the completion's frame, L1 of (cx, cy, w, h), p the softmax over 90
+              classes of a one-hot label: e / (e + 89) where labels agree, else 1 / (e + 89)
+    released-strict  the same, read as the official code reads it, see `official`
 """
 
 from __future__ import annotations
 
 import json
+import math
 from typing import Any
 
 import numpy as np
 
 from pr1kit.data.boxes import centers, giou, iou
 from pr1kit.data.sample import Target
-from pr1kit.rewards.matching import aggregate, ignore_repeats, match
+from pr1kit.rewards.matching import aggregate, assign, ignore_repeats, match
 from pr1kit.rewards.parsing import build_prompt, normalize_label, read_places, whole
 from pr1kit.rewards.results import Answer, RewardResult
 from pr1kit.rewards.tasks import Options, says_nothing
 
 COLUMNS = (("boxes",), ("labels",))
 _PARTS = ("format", "location", "class", "recall", "missing")
-PARTS = {"kit": _PARTS, "paper": _PARTS, "released": _PARTS}
+PARTS = dict.fromkeys(("kit", "paper", "released", "released-strict"), _PARTS)
 HIT = 0.5
+SAME, OTHER = math.e / (math.e + 89), 1 / (math.e + 89)  # the official probability of a right and of a wrong class
 
 
 def prompt(question: str, thinking: bool = False) -> str:
@@ -98,19 +102,19 @@ def released(answer: Answer, target: Target, options: Options) -> RewardResult:
     n, m = len(answer.boxes), len(target.boxes)
     if not n or not m:
         return _sum_up(answer, target, options, [], weights=RELEASED_WEIGHTS)
-    if target.image_size is None:
-        raise ValueError("The released detection reward needs the target's image_size (width, height).")
-    scale = np.array(target.image_size * 2, float)
-    a, b = answer.boxes / scale, target.boxes / scale
+    unit = np.tile(answer.scale, 2)  # pixels of the original image to those of the frame
+    a, b = (np.float32(boxes / unit) for boxes in (answer.boxes, target.boxes))
     distance = np.abs(_cxcywh(a)[:, None] - _cxcywh(b)[None]).sum(2)  # L1, (N, M)
-    cost = 5 * distance - 2 * giou(a, b) - _same_label(answer, target)
-    overlap = iou(a, b)
-    hits = _hits(match(cost.max() + 1 - cost, options.matching), overlap, np.nextafter(options.threshold or HIT, 1))
+    probability = np.where(_same_label(answer, target), np.float32(SAME), np.float32(OTHER))
+    cost = np.float32(5) * distance - probability - 2 * np.float32(giou(a, b))
+    overlap = np.float32(iou(a, b))  # in single precision, as the official code has it: ties fall as they do there
+    pairs = [(p, t, 0) for p, t in zip(*assign(-cost, options.matching), strict=True)]
+    hits = _hits(pairs, overlap, np.nextafter(np.float32(options.threshold or HIT), np.float32(1)))
     missing = -(n - len(hits)) / n - (m - len(hits)) / m
     return _sum_up(answer, target, options, hits, missing, RELEASED_WEIGHTS)
 
 
-RECIPES = {"kit": kit, "paper": paper, "released": released}
+RECIPES = {"kit": kit, "paper": paper, "released": released, "released-strict": released}
 RELEASED_WEIGHTS = {"format": 0.25, "location": 1.0, "class": 1.0, "recall": 0.75, "missing": 0.5}
 
 

@@ -3,8 +3,9 @@
 Asked for "the red circle", a perfect answer is its one box; what an answer is worth is how much of it overlaps.
 
     kit       IoU of the matched box / max(boxes answered, boxes true); a malformed box counts as answered
-    paper     IoU of the first box + format                                    (Perception-R1, section 3.2)
+    paper     IoU of the first box + format                                    (Perception-R1, section 4.1)
     released  IoU² of the first box + format                                   (the official code)
+    released-strict  the same, read and gated as the official code does it, see `official`
 
 `format` is 1 where every item is well formed and there is one, else 0.
 """
@@ -23,7 +24,7 @@ from pr1kit.rewards.results import Answer, RewardResult
 from pr1kit.rewards.tasks import Options, says_nothing
 
 COLUMNS = (("boxes",),)
-PARTS = {"kit": ("format", "location"), "paper": ("format", "location"), "released": ("format", "location")}
+PARTS = dict.fromkeys(("kit", "paper", "released", "released-strict"), ("format", "location"))
 
 
 def prompt(question: str, thinking: bool = False) -> str:
@@ -76,7 +77,7 @@ def released(answer: Answer, target: Target, options: Options) -> RewardResult:
     return paper(answer, target, options, power=2)
 
 
-RECIPES = {"kit": kit, "paper": paper, "released": released}
+RECIPES = {"kit": kit, "paper": paper, "released": released, "released-strict": released}
 
 
 def metrics(answers: list[Answer], targets: list[Target]) -> dict[str, np.ndarray]:

@@ -20,28 +20,33 @@ def match(scores: np.ndarray, how: str = "optimal") -> list[tuple[int, int, floa
     >>> match(np.array([[0.5, 0.4], [0.6, 0.1]]), "sequential")
     [(0, 0, 0.5), (1, 1, 0.1)]
     """
-    if scores.size == 0:
-        return []
-    if how == "sequential":
-        rows = columns = list(range(min(scores.shape)))
-    elif how == "greedy":
-        rows, columns = _greedy(scores)
-    elif how != "optimal":
-        raise ValueError(f"Unknown matching {how!r}: choose one of {', '.join(MATCHINGS)}.")
-    elif scores.shape == (1, 1):
-        rows = columns = [0]
+    if how == "optimal" and scores.size > 1:
+        useful = scores.any(1).nonzero()[0]  # a thousand guesses that hit nothing need no assignment
+        rows, columns = assign(scores[useful], how)
+        rows = useful[rows].tolist()
     else:
-        rows, columns = _optimal(scores)
-    values = scores[rows, columns].tolist()
+        rows, columns = assign(scores, how)
+    values = scores[rows, columns].tolist() if len(rows) else []
     return [pair for pair in zip(rows, columns, values, strict=True) if pair[2] > 0]
 
 
-def _optimal(scores: np.ndarray) -> tuple[list[int], list[int]]:
+def assign(scores: np.ndarray, how: str = "optimal") -> tuple[list[int], list[int]]:
+    """Rows and columns of min(N, M) pairs of the greatest summed score `(N, M)`, of whatever sign.
+
+    >>> assign(np.array([[-5.0, -1.0], [-1.0, -9.0]]))
+    ([0, 1], [1, 0])
+    """
+    if how not in MATCHINGS:
+        raise ValueError(f"Unknown matching {how!r}: choose one of {', '.join(MATCHINGS)}.")
+    if how == "sequential" or scores.size < 2:
+        pairs = list(range(min(scores.shape)))
+        return pairs, pairs
+    if how == "greedy":
+        return _greedy(scores)
     from scipy.optimize import linear_sum_assignment
 
-    useful = scores.any(1).nonzero()[0]  # a thousand guesses that hit nothing need no assignment
-    rows, columns = linear_sum_assignment(scores[useful], maximize=True)
-    return useful[rows].tolist(), columns.tolist()
+    rows, columns = linear_sum_assignment(scores, maximize=True)
+    return rows.tolist(), columns.tolist()
 
 
 def _greedy(scores: np.ndarray) -> tuple[list[int], list[int]]:
@@ -49,7 +54,7 @@ def _greedy(scores: np.ndarray) -> tuple[list[int], list[int]]:
     rows, columns, free = [], [], min(scores.shape)
     for flat in np.argsort(-scores, axis=None, kind="stable").tolist():
         row, column = divmod(flat, scores.shape[1])
-        if len(rows) == free or scores[row, column] <= 0:
+        if len(rows) == free:
             break
         if row not in rows and column not in columns:
             rows.append(row)

@@ -1,8 +1,9 @@
 """OCR: read the image aloud, letter for letter.
 
     kit       1 − edit distance / longer length, after Unicode composition and collapsing white space
-    paper     format + 1 − edit distance / longer length                       (Perception-R1, section 3.2)
+    paper     format + 1 − edit distance / longer length                       (Perception-R1, section 4.1)
     released  1 − edit distance / longer length, after collapsing white space
+    released-strict  the same of the whole completion: no tag, fence or end token is taken off, two empty texts earn 0
 
 `format` is 1 where there is any answer text. A blank page is answered by `None`.
 """
@@ -20,7 +21,7 @@ from pr1kit.rewards.results import Answer, RewardResult
 from pr1kit.rewards.tasks import Options
 
 COLUMNS = (("text",),)
-PARTS = {"kit": ("edit",), "paper": ("format", "edit"), "released": ("edit",)}
+PARTS = {"kit": ("edit",), "paper": ("format", "edit"), "released": ("edit",), "released-strict": ("edit",)}
 
 
 def prompt(question: str = "", thinking: bool = False) -> str:
@@ -66,7 +67,14 @@ def released(answer: Answer, target: Target, options: Options) -> RewardResult:
     return RewardResult(0.0 if "edit" in options.drop else similar, {"edit": similar}, reason=answer.reason)
 
 
-RECIPES = {"kit": kit, "paper": paper, "released": released}
+def released_strict(answer: Answer, target: Target, options: Options) -> RewardResult:
+    """In [0, 1]: the similarity of the whole completion; a blank page is answered by nothing, and earns nothing."""
+    said, truth = text.collapse(answer.text), text.collapse(target.text)
+    similar = 1 - text.edit_distance(said, truth) if said or truth else 0.0
+    return RewardResult(0.0 if "edit" in options.drop else similar, {"edit": similar}, reason=answer.reason)
+
+
+RECIPES = {"kit": kit, "paper": paper, "released": released, "released-strict": released_strict}
 
 
 def metrics(answers: list[Answer], targets: list[Target]) -> dict[str, np.ndarray]:

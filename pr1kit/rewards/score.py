@@ -1,11 +1,12 @@
-"""What is an answer worth? The recipes by name, one completion or a batch, and as a reward function for TRL.
+"""What does an answer earn? The recipes by name, one completion or a batch, and as a reward function for TRL.
 
-    kit       ours: total in [0, 1], cheat-proof (the properties are tests)
-    paper     as Perception-R1 (arXiv 2504.07954) describes it: format + answer reward
-    released  as its official code computes it, constants and quirks included
+    kit              ours, and the one to train with: total in [0, 1], its properties proven and tested
+    paper            as Perception-R1 (arXiv 2504.07954) describes it: format + answer reward
+    released         the formula of its official code, constants included, on our parser
+    released-strict  the official code as a whole, with its parser and its format gates, see `official`
 
-The formulas stand at the top of each file in `pr1kit/tasks`. All read one parser and differ only in what they make of
-an `Answer`. Bad model output scores low with a reason; a bad target or option raises ValueError.
+The formulas stand at the top of each task's file. All recipes but the last read one parser and differ only in what they
+make of an `Answer`. Bad model output scores low with a reason; a bad target or option raises ValueError.
 """
 
 from __future__ import annotations
@@ -16,11 +17,12 @@ from typing import Any
 
 from pr1kit.data.boxes import pixels_per_unit, to_pixels
 from pr1kit.data.sample import Target
+from pr1kit.rewards.official import PARSERS
 from pr1kit.rewards.parsing import is_tagged
 from pr1kit.rewards.results import Answer, RewardResult
 from pr1kit.rewards.tasks import Options, get_task
 
-RECIPES = ("kit", "paper", "released")
+RECIPES = ("kit", "paper", "released", "released-strict")
 
 
 def score(
@@ -66,7 +68,7 @@ def score_batch(
     >>> [result.total for result in score_batch("ocr", ["STOP", "SHOP"], [{"text": "STOP"}] * 2)]
     [1.0, 0.75]
     """
-    rule, switches = _recipe(task, recipe, options)
+    rule, switches = _recipe(task, recipe, options, thinking)
     frames = frames_of(frame, len(completions))
     if len(targets) != len(completions):
         raise ValueError(f"{len(completions)} completions need as many targets, got {len(targets)}.")
@@ -87,7 +89,8 @@ def reward_function(task: str, recipe: str = "kit", *, frame: Any = "pixel", **o
     >>> reward_function("ocr")(prompts=["OCR this image."], completions=["SHOP"], text=["STOP"])
     [0.75]
     """
-    _recipe(task, recipe, {name: value for name, value in options.items() if name != "thinking"})
+    switches = {name: value for name, value in options.items() if name != "thinking"}
+    _recipe(task, recipe, switches, options.get("thinking", False))
     pixels_per_unit(frame, (1, 1))
     needed = get_task(task).COLUMNS
 
@@ -113,18 +116,23 @@ def reward_function(task: str, recipe: str = "kit", *, frame: Any = "pixel", **o
     return reward
 
 
-def read_answer(task: str, completion: Any, target: Target, frame: Any = "pixel") -> Answer:
-    """The parsed answer with its boxes and points in pixels of the original image.
+def read_answer(task: str, completion: Any, target: Target, frame: Any = "pixel", recipe: str = "kit") -> Answer:
+    """The parsed answer with its boxes and points in pixels of the original image; read as `recipe` reads it.
 
     >>> read_answer("grounding", "(0,0),(500,1000)", Target(image_size=(64, 32)), "norm1000").boxes.tolist()
     [[0.0, 0.0, 32.0, 32.0]]
     """
-    answer = get_task(task).parse(completion)
+    if recipe != "released-strict":
+        answer = get_task(task).parse(completion)
+    elif task in PARSERS:
+        answer = PARSERS[task](completion, target)
+    else:
+        answer = Answer(text=completion if isinstance(completion, str) else "", explicit=False)
     nothing = not len(answer.boxes) and not len(answer.points)
     if nothing or (isinstance(frame, str) and frame == "pixel"):
         return answer
     boxes, points = (to_pixels(rows, frame, target.image_size) for rows in (answer.boxes, answer.points))
-    return replace(answer, boxes=boxes, points=points)
+    return replace(answer, boxes=boxes, points=points, scale=pixels_per_unit(frame, target.image_size))
 
 
 def completion_text(completion: Any) -> str | None:
@@ -167,7 +175,7 @@ def frames_of(frame: Any, count: int) -> list:
 
 
 def _score(task, rule, completion, target, frame, recipe, thinking, switches) -> RewardResult:
-    answer = read_answer(task, completion, target, frame)
+    answer = read_answer(task, completion, target, frame, recipe)
     if not thinking or is_tagged(completion):
         return rule(answer, target, switches)
     reason = answer.reason or "the thinking tags are missing"
@@ -177,10 +185,12 @@ def _score(task, rule, completion, target, frame, recipe, thinking, switches) ->
     return rule(replace(answer, format_score=0.0, reason=reason), target, switches)
 
 
-def _recipe(task: str, recipe: str, options: Mapping) -> tuple[Callable, Options]:
+def _recipe(task: str, recipe: str, options: Mapping, thinking: bool = False) -> tuple[Callable, Options]:
     module = get_task(task)
     if recipe not in module.RECIPES:
-        raise ValueError(f"Unknown recipe {recipe!r}: choose one of {', '.join(RECIPES)}.")
+        raise ValueError(f"Unknown recipe {recipe!r} of {task}: choose one of {', '.join(module.RECIPES)}.")
+    if thinking and recipe == "released-strict":
+        raise ValueError("The official rewards read no thinking answers: with thinking, say recipe released, not strict.")
     switches = Options(**options)
     unknown = sorted(set(switches.drop) - set(module.PARTS[recipe]))
     if unknown:

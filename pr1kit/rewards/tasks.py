@@ -49,7 +49,7 @@ class Options:
 
 def says_nothing(answer: Answer) -> bool:
     """Whether an answer states, explicitly and without a box, that there is nothing."""
-    return answer.format_score == 1 and len(answer.boxes) == 0 and len(answer.points) == 0
+    return answer.explicit and answer.format_score == 1 and len(answer.boxes) == 0 and len(answer.points) == 0
 
 
 def get_task(name: str) -> ModuleType:

@@ -22,7 +22,7 @@ import numpy as np
 
 from pr1kit.data.boxes import centers, iou
 from pr1kit.data.sample import Target
-from pr1kit.rewards.matching import aggregate, assign, ignore_repeats, match
+from pr1kit.rewards.matching import aggregate, assign, match, nearest_share, own_share
 from pr1kit.rewards.parsing import boxed, build_prompt, read_places
 from pr1kit.rewards.results import Answer, RewardResult
 from pr1kit.rewards.tasks import Options, says_nothing
@@ -69,16 +69,16 @@ def kit(answer: Answer, target: Target, options: Options) -> RewardResult:
     places = _places(answer)
     n = len(places) + (answer.malformed if "format" not in options.drop else 0)
     near, hit = closeness(places, target), options.threshold or HIT
-    pair_scores = options.mean({"location": near, "count": (near >= hit).astype(float)})  # (N, M)
+    own = _own(places, near, target)
+    near, found = near * own, (near >= hit) * own  # (N, M)
+    pair_scores = options.mean({"location": near, "count": found})
     if isinstance(pair_scores, float):  # both dropped: the format alone
         return RewardResult(answer.format_score, {"format": answer.format_score}, reason=answer.reason)
-    pair_scores = ignore_repeats(pair_scores, list(map(tuple, places.tolist())), near)
     pairs = match(pair_scores, options.matching)
-    matched = [float(near[p, t]) for p, t, _ in pairs]
     parts = {
         "format": answer.format_score,
-        "location": aggregate(sum(matched), n, m, options.aggregate),
-        "count": aggregate(sum(value >= hit for value in matched), n, m, options.aggregate),
+        "location": aggregate(sum(float(near[p, t]) for p, t, _ in pairs), n, m, options.aggregate),
+        "count": aggregate(sum(float(found[p, t]) for p, t, _ in pairs), n, m, options.aggregate),
     }
     total = aggregate(sum(score for *_, score in pairs), n, m, options.aggregate)
     return RewardResult(total, parts, tuple(pairs), answer.reason)
@@ -154,6 +154,12 @@ def counts(answer: Answer, target: Target) -> tuple[int, int]:
 def _places(answer: Answer) -> np.ndarray:
     """The answer's boxes, and its points as flat boxes, `(N, 4)`."""
     return np.concatenate([answer.boxes, np.tile(answer.points, 2)]) if len(answer.points) else answer.boxes
+
+
+def _own(places: np.ndarray, near: np.ndarray, target: Target) -> np.ndarray:
+    if len(target.boxes) or not len(target.points):
+        return own_share(near, target.boxes)
+    return nearest_share(_distances(centers(places), target.points))
 
 
 def _objects(target: Target) -> int:

@@ -24,7 +24,7 @@ import numpy as np
 
 from pr1kit.data.boxes import centers, giou, iou
 from pr1kit.data.sample import Target
-from pr1kit.rewards.matching import aggregate, assign, ignore_repeats, match
+from pr1kit.rewards.matching import aggregate, assign, match, own_share, surplus
 from pr1kit.rewards.parsing import build_prompt, normalize_label, read_places, whole
 from pr1kit.rewards.results import Answer, RewardResult
 from pr1kit.rewards.tasks import Options, says_nothing
@@ -71,23 +71,24 @@ def kit(answer: Answer, target: Target, options: Options) -> RewardResult:
     how = "prediction" if "missing" in options.drop else options.aggregate
     overlap, same = iou(answer.boxes, target.boxes), _same_label(answer, target)
     hit = overlap >= (options.threshold or HIT)  # (N, M)
-    pair_scores = options.mean({"location": overlap, "recall": hit.astype(float)})
+    objects = m + surplus(overlap) if how in ("max", "f1") else m  # one answered three times is three to answer
+    named = np.ones_like(same) if "class" in options.drop else same
+    right = own_share(overlap * named, target.boxes) * named
+    pair_scores = options.mean({"location": overlap * right, "recall": hit * right})
     if isinstance(pair_scores, float):  # both dropped: the format alone
         return RewardResult(answer.format_score, {"format": answer.format_score}, reason=answer.reason)
-    if "class" not in options.drop:
-        pair_scores = pair_scores * same
-    items = list(zip(map(tuple, answer.boxes.tolist()), map(normalize_label, answer.labels), strict=True))
-    pairs = match(ignore_repeats(pair_scores, items, overlap), options.matching)
-    hits = sum(bool(hit[p, t]) for p, t, _ in pairs)
+    pairs = match(pair_scores, options.matching)
+    location, hits = (sum(float(part[p, t]) for p, t, _ in pairs) for part in (overlap * right, hit * right))
     touching = hit.any(1)
     parts = {
         "format": answer.format_score,
-        "location": aggregate(sum(float(overlap[p, t]) for p, t, _ in pairs), n, m, how),
+        "location": aggregate(location, n, objects, how),
         "class": float((hit & same).any(1).sum() / max(touching.sum(), 1)),  # of boxes on an object, named rightly
-        "recall": aggregate(hits, n, m, how),
+        "recall": aggregate(hits, n, objects, how),
         "missing": (hits - m) / m,
     }
-    return RewardResult(aggregate(sum(score for *_, score in pairs), n, m, how), parts, tuple(pairs), answer.reason)
+    total = aggregate(sum(score for *_, score in pairs), n, objects, how)
+    return RewardResult(total, parts, tuple(pairs), answer.reason)
 
 
 def paper(answer: Answer, target: Target, options: Options) -> RewardResult:

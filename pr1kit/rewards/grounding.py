@@ -18,7 +18,7 @@ import numpy as np
 
 from pr1kit.data.boxes import box_iou, centers, iou
 from pr1kit.data.sample import Target
-from pr1kit.rewards.matching import aggregate, ignore_repeats, match
+from pr1kit.rewards.matching import aggregate, match, own_share
 from pr1kit.rewards.parsing import boxed, build_prompt, read_places
 from pr1kit.rewards.results import Answer, RewardResult
 from pr1kit.rewards.tasks import Options, says_nothing
@@ -56,7 +56,7 @@ def kit(answer: Answer, target: Target, options: Options) -> RewardResult:
         return RewardResult(float(says_nothing(answer)), {"format": answer.format_score}, reason=answer.reason)
     written = len(answer.boxes) + (answer.malformed if "format" not in options.drop else 0)
     scores = iou(answer.boxes, target.boxes)
-    pairs = match(ignore_repeats(scores, list(map(tuple, answer.boxes.tolist())), scores), options.matching)
+    pairs = match(scores * own_share(scores, target.boxes), options.matching)
     location = aggregate(sum(score for *_, score in pairs), written, len(target.boxes), options.aggregate)
     parts = {"format": answer.format_score, "location": location}
     total = answer.format_score if "location" in options.drop else location

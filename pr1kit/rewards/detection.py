@@ -45,8 +45,10 @@ def prompt(question: str, thinking: bool = False) -> str:
     return build_prompt(f"Please output bbox coordinates and names of {question}.", thinking)
 
 
-def write_answer(target: Target, *, label: str = "") -> str:
+def write_answer(target: Target, *, label: str = "", recipe: str = "kit") -> str:
     """The supervised answer: one JSON list on one line; `label` names the boxes of a target without labels.
+
+    Every `recipe` pays this layout.
 
     >>> write_answer({"boxes": [[1, 2, 3, 4]], "labels": ["star"]})
     '[{"bbox_2d": [1, 2, 3, 4], "label": "star"}]'

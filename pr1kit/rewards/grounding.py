@@ -21,7 +21,7 @@ from pr1kit.data.sample import Target
 from pr1kit.rewards.matching import aggregate, match, own_share
 from pr1kit.rewards.parsing import boxed, build_prompt, read_places
 from pr1kit.rewards.results import Answer, RewardResult
-from pr1kit.rewards.tasks import Options, says_nothing
+from pr1kit.rewards.tasks import KIT_RULES, Options, Rules, says_nothing
 
 COLUMNS = (("boxes",),)
 PARTS = dict.fromkeys(("kit", "paper", "released", "released-strict"), ("format", "location"))
@@ -36,8 +36,10 @@ def prompt(question: str, thinking: bool = False) -> str:
     return build_prompt(f"Output the bounding box of the {question} in the image.", thinking)
 
 
-def write_answer(target: Target, *, label: str = "") -> str:
+def write_answer(target: Target, *, label: str = "", recipe: str = "kit") -> str:
     """The supervised answer: the phrase `label`, then the target's box rounded, in the target's frame; or `None`.
+
+    Every `recipe` pays this layout.
 
     >>> write_answer({"boxes": [[1, 2, 3.2, 4]]}, label="red circle")
     '<|object_ref_start|>red circle<|object_ref_end|><|box_start|>(1,2),(3,4)<|box_end|>'
@@ -80,8 +82,11 @@ def released(answer: Answer, target: Target, options: Options) -> RewardResult:
 RECIPES = {"kit": kit, "paper": paper, "released": released, "released-strict": released}
 
 
-def metrics(answers: list[Answer], targets: list[Target]) -> dict[str, np.ndarray]:
-    """Per-sample values `(S,)` of the first box: Acc@t, their mean, IoU, whether its centre lies in the true box."""
+def metrics(answers: list[Answer], targets: list[Target], rules: Rules = KIT_RULES) -> dict[str, np.ndarray]:
+    """Per-sample values `(S,)` of the first box: Acc@t, their mean, IoU, whether its centre lies in the true box.
+
+    Officially an IoU of exactly t is a miss: an epsilon stands in its denominator.
+    """
     overlap, inside = np.zeros(len(answers)), np.zeros(len(answers))
     for i, (answer, target) in enumerate(zip(answers, targets, strict=True)):
         if _both(answer, target):
@@ -91,9 +96,10 @@ def metrics(answers: list[Answer], targets: list[Target]) -> dict[str, np.ndarra
             inside[i] = x1 <= x <= x2 and y1 <= y <= y2
         elif not len(target.boxes):
             overlap[i] = inside[i] = says_nothing(answer)
-    hits = {f"acc@{t}": (overlap >= t).astype(float) for t in (0.5, 0.75, 0.95)}
+    reached = np.greater if rules.official else np.greater_equal
+    hits = {f"acc@{t}": reached(overlap, t).astype(float) for t in (0.5, 0.75, 0.95)}
     average = np.mean(list(hits.values()), axis=0)
-    loose = {f"acc@{t}": (overlap >= t).astype(float) for t in (0.1, 0.3)}
+    loose = {f"acc@{t}": reached(overlap, t).astype(float) for t in (0.1, 0.3)}
     return {**hits, "acc_avg": average, "mean_iou": overlap, "center_in_box": inside, **loose}
 
 

@@ -18,7 +18,7 @@ from pr1kit.data.sample import Target
 from pr1kit.rewards import text_similarity as text
 from pr1kit.rewards.parsing import build_prompt, is_nothing, read_text
 from pr1kit.rewards.results import Answer, RewardResult
-from pr1kit.rewards.tasks import Options
+from pr1kit.rewards.tasks import KIT_RULES, Options, Rules
 
 COLUMNS = (("text",),)
 PARTS = {"kit": ("edit",), "paper": ("format", "edit"), "released": ("edit",), "released-strict": ("edit",)}
@@ -33,8 +33,8 @@ def prompt(question: str = "", thinking: bool = False) -> str:
     return build_prompt("OCR this image.", thinking)
 
 
-def write_answer(target: Target, *, label: str = "") -> str:
-    """The supervised answer: the transcript as it is; `None` for a blank page.
+def write_answer(target: Target, *, label: str = "", recipe: str = "kit") -> str:
+    """The supervised answer: the transcript as it is; `None` for a blank page. Every `recipe` pays it.
 
     >>> write_answer({"text": "STOP"})
     'STOP'
@@ -77,17 +77,21 @@ def released_strict(answer: Answer, target: Target, options: Options) -> RewardR
 RECIPES = {"kit": kit, "paper": paper, "released": released, "released-strict": released_strict}
 
 
-def metrics(answers: list[Answer], targets: list[Target]) -> dict[str, np.ndarray]:
-    """Per-sample values `(S,)`: normalised edit distance, word-set precision, recall and F1, BLEU, METEOR."""
-    rows = [_measure(answer, target) for answer, target in zip(answers, targets, strict=True)]
-    return {name: np.array([row[name] for row in rows]) for name in rows[0]}
+def metrics(answers: list[Answer], targets: list[Target], rules: Rules = KIT_RULES) -> dict[str, np.ndarray]:
+    """Per-sample values `(S,)`: normalised edit distance, word-set precision, recall and F1, BLEU, METEOR.
+
+    Officially white space counts in the edit distance, and blanks are words of Chinese text.
+    """
+    measured = [_measure(answer, target, rules.official) for answer, target in zip(answers, targets, strict=True)]
+    return {name: np.array([row[name] for row in measured]) for name in measured[0]}
 
 
-def _measure(answer: Answer, target: Target) -> dict[str, float]:
-    said, truth = text.normalize(answer.text), text.normalize(target.text)
-    if not truth and is_nothing(said):
-        said = ""
-    words, true_words = text.words(said), text.words(truth)
+def _measure(answer: Answer, target: Target, official: bool) -> dict[str, float]:
+    said, truth = answer.text, target.text
+    if not official:
+        said, truth = text.normalize(said), text.normalize(truth)
+        said = "" if not truth and is_nothing(said) else said
+    words, true_words = text.official_words(said, truth) if official else (text.words(said), text.words(truth))
     precision, recall, f1 = text.word_set_scores(words, true_words)
     return {
         "edit_distance": text.edit_distance(said, truth),

@@ -25,6 +25,7 @@ from typing import Any
 import numpy as np
 
 from pr1kit.data.sample import Target
+from pr1kit.rewards.parsing import END
 from pr1kit.rewards.results import Answer
 
 LONGEST_LITERAL = 200  # characters between two box tokens; a longer one is no box
@@ -76,9 +77,36 @@ def counting(completion: Any, target: Target) -> Answer:
     text = completion if isinstance(completion, str) else ""
     if not _COUNTED.match(text):
         return _answer([], text, 0.0, "the official format test fails")
-    boxes = [box for box in map(_literal_box, _between_tokens(text.replace("<|endoftext|>", ""))) if box]
-    finite = all(math.isfinite(value) for box in boxes for value in box)
-    return _answer(boxes if finite else [], text, 1.0, "" if boxes and finite else "no box in the answer")
+    return counted_boxes(completion, target)
+
+
+def counted_boxes(completion: Any, target: Target) -> Answer:
+    """The boxes between box tokens, without the format test: what the official evaluation of counting reads."""
+    text = completion.replace("<|endoftext|>", "") if isinstance(completion, str) else ""
+    boxes = [box for box in map(_literal_box, _between_tokens(text)) if box]
+    return _answer(boxes, text, 1.0, "" if boxes else "no box in the answer")
+
+
+def listed_boxes(completion: Any, target: Target) -> Answer:
+    """The items of a JSON list up to the first faulty one, of any label: what the official evaluation of AP reads."""
+    text = completion if isinstance(completion, str) else ""
+    if "<answer>" in text:
+        text = text.split("<answer>")[1].split("</answer>")[0]
+    boxes, labels = [], []
+    try:
+        for item in json.loads(text.replace("```json", "").replace("```", "")):
+            x1, y1, x2, y2 = map(float, item["bbox_2d"])
+            boxes.append([x1, y1, x2, y2])
+            labels.append(str(item["label"]))
+    except (ValueError, TypeError, KeyError, OverflowError, RecursionError):
+        pass
+    return _answer(boxes[: len(labels)], text, float(bool(boxes)), "" if boxes else "no JSON", tuple(labels))
+
+
+def whole_text(completion: Any, target: Target) -> Answer:
+    """All of a completion, up to its end token."""
+    text = END.split(completion, maxsplit=1)[0] if isinstance(completion, str) else ""
+    return Answer(text=text, explicit=False)
 
 
 def detection(completion: Any, target: Target) -> Answer:
@@ -108,7 +136,8 @@ def detection(completion: Any, target: Target) -> Answer:
     return _answer(boxes, text, 1 - dropped / len(items), reason, tuple(labels), dropped)
 
 
-PARSERS = {"grounding": grounding, "counting": counting, "detection": detection}
+PARSERS = {"grounding": grounding, "counting": counting, "detection": detection, "ocr": whole_text}
+EVALUATED = {"counting": counted_boxes, "detection": listed_boxes, "ocr": whole_text}
 
 
 def _answer(boxes: list, text: str, format_score: float, reason: str, labels: tuple = (), malformed=0) -> Answer:

@@ -11,6 +11,7 @@ make of an `Answer`. Bad model output scores low with a reason; a bad target or 
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
@@ -22,6 +23,7 @@ from pr1kit.rewards.parsing import is_tagged
 from pr1kit.rewards.results import Answer, RewardResult
 from pr1kit.rewards.tasks import Options, get_task
 
+FIRST = 32  # answers after which a reward function says that none has passed the format gate
 RECIPES = ("kit", "paper", "released", "released-strict")
 
 
@@ -84,7 +86,8 @@ def reward_function(task: str, recipe: str = "kit", *, frame: Any = "pixel", **o
     Columns, one value per completion: what the task's truth needs of `boxes`, `labels`, `points`, `text`, `image_size`,
     and `frame` where it differs between samples. Other columns are ignored. Completions are text or conversations.
     TRL logs each part, as the metric `reward/<part>` and as a column of its completions. Its attribute
-    `columns` names what a dataset must have (one of each tuple).
+    `columns` names what a dataset must have (one of each tuple). Warns once where none of the first answers passes the
+    recipe's format gate: a policy whose layout earns nothing cannot learn from it.
 
     >>> reward_function("ocr")(prompts=["OCR this image."], completions=["SHOP"], text=["STOP"])
     [0.75]
@@ -94,7 +97,10 @@ def reward_function(task: str, recipe: str = "kit", *, frame: Any = "pixel", **o
     pixels_per_unit(frame, (1, 1))
     needed = get_task(task).COLUMNS
 
+    seen, passed = 0, 0
+
     def reward(prompts=None, completions=(), **columns) -> list[float]:
+        nonlocal seen, passed
         for names in needed:
             if all(columns.get(name) is None for name in names):
                 raise ValueError(f"The {task} reward needs the dataset column {' or '.join(map(repr, names))}.")
@@ -104,6 +110,11 @@ def reward_function(task: str, recipe: str = "kit", *, frame: Any = "pixel", **o
         frames = columns.get("frame") or [None] * len(texts)
         frames = [frame if each is None else each for each in frames]
         results = score_batch(task, texts, targets, recipe=recipe, frame=frames, **options)
+        if seen < FIRST:
+            seen += len(results)
+            passed += sum(result.parts.get("format", 1) > 0 for result in results)
+            if seen >= FIRST and not passed:
+                warnings.warn(_nothing_passes(task, recipe, seen), stacklevel=2)
         if log_extra := columns.get("log_extra"):
             for part in get_task(task).PARTS[recipe]:
                 values = [result.parts.get(part, 0.0) for result in results]
@@ -116,18 +127,17 @@ def reward_function(task: str, recipe: str = "kit", *, frame: Any = "pixel", **o
     return reward
 
 
-def read_answer(task: str, completion: Any, target: Target, frame: Any = "pixel", recipe: str = "kit") -> Answer:
-    """The parsed answer with its boxes and points in pixels of the original image; read as `recipe` reads it.
+def read_answer(
+    task: str, completion: Any, target: Target, frame: Any = "pixel", parser: Callable | None = None
+) -> Answer:
+    """The parsed answer with its boxes and points in pixels of the original image.
+
+    `parser` reads a completion, with its target, in place of the task's own: one of `official`.
 
     >>> read_answer("grounding", "(0,0),(500,1000)", Target(image_size=(64, 32)), "norm1000").boxes.tolist()
     [[0.0, 0.0, 32.0, 32.0]]
     """
-    if recipe != "released-strict":
-        answer = get_task(task).parse(completion)
-    elif task in PARSERS:
-        answer = PARSERS[task](completion, target)
-    else:
-        answer = Answer(text=completion if isinstance(completion, str) else "", explicit=False)
+    answer = get_task(task).parse(completion) if parser is None else parser(completion, target)
     nothing = not len(answer.boxes) and not len(answer.points)
     if nothing or (isinstance(frame, str) and frame == "pixel"):
         return answer
@@ -175,7 +185,7 @@ def frames_of(frame: Any, count: int) -> list:
 
 
 def _score(task, rule, completion, target, frame, recipe, thinking, switches) -> RewardResult:
-    answer = read_answer(task, completion, target, frame, recipe)
+    answer = read_answer(task, completion, target, frame, PARSERS[task] if recipe == "released-strict" else None)
     if not thinking or is_tagged(completion):
         return rule(answer, target, switches)
     reason = answer.reason or "the thinking tags are missing"
@@ -190,13 +200,20 @@ def _recipe(task: str, recipe: str, options: Mapping, thinking: bool = False) ->
     if recipe not in module.RECIPES:
         raise ValueError(f"Unknown recipe {recipe!r} of {task}: choose one of {', '.join(module.RECIPES)}.")
     if thinking and recipe == "released-strict":
-        raise ValueError("The official rewards read no thinking answers: with thinking, say recipe released, not strict.")
+        raise ValueError("The official rewards read no thinking answers: with thinking, take the recipe `released`.")
     switches = Options(**options)
     unknown = sorted(set(switches.drop) - set(module.PARTS[recipe]))
     if unknown:
         parts = ", ".join(module.PARTS[recipe])
         raise ValueError(f"The {recipe} reward of {task} has no part {unknown[0]!r} to drop: it has {parts}.")
     return module.RECIPES[recipe], switches
+
+
+def _nothing_passes(task: str, recipe: str, answers: int) -> str:
+    example = {"boxes": [[10, 20, 30, 40]], "labels": ["cat"]}
+    paid = get_task(task).write_answer(example, label="cat", recipe=recipe)
+    kept = "; its special tokens must be kept where completions are decoded" if recipe == "released-strict" else ""
+    return f"0 of {answers} answers pass the format gate of `{recipe}`: a {task} answer that does is {paid!r}{kept}."
 
 
 def _empty(target: Mapping) -> bool:

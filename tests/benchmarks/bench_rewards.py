@@ -82,7 +82,9 @@ def best_ms(call, runs=7):
 
 def rewards_table():
     print(f"{BATCH} completions, {OBJECTS} boxes each: ms of one core")
-    print(f"{'task':<12}" + "".join(f"{recipe:>17}" for recipe in RECIPES) + f"{'plain':>8}{'kit/plain':>11}{'limit':>7}")
+    print(
+        f"{'task':<12}" + "".join(f"{recipe:>17}" for recipe in RECIPES) + f"{'plain':>8}{'kit/plain':>11}{'limit':>7}"
+    )
     for task, limit in LIMIT_MS.items():
         batch = make(task, np.random.default_rng(0))
         times = [best_ms(partial(score_batch, task, *batch, recipe=recipe)) for recipe in RECIPES]

@@ -52,7 +52,9 @@ def test_the_grounding_format_test_passes_whatever_begins_with_less_than():
     assert strict("grounding", "<nonsense", ONE) == 1
     assert strict("grounding", "[10, 10, 30, 30]", ONE) == 0, "without box tokens a box is read as fractions"
     assert strict("grounding", "[0.01, 0.01, 0.03, 0.03]", ONE, frame="norm1000") == 1
-    assert strict("grounding", f"{CAT}<|box_start|>[1,2,3,4](10,10),(30,30)<|box_end|>", ONE) == 1, "the list comes first"
+    assert strict("grounding", f"{CAT}<|box_start|>[1,2,3,4](10,10),(30,30)<|box_end|>", ONE) == 1, (
+        "the list comes first"
+    )
 
 
 def test_detection_is_json_as_a_whole_in_coco_s_words():
@@ -69,7 +71,9 @@ def test_detection_is_json_as_a_whole_in_coco_s_words():
     half = strict("detection", f"[{good}, {item([1, 1, 9, 9], 'catt')}]", ONE)
     assert half == pytest.approx(3 - 0.125), "an unknown class lowers the format term alone"
     own = {**ONE, "labels": ["platelet"]}
-    assert strict("detection", f"[{item([10, 10, 30, 30], 'platelet')}]", own) == pytest.approx(3), "the target's classes"
+    assert strict("detection", f"[{item([10, 10, 30, 30], 'platelet')}]", own) == pytest.approx(3), (
+        "the target's classes"
+    )
     assert len(COCO_CLASSES) == 80
 
 

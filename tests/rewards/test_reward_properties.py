@@ -121,6 +121,64 @@ def test_repeating_a_box_never_raises_the_reward(scene, task, times, data):
     assert reward(task, repeated, truths).total <= reward(task, predictions, truths).total + 1e-12
 
 
+@settings(max_examples=200, deadline=None)
+@given(scene=scenes(least=1), task=tasks)
+def test_no_answer_earns_more_than_its_honest_part(scene, task):
+    """Its honest part: for each object, the best of the boxes that overlap it most; nothing else."""
+    predictions, truths = scene
+    assume((overlaps(truths, truths) - np.eye(len(truths))).max() < 0.6)
+    overlap = overlaps(predictions, truths)
+    if task == "detection":
+        overlap *= np.array([[label == name for _, name in truths] for _, label in predictions])
+    own = {}
+    for i, row in enumerate(overlap):
+        earned = reward(task, [predictions[i]], truths).total
+        if earned > own.get(row.argmax(), (0, None))[0]:
+            own[row.argmax()] = earned, predictions[i]
+    honest = [each for _, each in own.values()]
+    total = reward(task, predictions, truths).total
+    assert total <= reward(task, honest, truths).total + 1e-12
+    assert total <= len(honest) / len(truths) + 1e-12
+
+
+@settings(max_examples=200, deadline=None)
+@given(scene=scenes(least=1), task=tasks, data=st.data())
+def test_a_near_copy_earns_nothing_of_another_object(scene, task, data):
+    """Copies moved by a pixel: the reward is at most that of the answer whose box is the best of them."""
+    predictions, truths = scene
+    assume((overlaps(truths, truths) - np.eye(len(truths))).max() < 0.6)
+    box, label = data.draw(st.sampled_from(predictions))
+    moved = [(box[0] + x, box[1] + y, box[2] + x, box[3] + y) for x, y in ((0, 0), (1, 0), (0, 1), (1, 1))]
+    moved = [(each, label) for each in moved if max(each) <= SIDE]
+    others = [each for each in predictions if each != (box, label)]
+    assume((overlaps([(box, label)], truths) > 0).sum() > 1)  # it lies over a crowd
+    best = max(reward(task, [*others, one], truths).total for one in [(box, label), *moved])
+    several = reward(task, [*others, *moved], truths).total
+    assert several <= best + 0.25 / len(truths), "up to the quarter that a pixel of a few may shift"
+
+
+@settings(max_examples=100, deadline=None)
+@given(scene=scenes(least=1), names=st.lists(st.sampled_from("abc"), min_size=1, unique=True), data=st.data())
+def test_trying_labels_on_a_right_box_costs(scene, names, data):
+    _, truths = scene
+    some = data.draw(st.lists(st.sampled_from(truths), min_size=1, unique=True))
+    assume((overlaps(truths, truths) - np.eye(len(truths))).max() < 0.3)
+    right = reward("detection", some, truths).total
+    assert reward("detection", [*some, *((some[0][0], name) for name in names)], truths).total < right
+
+
+@settings(max_examples=100, deadline=None)
+@given(scene=scenes(), task=st.sampled_from(["counting", "detection"]))
+def test_a_box_over_everything_earns_less_than_one_exact_and_one_false(scene, task):
+    _, truths = scene
+    everything = (0, 0, SIDE, SIDE)
+    assume(len(truths) > 1 and not any(box == everything for box, _ in truths))
+    false = [((0, 0, 1, 1), "cat")]
+    assume(not overlaps(false, truths).any())
+    honest = reward(task, [truths[0], *false], truths).total
+    assert reward(task, [(everything, truths[0][1])], truths).total < honest
+
+
 @settings(max_examples=100, deadline=None)
 @given(scene=scenes(least=1), task=tasks)
 def test_a_malformed_item_never_raises_the_reward(scene, task):

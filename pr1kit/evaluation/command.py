@@ -25,6 +25,7 @@ from pr1kit.data.sample import TASKS
 from pr1kit.evaluation.benchmarks import PROTOCOLS, Protocol, official_files
 from pr1kit.evaluation.completion_store import CompletionStore, read_completions, write_atomically
 from pr1kit.evaluation.report import report, score_completions
+from pr1kit.rewards.tasks import COUNTED
 
 BATCH = {"hf": 16, "vllm": 512}
 SEEN = ("quantization", "max_pixels")  # what of `load_policy` changes the answers
@@ -55,6 +56,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--protocol", default="paper", choices=PROTOCOLS, help="the paper's prompts or those of its released scripts")
     add("--prompt", help='other words, with "{question}" in them')
     add("--max-new-tokens", type=int, help="longest completion (default: the protocol's)")
+    add("--count-from", choices=COUNTED, help="what of a counting answer is its count (default: either)")
     add("--thinking", action="store_true", help="ask to think first")
     add("--engine", default="hf", choices=BATCH, help="transformers or vLLM (default: %(default)s)")
     add("--batch-size", type=int, help=f"prompts at once (default: {BATCH['hf']}, vllm {BATCH['vllm']})")
@@ -100,7 +102,8 @@ def run(arguments: argparse.Namespace) -> int:
             rows = _ask(samples, CompletionStore(arguments.out, name, world.rank, world.processes), made_by, engine,
                         arguments.batch_size or BATCH[arguments.engine], world)  # fmt: skip
         if world.rank == 0:
-            results.append(score_completions(samples, rows, name, made_by, arguments.answer_frame))
+            frame, count_from = arguments.answer_frame, arguments.count_from
+            results.append(score_completions(samples, rows, name, made_by, frame, count_from))
     if world.rank == 0:
         text = report(results)
         arguments.out.mkdir(parents=True, exist_ok=True)

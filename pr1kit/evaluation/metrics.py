@@ -76,6 +76,10 @@ class Metrics(Mapping):
         if self._per_sample is None:  # AP and AR
             value = self._weighted(name, np.ones((1, self.samples)))[0]
             low, high = corrected_interval(value, self.resampled(name), self.samples, level)
+            low = math.nextafter(self[name], 0) if low > self[name] else low  # the number itself lies in it, see
+            high = (
+                math.nextafter(self[name], 1) if high < self[name] else high
+            )  # `average_precision` why it may be high
             return max(low, 0.0), min(high, 1.0)
         values = self._per_sample[name]
         if values.min() >= 0 and values.max() <= 1 and name != "mae":
@@ -140,8 +144,8 @@ def evaluate(
 ) -> Metrics:
     """The metrics of `task` over S samples: one completion each, or a list of K completions each (then their mean).
 
-    `rules` are the "kit"'s or the "official" evaluation's, `count_from` (counting) is "boxes", "number" or "either", see
-    `tasks.Rules`; both are printed with the numbers.
+    `rules` are the "kit"'s or the "official" evaluation's, `count_from` (counting) is "boxes", "number" or "either":
+    see `tasks.Rules`; both are printed with the numbers.
     `frame` is one for all or a list with one per sample; `protocol` (detection) overrides it with its own. `resamples`
     is the number of bootstrap draws, by default 1000, and 200 for detection. `coco` (detection) is a COCO truth of the
     same images in the same order: AP is then measured on it, with its crowds and areas. Raises ValueError for bad

@@ -9,10 +9,12 @@ from pathlib import Path
 
 @dataclass(frozen=True)
 class GRPOSettings:
-    """One GRPO run. The defaults are Perception-R1's (arXiv 2504.07954, section 4.3 and its released scripts).
+    """One GRPO run. The defaults are Perception-R1's (arXiv 2504.07954, section 4.3 and its released code), but for
+    `epsilon`: the released trainer clips no ratio. Here every batch is used once, so the ratio is 1 and nothing is
+    clipped either.
 
     `prompts_per_step` is batch 1 × accumulation 2 there, and counts the prompts of all processes; `micro_prompts` of
-    them go through the model at once. `beta` weighs the KL to the starting policy, see `kl`; `recipe`, `matching` and
+    them go through the model at once. `top_p` 1 and `top_k` 0 sample from the whole distribution. `beta` weighs the KL to the starting policy, see `kl`; `recipe`, `matching` and
     `drop` choose the reward, see `score`; `save_steps` is the distance between checkpoints; `shared_prefix` sees
     each image once for its group.
     """
@@ -26,12 +28,14 @@ class GRPOSettings:
     kl_estimator: str = "k3"
     epsilon: float = 0.2
     temperature: float = 1.0
+    top_p: float = 0.9
+    top_k: int = 50
     max_completion_length: int = 768
     thinking: bool = False
     recipe: str = "kit"
     matching: str = "optimal"
     drop: tuple[str, ...] = ()
-    lr_scheduler: str = "cosine"
+    lr_scheduler: str = "linear"
     loss_type: str = "grpo"
     scale_rewards: str = "group"
     gradient_checkpointing: bool = True
@@ -62,6 +66,8 @@ class GRPOSettings:
             use_bias_correction_kl=False,  # the estimator as it is (TRL 1.16 weighs it by the policy ratio)
             epsilon=self.epsilon,
             temperature=self.temperature,
+            top_p=self.top_p,
+            top_k=self.top_k,
             max_completion_length=self.max_completion_length,
             loss_type=self.loss_type,
             scale_rewards=self.scale_rewards,
@@ -120,6 +126,8 @@ TINY = replace(
     prompts_per_step=16,
     micro_prompts=16,
     beta=0.0,
+    top_p=1.0,
+    top_k=0,
     max_completion_length=96,
     lr_scheduler="constant",
     gradient_checkpointing=False,

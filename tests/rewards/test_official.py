@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from pr1kit.rewards.official import COCO_CLASSES, PARSERS
+from pr1kit.rewards.official import COCO_CLASSES
 from pr1kit.rewards.score import reward_function, score
 from pr1kit.rewards.tasks import get_task
 
@@ -95,7 +95,7 @@ def test_only_literals_are_read():
     assert strict("counting", spaced, POINT) == 1
 
 
-@pytest.mark.parametrize("task", list(PARSERS))
+@pytest.mark.parametrize("task", ["grounding", "counting", "detection"])
 def test_the_supervised_answer_of_the_recipe_earns_the_most(task):
     target = {**ONE, "boxes": [[10, 10, 30, 30], [50, 50, 90, 90]][: 1 if task == "grounding" else 2]}
     target["labels"] = ["cat"] * len(target["boxes"])

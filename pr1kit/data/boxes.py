@@ -163,3 +163,18 @@ def smart_resize(
         grow = math.sqrt(min_pixels / (width * height))
         sides = [math.ceil(side * grow / factor) * factor for side in (width, height)]
     return sides[0], sides[1]
+
+
+def is_resized(size: tuple[int, int], original: tuple[int, int]) -> bool:
+    """Whether `size` may be what a Qwen-VL processor makes of an `original`: multiples of 28 or 32, the shape kept.
+
+    The shape is kept to one multiple a side, so that it may be off by some percent.
+
+    >>> is_resized((644, 420), (640, 427)), is_resized((640, 420), (640, 427)), is_resized((1288, 420), (640, 427))
+    (True, False, False)
+    """
+    scale = math.sqrt(size[0] * size[1] / (original[0] * original[1]))
+    return any(
+        all(a % factor == 0 and abs(a - b * scale) <= factor for a, b in zip(size, original, strict=True))
+        for factor in (28, 32)
+    )

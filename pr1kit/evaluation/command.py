@@ -48,7 +48,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--layout", default="auto", choices=("auto", "coco", *LAYOUTS), help="of the data (default: by its fields)")
     add("--split", help="of a dataset that has several")
     add("--limit", type=int, help="the first so many samples of each")
-    add("--frame", type=parse_frame, help="how the data write boxes: pixel, norm1000 or WxH, where that is open")
+    add(
+        "--frame",
+        type=parse_frame,
+        help="how the data write boxes: pixel, norm1000, resized or WxH, where that is open",
+    )
     add("--box-format", choices=("xyxy", "xywh"), help="corners, or corner and size, where that is open")
     add("--out", type=Path, default=Path("runs/eval"), help="folder of the results (default: %(default)s)")
     add("--completions", type=Path, help="score these instead of asking a model")
@@ -68,17 +72,17 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def parse_frame(text: str) -> Any:
-    """`pixel`, `norm1000`, or `WxH` as (W, H); argparse shows what is wrong with any other.
+    """`pixel`, `norm1000`, `resized` (of data), or `WxH` as (W, H); argparse shows what is wrong with any other.
 
     >>> parse_frame("1x1")
     (1.0, 1.0)
     """
-    if text in ("pixel", "norm1000"):
+    if text in ("pixel", "norm1000", "resized"):
         return text
     try:
         width, height = (float(side) for side in text.lower().split("x"))
     except ValueError:
-        raise argparse.ArgumentTypeError(f"{text!r} is not pixel, norm1000 or WxH") from None
+        raise argparse.ArgumentTypeError(f"{text!r} is not pixel, norm1000, resized or WxH") from None
     return width, height
 
 

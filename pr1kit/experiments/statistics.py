@@ -68,7 +68,9 @@ def p_value(differences: Sequence[float]) -> float:
 
 
 def holm(p_values: Sequence[float]) -> np.ndarray:
-    """p-values `(K,)` of K claims tested together, corrected (Holm 1979): below 0.05, at most 5 % risk that any is wrong.
+    """p-values `(K,)` of K claims tested together, corrected (Holm 1979).
+
+    Where those below 0.05 are taken to hold, the risk that any of them does not is at most 5 %.
 
     >>> holm([0.01, 0.04, 0.03]).round(3).tolist()
     [0.03, 0.06, 0.06]

@@ -14,9 +14,9 @@ class GRPOSettings:
     clipped either.
 
     `prompts_per_step` is batch 1 × accumulation 2 there, and counts the prompts of all processes; `micro_prompts` of
-    them go through the model at once. `top_p` 1 and `top_k` 0 sample from the whole distribution. `beta` weighs the KL to the starting policy, see `kl`; `recipe`, `matching` and
-    `drop` choose the reward, see `score`; `save_steps` is the distance between checkpoints; `shared_prefix` sees
-    each image once for its group.
+    them go through the model at once. `top_p` 1 and `top_k` 0 sample from the whole distribution. `beta` weighs the KL
+    to the starting policy, see `kl`; `recipe`, `matching` and `drop` choose the reward, see `score`; `save_steps` is
+    the distance between checkpoints; `shared_prefix` sees each image once for its group.
     """
 
     steps: int = 1000

@@ -98,8 +98,8 @@ def _check_pixels(rows: np.ndarray, sides: np.ndarray, source: str) -> None:
         if (rows[outside] <= np.tile(resized, 2) + 1).all() and (rows >= -1).all():
             raise ValueError(
                 f"{outside.sum()} of {len(rows)} places of {source} lie outside their images (such as {row.tolist()} "
-                f"in {width:g}x{height:g} pixels) but within what Qwen-VL's processor makes of them, multiples of 28: if "
-                'they are pixels of the resized images, say frame="resized" (--frame resized), else frame="pixel" '
+                f"in {width:g}x{height:g} pixels) but within what Qwen-VL's processor makes of them, multiples of 28: "
+                'if they are pixels of the resized images, say frame="resized" (--frame resized), else frame="pixel" '
                 "(--frame pixel) to leave those out."
             )
         guess = "normalised to 0–1000" if rows.max() <= 1001 else "pixels of an image of another size"

@@ -7,9 +7,16 @@ evaluated but not rewarded. With n boxes answered and m objects:
                from the box's centre to a true point
     kit        Σ (½ closeness + ½ [closeness >= 0.1]) / max(n, m) over matched pairs: half where, half how many;
                a malformed box counts in n, a box written twice is an extra
-    paper      format + Σ Φ / m over matched pairs, Φ the IoU, or 1 − d / diagonal for points   (section 3.3)
-    released   format × min(n, m) / max(n, m) × (1 − mean d / (1000·√2)), matched by d, normalised to 0–1000
+    paper      format + Σ Φ / m over matched pairs, Φ = 1 − d / diagonal (section 4.2: Euclidean), or with true boxes,
+               which is ours, the IoU
+    released   format × min(n, m) / max(n, m) × (1 − mean d / (1000·√2)), matched by d, normalised to 0–1000; negative
+               where boxes lie far outside the image
+    released-strict  the same, read and gated as the official code does it, see `official`
+    number     for answers that state a number and no box: the mean of exact, [n = m], and closeness,
+               1 − |n − m| / max(n, m); `drop` one of them to have the other
 
+Under `kit` a box answers the object that it overlaps most, or to which it is nearest, see `matching.own_share`: one
+over a crowd answers none of it, so that moving it a little and writing it again earns nothing.
 Why no bonus for n = m: one could buy it with a false box. A hit that counts only where it lies cannot be bought.
 """
 

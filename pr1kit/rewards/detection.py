@@ -2,7 +2,9 @@
 
 With n items answered, m objects, a pair matched where its labels agree (after trimming and case folding):
 
-    kit       Σ (½ IoU + ½ [IoU >= 0.5]) / max(n, m) over matched pairs
+    kit       Σ (½ IoU + ½ [IoU >= 0.5]) / max(n, m + s) over matched pairs, s the boxes on an object that another box
+              answers already, whatever their labels (`matching.surplus`): trying labels costs; a box answers the object
+              of its class that it overlaps most (`matching.own_share`)
               location is the IoU half, recall the hit half; `drop` takes a rule away: class (labels need not agree),
               missing (divide by n alone), format (malformed items do not count in n)
     paper     format + location + class + recall − missing: shares of well-formed items, IoU and right labels over hits,

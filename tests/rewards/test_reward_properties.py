@@ -1,6 +1,8 @@
 """Properties of the kit's rewards over random scenes: bounds, order, monotonicity, matching."""
 
+import importlib.util
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -13,6 +15,7 @@ from pr1kit.rewards.parsing import boxed
 from pr1kit.rewards.score import RECIPES, score, score_batch
 
 SIDE = 64
+SEARCH = Path(__file__).resolve().parents[1] / "benchmarks" / "search_holes.py"
 LABELS = ("cat", "dog")
 BOX_TASKS = ("grounding", "counting", "detection")
 tasks = st.sampled_from(BOX_TASKS)
@@ -234,3 +237,15 @@ def test_ocr_is_bounded_and_more_right_letters_never_hurt(said, truth, cut):
     assert (total == 1) == (" ".join(said.split()) == truth)
     if truth[:cut].strip() and truth[: cut + 1].strip():
         assert score("ocr", truth[: cut + 1], {"text": truth}).total >= score("ocr", truth[:cut], {"text": truth}).total
+
+
+def test_a_local_search_over_answers_finds_no_hole():
+    """The command in `tests/benchmarks/search_holes.py` tries a million answers; here it is a few thousand."""
+    spec = importlib.util.spec_from_file_location("search_holes", SEARCH)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    tried, excess, loose = module.search(6000, seed=1)
+    assert tried >= 6000
+    assert max(excess) < 1e-9
+    assert excess[2] < 0, "a box over everything earns less than one exact and one false"
+    assert loose["detection"] < 0.25, "without a box of IoU 0.5"

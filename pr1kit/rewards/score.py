@@ -80,14 +80,17 @@ def score_batch(
     ]
 
 
-def reward_function(task: str, recipe: str = "kit", *, frame: Any = "pixel", **options) -> Callable[..., list[float]]:
+def reward_function(
+    task: str, recipe: str = "kit", *, frame: Any = "pixel", decode: Callable | None = None, **options
+) -> Callable[..., list[float]]:
     """`score` as a reward function with TRL's signature `f(prompts, completions, **columns) -> list[float]`.
 
     Columns, one value per completion: what the task's truth needs of `boxes`, `labels`, `points`, `text`, `image_size`,
     and `frame` where it differs between samples. Other columns are ignored. Completions are text or conversations.
     TRL logs each part, as the metric `reward/<part>` and as a column of its completions. Its attribute
     `columns` names what a dataset must have (one of each tuple). Warns once where none of the first answers passes the
-    recipe's format gate: a policy whose layout earns nothing cannot learn from it.
+    recipe's format gate: a policy whose layout earns nothing cannot learn from it. `decode`, from token ids to text, is
+    for `released-strict`, which wants the special tokens that TRL takes off: it reads the column `completion_ids`.
 
     >>> reward_function("ocr")(prompts=["OCR this image."], completions=["SHOP"], text=["STOP"])
     [0.75]
@@ -105,6 +108,8 @@ def reward_function(task: str, recipe: str = "kit", *, frame: Any = "pixel", **o
             if all(columns.get(name) is None for name in names):
                 raise ValueError(f"The {task} reward needs the dataset column {' or '.join(map(repr, names))}.")
         texts = [completion_text(completion) for completion in completions]
+        if decode is not None and columns.get("completion_ids") is not None:
+            texts = [decode(ids) for ids in columns["completion_ids"]]
         names = [name for name in Target.__dataclass_fields__ if columns.get(name) is not None]
         targets = [{name: columns[name][i] for name in names} for i in range(len(texts))]
         frames = columns.get("frame") or [None] * len(texts)

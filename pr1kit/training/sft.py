@@ -21,7 +21,10 @@ from pr1kit.training.step_log import RunLog
 
 @dataclass(frozen=True)
 class SFTSettings:
-    """One supervised run: `steps` of `batch_size` samples, `micro_batch` of which go through the model at once."""
+    """One supervised run: `steps` of `batch_size` samples, `micro_batch` of which go through the model at once.
+
+    `recipe` is the reward whose answer layout is taught, see `write_answer`.
+    """
 
     steps: int = 1000
     learning_rate: float = 1e-5
@@ -29,6 +32,7 @@ class SFTSettings:
     micro_batch: int = 1
     lr_scheduler: str = "cosine"
     thinking: bool = False
+    recipe: str = "kit"
     gradient_checkpointing: bool = True
     save_steps: int = 50
     seed: int = 0
@@ -62,12 +66,16 @@ class _SFTTrainer(ResumesWhole, SFTTrainer):
     """TRL's trainer, resumed from all of its weights."""
 
 
-def supervised_answer(sample: Sample, policy: Policy, thought: str = "") -> str:
-    """The answer that supervision teaches, its boxes in the policy's frame; a `thought` brings the tags."""
+def supervised_answer(sample: Sample, policy: Policy, thought: str = "", recipe: str = "kit") -> str:
+    """The answer that supervision teaches, its boxes in the policy's frame, in the layout that `recipe` pays.
+
+    A `thought` brings the tags. The end token is left to the chat template.
+    """
     size = sample.load_image().size
     boxes = from_pixels(sample.target.boxes, policy.frame(size), size)
     target = {"boxes": boxes, "labels": sample.target.labels, "text": sample.target.text}
-    answer = get_task(sample.task).write_answer(target, label=sample.question)
+    answer = get_task(sample.task).write_answer(target, label=sample.question, recipe=recipe)
+    answer = answer.removesuffix("<|im_end|>")
     return f"<think>{thought}</think><answer>{answer}</answer>" if thought else answer
 
 
@@ -91,15 +99,16 @@ def train_sft(
     if (thought is None) == settings.thinking:
         raise ValueError("Thinking needs `thought`, which writes a thought for a sample; without it there is none.")
     args = settings.config(folder)
+    thoughts = [thought(sample) if thought else "" for sample in samples]
+    pairs = zip(samples, thoughts, strict=True)
+    answers = [supervised_answer(sample, policy, words, settings.recipe) for sample, words in pairs]
     rows = [
         {
             "prompt": [{"role": "user", "content": chat(sample, settings.thinking)[0]["content"][1]["text"]}],
-            "completion": [
-                {"role": "assistant", "content": supervised_answer(sample, policy, thought(sample) if thought else "")}
-            ],
+            "completion": [{"role": "assistant", "content": answer}],
             "image": sample.load_image(),
         }
-        for sample in samples
+        for sample, answer in zip(samples, answers, strict=True)
     ]
     identity = {"sft": True, "policy": policy.name, "samples": len(samples), **asdict(settings)}
 

@@ -37,7 +37,7 @@ def test_white_space_counts_officially():
 
 def test_blanks_are_words_of_chinese_text_officially():
     pytest.importorskip("jieba", reason="jieba is not installed: Chinese is compared by characters")
-    kit, official = both("ocr", ["今天 天气"], [{"text": "今天天气"}], "f1")
+    kit, official = both("ocr", ["我 爱 北京"], [{"text": "我爱北京"}], "f1")
     assert kit == 1
     assert official < 1
 
@@ -80,17 +80,14 @@ def test_count_from_says_what_is_counted():
 @pytest.mark.skipif(not COMPLETIONS.exists(), reason=f"no logged completions at {COMPLETIONS}")
 def test_a_published_run_is_recounted():
     """A counting run of others that states numbers in answer tags: its own reward is met wherever it read a number."""
-    log = re.findall(
-        r"^-{5,} [\d-]+ Accuracy reward: (\S+) -{5,}\nContent: (.*?)^Solution: <answer> ?(\d+) ?</answer>",
-        COMPLETIONS.read_text(encoding="utf-8"),
-        re.M | re.S,
-    )
-    assert len(log) > 100
-    own, texts, counts = zip(*log, strict=True)
+    head = r"^-{5,} [\d-]+ Accuracy reward: (\S+) -{5,}\nContent: (.*?)^Solution: <answer> ?(.*?) ?</answer>"
+    log = re.findall(head, COMPLETIONS.read_text(encoding="utf-8"), re.M | re.S)
+    own, texts, counts = zip(*[row for row in log if row[2].isdigit()], strict=True)
+    assert len(own) > 500
     targets = [{"count": int(count)} for count in counts]
     right = [evaluate("counting", [text], [target])["accuracy"] for text, target in zip(texts, targets, strict=True)]
     agree = np.array(right) == np.array(own, float)
-    assert agree.mean() > 0.95
+    assert agree.mean() > 0.99, np.mean(agree)
 
 
 def test_the_rules_are_said_with_the_numbers():

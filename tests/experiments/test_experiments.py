@@ -6,6 +6,7 @@ from dataclasses import asdict, replace
 
 import numpy as np
 import pytest
+from scipy import stats
 
 from pr1kit import load_policy, make_scenes, parse, plot_ablation, plot_gain_vs_headroom, plot_perplexity, plot_scaling
 from pr1kit.data.shipped import shipped
@@ -16,7 +17,7 @@ from pr1kit.experiments.paper_claims import CLAIMS, claim_table
 from pr1kit.experiments.paper_grids import GRIDS
 from pr1kit.experiments.runner import replay, run_grid
 from pr1kit.experiments.runs import ROOT, Run, load_runs, provenance
-from pr1kit.experiments.statistics import mean_interval, paired_difference, rank_correlation
+from pr1kit.experiments.statistics import holm, mean_interval, p_value, paired_difference, rank_correlation
 from pr1kit.training.curriculum import easy_to_hard, offline_difficulty, train_curriculum
 from pr1kit.training.grpo_settings import TINY
 from pr1kit.training.rloo import train_rloo
@@ -300,3 +301,14 @@ def test_claims_are_judged_by_the_logs_and_the_readme_says_the_same():
     assert {row.split(" | ")[-1] for row in rows} <= {"holds |", "not shown |", "the opposite holds |"}
     assert "\n".join([header, line, *rows]) in (ROOT.parent.parent / "README.md").read_text(encoding="utf-8")
     assert claim_table("curriculum").splitlines()[2:] == [row for row in rows if "shuffled" in row]
+
+
+def test_many_claims_are_corrected_together():
+    """Against scipy's own t-test, and Holm's step-down by hand."""
+    values = [0.1, 0.1, 0.2]
+    assert p_value(values) == pytest.approx(stats.ttest_1samp(values, 0).pvalue)
+    assert (p_value([0.0, 0.0]), p_value([0.3]), p_value([0.2, 0.2])) == (1, 1, 0)
+    assert holm([0.04, 0.01, 0.03, 0.005]).tolist() == pytest.approx([0.06, 0.03, 0.06, 0.02])
+    assert holm([0.9, 0.8]).max() == 1
+    luck = np.random.default_rng(0).random((2000, 20))  # no claim holds
+    assert np.mean([holm(row).min() < 0.05 for row in luck]) < 0.065

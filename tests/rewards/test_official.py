@@ -114,3 +114,10 @@ def test_a_layout_that_earns_nothing_is_warned_of_once():
 def test_thinking_is_refused():
     with pytest.raises(ValueError, match="read no thinking answers"):
         strict("counting", "None", POINT, thinking=True)
+
+
+def test_special_tokens_are_decoded_where_they_are_wanted():
+    reward = reward_function("counting", "released-strict", decode=lambda ids: "".join(map(chr, ids)))
+    columns = {"points": [POINT["points"]], "image_size": [SIZE]}
+    ids = [list(map(ord, f"{CAT}{BOX}<|im_end|>"))]
+    assert reward([""], ["cat(10,10),(30,30)"], completion_ids=ids, **columns) == [1.0]

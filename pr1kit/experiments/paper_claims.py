@@ -1,7 +1,7 @@
 """Which of the paper's claims do the logged experiments bear out? `python -m pr1kit experiments --claims` prints all.
 
 A claim says that one level of a factor beats another; it holds where the 95 % interval of the paired difference over
-seeds lies above zero. Of many claims some hold by luck: beside the verdict stands p, corrected for all claims together (Holm).
+seeds lies above zero. Of many claims some hold by luck: beside the verdict stands p, corrected for all of them (Holm).
 """
 
 from __future__ import annotations

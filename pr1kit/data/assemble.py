@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from pr1kit.data.boxes import area, to_pixels
+from pr1kit.data.boxes import area, is_resized, smart_resize, to_pixels
 from pr1kit.data.conventions import check, corners
 from pr1kit.data.fingerprint import file_fingerprint
 from pr1kit.data.images import in_threads, probe, upright_boxes, upright_points, upright_size
@@ -210,10 +210,12 @@ def _written(record: Record, image: Any, stored: tuple[int, int], turn: int) -> 
 def _target(record: Record, image: Any, stored: tuple[int, int], turn: int) -> tuple[Target, CocoNotes | None]:
     """The truth in pixels of the upright image, and a COCO file's annotations in the same."""
     upright, (size, unturned) = upright_size(stored, turn), _written(record, image, stored, turn)
-    if not unturned and abs(size[0] * upright[1] / (size[1] * upright[0]) - 1) > 0.02:
+    off = abs(size[0] * upright[1] / (size[1] * upright[0]) - 1)
+    if not unturned and off > 0.02 and not is_resized(size, upright):
         raise ValueError(f"the file says {size[0]}x{size[1]} pixels, {image} has {upright[0]}x{upright[1]}")
-    boxes = to_pixels(corners(record.boxes, record.box_format), record.frame, size)
-    points = to_pixels(as_rows(as_numbers(record.points), 2, "points"), record.frame, size)
+    frame = smart_resize(upright) if record.frame == "resized" else record.frame
+    boxes = to_pixels(corners(record.boxes, record.box_format), frame, size)
+    points = to_pixels(as_rows(as_numbers(record.points), 2, "points"), frame, size)
     if unturned:
         boxes, points = upright_boxes(boxes, turn, stored), upright_points(points, turn, stored)
     elif size != upright:

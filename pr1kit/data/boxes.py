@@ -98,12 +98,13 @@ def giou(a: np.ndarray, b: np.ndarray) -> np.ndarray:
 
 
 def parse_frame(text: str) -> str | tuple[float, float]:
-    """A frame as people write it: `pixel`, `norm1000`, or `WxH`, pixels of the resized image. Raises ValueError.
+    """A frame as people write it: `pixel`, `norm1000`, `WxH`, pixels of the resized image, or for data `resized`, where
+    each image's size follows from `smart_resize`. Raises ValueError.
 
     >>> parse_frame("norm1000"), parse_frame("1x1")
     ('norm1000', (1.0, 1.0))
     """
-    if text in ("pixel", "norm1000"):
+    if text in ("pixel", "norm1000", "resized"):
         return text
     try:
         width, height = (float(side) for side in text.lower().split("x"))
@@ -182,3 +183,18 @@ def smart_resize(
         grow = math.sqrt(min_pixels / (width * height))
         sides = [math.ceil(side * grow / factor) * factor for side in (width, height)]
     return sides[0], sides[1]
+
+
+def is_resized(size: tuple[int, int], original: tuple[int, int]) -> bool:
+    """Whether `size` may be what a Qwen-VL processor makes of an `original`: multiples of 28 or 32, the shape kept.
+
+    The shape is kept to one multiple a side, so that it may be off by some percent.
+
+    >>> is_resized((644, 420), (640, 427)), is_resized((640, 420), (640, 427)), is_resized((1288, 420), (640, 427))
+    (True, False, False)
+    """
+    scale = math.sqrt(size[0] * size[1] / (original[0] * original[1]))
+    return any(
+        all(a % factor == 0 and abs(a - b * scale) <= factor for a, b in zip(size, original, strict=True))
+        for factor in (28, 32)
+    )

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from pr1kit.data.boxes import to_pixels
+from pr1kit.data.boxes import smart_resize, to_pixels
 from pr1kit.data.records import Record, as_numbers
 from pr1kit.data.sample import as_rows
 
@@ -94,6 +94,14 @@ def _check_pixels(rows: np.ndarray, sides: np.ndarray, source: str) -> None:
     outside = (rows > np.tile(sides, 2) + 1).any(1) | (rows < -1).any(1)
     if outside.mean() > FEW:
         row, (width, height) = rows[outside][0], sides[outside][0]
+        resized = np.array([smart_resize((int(w), int(h))) for w, h in sides[outside].tolist()])
+        if (rows[outside] <= np.tile(resized, 2) + 1).all() and (rows >= -1).all():
+            raise ValueError(
+                f"{outside.sum()} of {len(rows)} places of {source} lie outside their images (such as {row.tolist()} "
+                f"in {width:g}x{height:g} pixels) but within what Qwen-VL's processor makes of them, multiples of 28: "
+                'if they are pixels of the resized images, say frame="resized" (--frame resized), else frame="pixel" '
+                "(--frame pixel) to leave those out."
+            )
         guess = "normalised to 0–1000" if rows.max() <= 1001 else "pixels of an image of another size"
         say = '"norm1000" (--frame norm1000)' if rows.max() <= 1001 else "(width, height) (--frame WxH) of that image"
         raise ValueError(

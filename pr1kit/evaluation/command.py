@@ -25,6 +25,7 @@ from pr1kit.data.sample import TASKS
 from pr1kit.evaluation.benchmarks import PROTOCOLS, Protocol, official_files
 from pr1kit.evaluation.completion_store import CompletionStore, completion_digests, model_digest, read_completions
 from pr1kit.evaluation.report import report, score_completions
+from pr1kit.rewards.tasks import COUNTED
 
 BATCH = {"hf": 16, "vllm": 512}
 SEEN = ("quantization", "max_pixels")  # what of `load_policy` changes the answers
@@ -46,7 +47,7 @@ class EvalOptions:
     layout: str = option("auto", "of the data (default: by its fields)", choices=("auto", "coco", *LAYOUTS))
     split: str | None = option(None, "of a dataset that has several")
     limit: int | None = option(None, "the first so many samples of each")
-    frame: str | None = option(None, "how the data write boxes: pixel, norm1000 or WxH, where that is open")
+    frame: str | None = option(None, "how the data write boxes: pixel, norm1000, resized or WxH")
     box_format: str | None = option(None, "corners, or corner and size, where that is open", choices=("xyxy", "xywh"))
     out: str = option("runs/eval", "folder of the results")
     completions: str | None = option(None, "score these instead of asking a model")
@@ -54,6 +55,7 @@ class EvalOptions:
     protocol: str = option("paper", "the paper's prompts or those of its released scripts", choices=tuple(PROTOCOLS))
     prompt: str | None = option(None, 'other words, with "{question}" in them')
     max_new_tokens: int | None = option(None, "longest completion (default: the protocol's)")
+    count_from: str | None = option(None, "what of a counting answer is its count (default: either)", choices=COUNTED)
     thinking: bool = option(False, "ask to think first")
     engine: str = option("hf", "transformers or vLLM", choices=tuple(BATCH))
     batch_size: int | None = option(None, f"prompts at once (default: {BATCH['hf']}, vllm {BATCH['vllm']})")
@@ -86,7 +88,7 @@ def main(flags: Sequence[str]) -> int:
                 store = CompletionStore(folder.path, name, world.rank, world.processes)
                 rows = _ask(samples, store, made_by, engine, arguments.batch_size or BATCH[arguments.engine], world)
             if world.rank == 0:
-                results.append(score_completions(samples, rows, name, made_by, answer_frame))
+                results.append(score_completions(samples, rows, name, made_by, answer_frame, arguments.count_from))
         if world.rank == 0:
             text = report(results)
             folder.write("report.md", text)

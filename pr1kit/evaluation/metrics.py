@@ -1,7 +1,8 @@
-"""How good are the answers? The metrics of a task over a dataset, each with a bootstrap interval.
+"""How good are the answers? The metrics of a task over a dataset, each with an interval.
 
-Answers go through the parser that the rewards use. Intervals resample images (not answers: several answers to one
-image are no independent evidence), percentile bootstrap, seeded.
+Answers go through the parser that the rewards use, or (official rules) are read as Perception-R1's evaluation scripts
+read them. Intervals are over images (not answers: several answers to one image are no independent evidence): Wilson's
+for what lies in [0, 1], BCa for other means, for AP a bias-corrected bootstrap, seeded; see `intervals`.
 """
 
 from __future__ import annotations
@@ -9,14 +10,17 @@ from __future__ import annotations
 import html
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 
 from pr1kit.data.sample import Target
 from pr1kit.evaluation.average_precision import DetectionProtocol, answers_table, coco_detections, coco_table
+from pr1kit.evaluation.intervals import corrected_interval, mean_interval, share_interval
+from pr1kit.rewards.official import EVALUATED
 from pr1kit.rewards.score import check_target, completion_text, frames_of, read_answer
-from pr1kit.rewards.tasks import get_task
+from pr1kit.rewards.tasks import COUNTED, Rules, get_task
 
 __all__ = ["DetectionProtocol", "Metrics", "count_confusion", "evaluate"]
 
@@ -37,8 +41,9 @@ class Metrics(Mapping):
         note: str = "",
         resamples: int = 1000,
         seed: int = 0,
+        per_sample: dict[str, np.ndarray] | None = None,
     ):
-        self.task, self.samples, self.note = task, samples, note
+        self.task, self.samples, self.note, self._per_sample = task, samples, note, per_sample
         self._values, self._weighted = values, weighted
         self._resamples, self._seed = resamples, seed
         self._drawn: dict[str, np.ndarray] = {}
@@ -64,16 +69,26 @@ class Metrics(Mapping):
         return self._drawn[name]
 
     def interval(self, name: str, level: float = 0.95) -> tuple[float, float]:
-        """The percentile bootstrap interval of one metric; nan where the metric is nan."""
-        drawn = self.resampled(name)
-        drawn = drawn[np.isfinite(drawn)]
-        if not len(drawn) or math.isnan(self[name]):
+        """The interval of one metric, see `intervals`; nan where the metric is nan."""
+        if name not in self._values:
+            raise KeyError(f"No metric {name!r}: there are {', '.join(self)}.")
+        if math.isnan(self[name]):
             return math.nan, math.nan
-        low, high = np.quantile(drawn, [(1 - level) / 2, (1 + level) / 2])
-        return float(low), float(high)
+        if self._per_sample is None:  # AP and AR
+            value = self._weighted(name, np.ones((1, self.samples)))[0]
+            low, high = corrected_interval(value, self.resampled(name), self.samples, level)
+            low = math.nextafter(self[name], 0) if low > self[name] else low  # the number itself lies in it, see
+            high = (
+                math.nextafter(self[name], 1) if high < self[name] else high
+            )  # `average_precision` why it may be high
+            return max(low, 0.0), min(high, 1.0)
+        values = self._per_sample[name]
+        if values.min() >= 0 and values.max() <= 1 and name != "mae":
+            return share_interval(values, level)
+        return mean_interval(values, self.resampled(name), level)
 
     def difference(self, other: Metrics, name: str, level: float = 0.95) -> tuple[float, float, float]:
-        """This less `other` on the same samples, `(difference, low, high)`: the paired percentile bootstrap."""
+        """This minus `other` on the same samples, `(difference, low, high)`, paired: BCa, or as `interval` for AP."""
         if (self.task, self.samples, self._seed, self._resamples) != (
             other.task,
             other.samples,
@@ -81,9 +96,12 @@ class Metrics(Mapping):
             other._resamples,
         ):
             raise ValueError("Only metrics of one task over the same samples and resamples can be paired.")
-        drawn = self.resampled(name) - other.resampled(name)
-        low, high = np.nanquantile(drawn, [(1 - level) / 2, (1 + level) / 2])
-        return self[name] - other[name], float(low), float(high)
+        drawn, change = self.resampled(name) - other.resampled(name), self[name] - other[name]
+        if self._per_sample is None:
+            one = np.ones((1, self.samples))
+            value = self._weighted(name, one)[0] - other._weighted(name, one)[0]
+            return change, *corrected_interval(value, drawn, self.samples, level)
+        return change, *mean_interval(self._per_sample[name] - other._per_sample[name], drawn, level)
 
     def _rows(self) -> list[tuple[str, str, str]]:
         rows = []
@@ -95,7 +113,7 @@ class Metrics(Mapping):
 
     def __str__(self) -> str:
         lines = [f"{name:<14}{value:>8}   {between}" for name, value, between in self._rows()]
-        return "\n".join([f"{self.task}, {self.samples} samples, 95 % bootstrap intervals", *lines, self.note]).rstrip()
+        return "\n".join([f"{self.task}, {self.samples} samples, 95 % intervals", *lines, self.note]).rstrip()
 
     def __repr__(self) -> str:
         shown = ", ".join(f"{name}={value:.4f}" for name, value in self.items())
@@ -120,21 +138,26 @@ def evaluate(
     frame: Any = "pixel",
     protocol: DetectionProtocol | None = None,
     coco: dict | None = None,
+    rules: Rules | str = "kit",
+    count_from: str | None = None,
     resamples: int | None = None,
     seed: int = 0,
 ) -> Metrics:
     """The metrics of `task` over S samples: one completion each, or a list of K completions each (then their mean).
 
+    `rules` are the "kit"'s or the "official" evaluation's, `count_from` (counting) is "boxes", "number" or "either":
+    see `tasks.Rules`; both are printed with the numbers.
     `frame` is one for all or a list with one per sample; `protocol` (detection) overrides it with its own. `resamples`
     is the number of bootstrap draws, by default 1000, and 200 for detection. `coco` (detection) is a COCO truth of the
     same images in the same order: AP is then measured on it, with its crowds and areas. Raises ValueError for bad
     targets.
 
     >>> metrics = evaluate("counting", ["(1,1),(5,5)", "None"], [{"boxes": [[1, 1, 5, 5]]}, {"boxes": []}])
-    >>> metrics["accuracy"], metrics.interval("accuracy")
-    (1.0, (1.0, 1.0))
+    >>> metrics["accuracy"], [round(v, 2) for v in metrics.interval("accuracy")]
+    (1.0, [0.34, 1.0])
     """
     module, count = get_task(task), len(targets)
+    rules = _rules(rules, count_from)
     if not count or len(completions) != count:
         raise ValueError(f"Evaluation needs a completion for each target, got {len(completions)} for {count}.")
     truths = [check_target(task, target) for target in targets]
@@ -143,15 +166,18 @@ def evaluate(
     frames, groups = frames_of(frame, count), [_group(completion) for completion in completions]
     if len({len(group) for group in groups}) != 1 or not groups[0]:
         raise ValueError("Every sample needs the same number of completions, at least one.")
+    parser = EVALUATED.get(task) if rules.official else None
     rounds = [  # K lists of S answers
-        [read_answer(task, *one) for one in zip(texts, truths, frames, strict=True)]
+        [read_answer(task, *one, parser) for one in zip(texts, truths, frames, strict=True)]
         for texts in zip(*groups, strict=True)
     ]
-    note = ""
+    note, per_sample = rules.said(task), None
     if task == "detection":
         shown = frame if not isinstance(frame, list) or len(frame) == 2 else "one per sample"
         protocol = DetectionProtocol(frame=shown) if protocol is None else protocol
-        note = str(protocol)
+        note = f"{protocol}; {note}"
+        if rules.official:
+            rounds = [_letter_for_letter(answers, truths, protocol, coco) for answers in rounds]
         if coco is None:
             cocos = [answers_table(answers, truths, protocol) for answers in rounds]
         else:
@@ -160,9 +186,9 @@ def evaluate(
         values = {name: float(np.mean([coco.values[name] for coco in cocos])) for name in cocos[0].values}
 
         def weighted(name: str, weights: np.ndarray) -> np.ndarray:
-            return np.array([np.mean([coco.weighted(name, row) for coco in cocos]) for row in weights])
+            return np.array([np.mean([coco.stable(name, row) for coco in cocos]) for row in weights])
     else:
-        columns = [module.metrics(answers, truths) for answers in rounds]
+        columns = [module.metrics(answers, truths, rules) for answers in rounds]
         per_sample = {name: np.mean([column[name] for column in columns], axis=0) for name in columns[0]}  # (S,)
         values = {name: float(column.mean()) for name, column in per_sample.items()}
 
@@ -170,10 +196,35 @@ def evaluate(
             return weights @ per_sample[name] / weights.sum(1)
 
     draws = resamples or (200 if task == "detection" else 1000)
-    return Metrics(task, values, weighted, count, note=note, resamples=draws, seed=seed)
+    return Metrics(task, values, weighted, count, note=note, resamples=draws, seed=seed, per_sample=per_sample)
 
 
-def count_confusion(completions: Sequence, targets: Sequence[Target | Mapping]) -> np.ndarray:
+def _rules(rules: Rules | str, count_from: str | None) -> Rules:
+    if isinstance(rules, Rules):
+        return rules
+    if rules not in ("kit", "official"):
+        raise ValueError(f"Unknown rules {rules!r}: choose kit or official.")
+    if count_from not in (None, *COUNTED):
+        raise ValueError(f"Unknown count_from {count_from!r}: choose one of {', '.join(COUNTED)}.")
+    return Rules(rules == "official", count_from)
+
+
+def _letter_for_letter(answers: list, truths: list[Target], protocol: DetectionProtocol, coco: dict | None) -> list:
+    """The answers without the boxes whose label is no category, letter for letter."""
+    if coco is not None:
+        names = {category["name"] for category in coco["categories"]}
+    else:
+        names = set(protocol.categories or [label for target in truths for label in target.labels])
+    kept = [[i for i, label in enumerate(answer.labels) if label in names] for answer in answers]
+    return [
+        replace(answer, boxes=answer.boxes[rows], labels=tuple(answer.labels[i] for i in rows))
+        for answer, rows in zip(answers, kept, strict=True)
+    ]
+
+
+def count_confusion(
+    completions: Sequence, targets: Sequence[Target | Mapping], count_from: str = "either"
+) -> np.ndarray:
     """How often a true count (row) was answered by a count (column), `(T + 1, P + 1)`; several answers each count.
 
     >>> count_confusion(["(1,1),(5,5)", "None"], [{"boxes": [[1, 1, 5, 5]]}, {"boxes": [[1, 1, 5, 5]]}]).tolist()
@@ -181,7 +232,7 @@ def count_confusion(completions: Sequence, targets: Sequence[Target | Mapping]) 
     """
     counting = get_task("counting")
     cells = [
-        counting.counts(counting.parse(text), check_target("counting", target))
+        counting.counts(counting.parse(text), check_target("counting", target), count_from)
         for group, target in zip(completions, targets, strict=True)
         for text in _group(group)
     ]

@@ -11,6 +11,7 @@ from pr1kit.data.sample import TASKS
 from pr1kit.evaluation.average_precision import DetectionProtocol
 from pr1kit.evaluation.benchmarks import REPORTED, Protocol, paper_rows
 from pr1kit.evaluation.metrics import Metrics, evaluate
+from pr1kit.rewards.tasks import Rules
 
 TITLES = {
     "grounding": "Grounding: share of boxes with at least that IoU, %",
@@ -22,26 +23,44 @@ TITLES = {
 
 @dataclass(frozen=True)
 class Result:
-    """One benchmark's numbers, and what they depend on."""
+    """One benchmark's numbers by the kit's rules and by the official ones, and what they depend on."""
 
     name: str
     task: str
     metrics: Metrics
     protocol: str
     left_out: str = ""
+    official: Metrics | None = None
 
     def to_dict(self) -> dict:
         """Values with their intervals (None where there is nothing to measure) and the protocol, fit for JSON."""
-        rows = {name: [value, *self.metrics.interval(name)] for name, value in self.metrics.items()}
-        values = {name: [None if math.isnan(each) else each for each in row] for name, row in rows.items()}
-        about = {"name": self.name, "task": self.task, "samples": self.metrics.samples, "metrics": values}
+        about = {
+            "name": self.name,
+            "task": self.task,
+            "samples": self.metrics.samples,
+            "metrics": _values(self.metrics),
+        }
+        if self.official is not None:
+            about["official"] = _values(self.official)
         return {**about, "protocol": self.protocol, "left_out": self.left_out}
 
 
+def _values(metrics: Metrics) -> dict[str, list]:
+    rows = {name: [value, *metrics.interval(name)] for name, value in metrics.items()}
+    return {name: [None if math.isnan(each) else each for each in row] for name, row in rows.items()}
+
+
 def score_completions(
-    samples: Sequence, rows: dict[str, dict], name: str = "", made_by: dict | None = None, frame: Any = None
+    samples: Sequence,
+    rows: dict[str, dict],
+    name: str = "",
+    made_by: dict | None = None,
+    frame: Any = None,
+    count_from: str | None = None,
 ) -> Result:
     """The metrics of kept completions, `rows` by id; `frame` reads rows without one of their own.
+
+    `count_from` says what of a counting answer the kit's rules count, see `tasks.Rules`.
 
     Raises ValueError where a sample has no completion, or one whose coordinates nobody says how to read.
     """
@@ -62,17 +81,21 @@ def score_completions(
             )
         frames = "pixel"
     texts, targets = [row["completion"] for row in chosen], [sample.target for sample in samples]
-    metrics = evaluate(task, texts, targets, frame=frames, coco=getattr(samples, "coco", None))
+    options = {"frame": frames, "coco": getattr(samples, "coco", None)}
+    metrics = evaluate(task, texts, targets, count_from=count_from, **options)
+    official = evaluate(task, texts, targets, rules="official", **options)
     protocol = _told(made_by, () if task == "ocr" else frames)
+    protocol += f"; {Rules(count_from=count_from).said(task)}; {Rules(official=True).said(task)}"
     if task == "detection":
         protocol += f"; {_coco_rules(samples)}"
-    return Result(name, task, metrics, protocol, getattr(samples, "left_out", str)().lstrip(", "))
+    return Result(name, task, metrics, protocol, getattr(samples, "left_out", str)().lstrip(", "), official)
 
 
 def report(results: Sequence[Result]) -> str:
     """Markdown tables, one for each task: a row for each benchmark, the paper's numbers under it, then the protocols.
 
-    Values are percent with their 95 % bootstrap intervals over images.
+    Values are percent with their 95 % intervals over images, by the kit's rules; where the official rules give other
+    numbers, these stand in a row of their own.
     """
     parts = []
     for task in TASKS:
@@ -85,7 +108,9 @@ def report(results: Sequence[Result]) -> str:
 def _table(task: str, results: Sequence[Result]) -> list[str]:
     rows = [["benchmark", "samples", *REPORTED[task].values()]]
     for result in results:
-        rows.append([result.name, f"{result.metrics.samples:,}", *(_cell(result, name) for name in REPORTED[task])])
+        rows.append([result.name, f"{result.metrics.samples:,}", *_cells(result.metrics, task)])
+        if result.official is not None and (cells := _cells(result.official, task)) != rows[-1][2:]:
+            rows.append([f"{result.name}, official rules", "", *cells])
         for model, values in paper_rows(result.name, task):
             cells = (f"{values[name]:.1f}" if name in values else "" for name in REPORTED[task])
             rows.append([f"*paper: {model}*", "", *cells])
@@ -96,9 +121,12 @@ def _table(task: str, results: Sequence[Result]) -> list[str]:
     return [lines[0], "|" + "|".join("-" * (width + 2) for width in widths) + "|", *lines[1:]]
 
 
-def _cell(result: Result, name: str) -> str:
-    value, (low, high) = result.metrics[name], result.metrics.interval(name)
-    return "–" if math.isnan(value) else f"{100 * value:.1f} [{100 * low:.1f}, {100 * high:.1f}]"
+def _cells(metrics: Metrics, task: str) -> list[str]:
+    cells = []
+    for name in REPORTED[task]:
+        value, (low, high) = metrics[name], metrics.interval(name)
+        cells.append("–" if math.isnan(value) else f"{100 * value:.1f} [{100 * low:.1f}, {100 * high:.1f}]")
+    return cells
 
 
 def _protocol(result: Result) -> str:

@@ -1,7 +1,7 @@
 """Which of the paper's claims do the logged experiments bear out? `python -m pr1kit experiments --claims` prints all.
 
 A claim says that one level of a factor beats another; it holds where the 95 % interval of the paired difference over
-seeds lies above zero.
+seeds lies above zero. Of many claims some hold by luck: beside the verdict stands p, corrected for all of them (Holm).
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from itertools import pairwise
 
 from pr1kit.experiments.paper_grids import GRIDS
 from pr1kit.experiments.runs import ROOT, Run, load_runs
-from pr1kit.experiments.statistics import paired_difference, verdict
+from pr1kit.experiments.statistics import holm, mean_interval, p_value, paired_values, verdict
 
 
 @dataclass(frozen=True)
@@ -31,10 +31,10 @@ class Claim:
     where: Mapping[str, str] = field(default_factory=dict)
     gain: bool = True
 
-    def difference(self, runs: Sequence[Run], mode: str) -> tuple[float, float, float]:
-        """Mean and interval of the paired difference in `sampled` or `greedy` answers."""
+    def differences(self, runs: Sequence[Run], mode: str) -> list[float]:
+        """The paired differences in `sampled` or `greedy` answers, one for each seed."""
         runs = [run for run in runs if all(run.factors[name] == level for name, level in self.where.items())]
-        return paired_difference(
+        return paired_values(
             runs,
             self.one,
             self.other,
@@ -124,21 +124,30 @@ CLAIMS = (
 
 
 def claim_table(*grids: str, root=ROOT) -> str:
-    """Markdown: every claim about these grids (all where none is named), the paper's numbers, ours, and the verdict.
+    """Markdown: every claim about these grids (all where none is named), the paper's numbers, ours, p, and the verdict.
 
-    The verdict is about sampled answers. Raises FileNotFoundError where a grid was not run.
+    p is that of all the logged claims together (Holm), whichever are shown; the verdict is each claim's by itself; both
+    are about sampled answers. Raises FileNotFoundError where a grid that is asked for was not run.
     """
     lines = [
-        "| claim | paper, one run | here, sampled answers | here, greedy answers | holds? |",
-        "|---|---|---|---|---|",
+        "| claim | paper, one run | here, sampled answers | here, greedy answers | p, all claims together | holds? |",
+        "|---|---|---|---|---|---|",
     ]
-    for claim in CLAIMS:
-        if grids and claim.grid not in grids:
-            continue
-        runs = load_runs(GRIDS[claim.grid], root)
-        sampled, greedy = (claim.difference(runs, mode) for mode in ("sampled", "greedy"))
-        numbers = " | ".join(f"{mean:+.3f} [{low:+.3f}, {high:+.3f}]" for mean, low, high in (sampled, greedy))
-        lines.append(f"| {claim.text} | {claim.paper} | {numbers} | {verdict(sampled)} |")
+    runs = {}
+    for name in {claim.grid for claim in CLAIMS}:
+        try:
+            runs[name] = load_runs(GRIDS[name], root)
+        except FileNotFoundError:
+            if not grids or name in grids:
+                raise
+    claims = [claim for claim in CLAIMS if claim.grid in runs]
+    sampled = [claim.differences(runs[claim.grid], "sampled") for claim in claims]
+    corrected = holm([p_value(differences) for differences in sampled])
+    for claim, differences, p in zip(claims, sampled, corrected, strict=True):
+        if not grids or claim.grid in grids:
+            intervals = [mean_interval(each) for each in (differences, claim.differences(runs[claim.grid], "greedy"))]
+            numbers = " | ".join(f"{mean:+.3f} [{low:+.3f}, {high:+.3f}]" for mean, low, high in intervals)
+            lines.append(f"| {claim.text} | {claim.paper} | {numbers} | {p:.3f} | {verdict(intervals[0])} |")
     return "\n".join(lines)
 
 

@@ -7,9 +7,16 @@ evaluated but not rewarded. With n boxes answered and m objects:
                from the box's centre to a true point
     kit        Σ (½ closeness + ½ [closeness >= 0.1]) / max(n, m) over matched pairs: half where, half how many;
                a malformed box counts in n, a box written twice is an extra
-    paper      format + Σ Φ / m over matched pairs, Φ the IoU, or 1 − d / diagonal for points   (section 3.3)
-    released   format × min(n, m) / max(n, m) × (1 − mean d / (1000·√2)), matched by d, normalised to 0–1000
+    paper      format + Σ Φ / m over matched pairs, Φ = 1 − d / diagonal (section 4.2: Euclidean), or with true boxes,
+               which is ours, the IoU
+    released   format × min(n, m) / max(n, m) × (1 − mean d / (1000·√2)), matched by d, normalised to 0–1000; negative
+               where boxes lie far outside the image
+    released-strict  the same, read and gated as the official code does it, see `official`
+    number     for answers that state a number and no box: the mean of exact, [n = m], and closeness,
+               1 − |n − m| / max(n, m); `drop` one of them to have the other
 
+Under `kit` a box answers the object that it overlaps most, or to which it is nearest, see `matching.own_share`: one
+over a crowd answers none of it, so that moving it a little and writing it again earns nothing.
 Why no bonus for n = m: one could buy it with a false box. A hit that counts only where it lies cannot be bought.
 """
 
@@ -22,16 +29,18 @@ import numpy as np
 
 from pr1kit.data.boxes import centers, iou
 from pr1kit.data.sample import Target
-from pr1kit.rewards.matching import aggregate, ignore_repeats, match
-from pr1kit.rewards.parsing import boxed, build_prompt, read_places
+from pr1kit.rewards.matching import aggregate, assign, match, nearest_share, own_share
+from pr1kit.rewards.parsing import boxed, build_prompt, read_number, read_places
 from pr1kit.rewards.results import Answer, RewardResult
-from pr1kit.rewards.tasks import Options, says_nothing
+from pr1kit.rewards.tasks import KIT_RULES, Options, Rules, says_nothing
 
 COLUMNS = (("boxes", "points", "count"),)
 PARTS = {
     "kit": ("format", "location", "count"),
     "paper": ("format", "location"),
     "released": ("format", "location", "count"),
+    "released-strict": ("format", "location", "count"),
+    "number": ("exact", "closeness"),
 }
 HIT = 0.1  # closeness from which an object counts as found: loose, since `location` already asks for precision
 REACH = 0.1  # of the diagonal: how far from a true point a centre still earns something
@@ -46,13 +55,24 @@ def prompt(question: str, thinking: bool = False) -> str:
     return build_prompt(f"Output all the bounding boxes of the {question}{'.' if thinking else ''}", thinking)
 
 
-def write_answer(target: Target, *, label: str = "") -> str:
-    """The supervised answer: `label` and box for each object, in the order given; `None` where there is none.
+def write_answer(target: Target, *, label: str = "", recipe: str = "kit") -> str:
+    """The supervised answer in the layout that `recipe` pays, objects in the order given; `None` where there is none.
 
-    >>> write_answer({"boxes": []}, label="bird")
-    'None'
+    `label` and box for each object; for `released-strict` one label, then boxes, then the end of the turn; for `number`
+    the count alone.
+
+    >>> write_answer({"boxes": []}, label="bird"), write_answer({"count": 4}, recipe="number")
+    ('None', '4')
+    >>> write_answer({"boxes": [[1, 2, 3, 4]]}, label="bird", recipe="released-strict")
+    '<|object_ref_start|>bird<|object_ref_end|><|box_start|>(1,2),(3,4)<|box_end|><|im_end|>'
     """
-    return "".join(boxed(label, box) for box in Target.of(target).boxes) or "None"
+    target = Target.of(target)
+    if recipe == "number":
+        return str(_objects(target))
+    named = [boxed(label, box) for box in target.boxes]
+    if named and recipe == "released-strict":
+        return named[0] + "".join(box[box.index("<|box_start|>") :] for box in named[1:]) + "<|im_end|>"
+    return "".join(named) or "None"
 
 
 def parse(completion: Any) -> Answer:
@@ -68,16 +88,16 @@ def kit(answer: Answer, target: Target, options: Options) -> RewardResult:
     places = _places(answer)
     n = len(places) + (answer.malformed if "format" not in options.drop else 0)
     near, hit = closeness(places, target), options.threshold or HIT
-    pair_scores = options.mean({"location": near, "count": (near >= hit).astype(float)})  # (N, M)
+    own = _own(places, near, target)
+    near, found = near * own, (near >= hit) * own  # (N, M)
+    pair_scores = options.mean({"location": near, "count": found})
     if isinstance(pair_scores, float):  # both dropped: the format alone
         return RewardResult(answer.format_score, {"format": answer.format_score}, reason=answer.reason)
-    pair_scores = ignore_repeats(pair_scores, list(map(tuple, places.tolist())), near)
     pairs = match(pair_scores, options.matching)
-    matched = [float(near[p, t]) for p, t, _ in pairs]
     parts = {
         "format": answer.format_score,
-        "location": aggregate(sum(matched), n, m, options.aggregate),
-        "count": aggregate(sum(value >= hit for value in matched), n, m, options.aggregate),
+        "location": aggregate(sum(float(near[p, t]) for p, t, _ in pairs), n, m, options.aggregate),
+        "count": aggregate(sum(float(found[p, t]) for p, t, _ in pairs), n, m, options.aggregate),
     }
     total = aggregate(sum(score for *_, score in pairs), n, m, options.aggregate)
     return RewardResult(total, parts, tuple(pairs), answer.reason)
@@ -94,26 +114,56 @@ def paper(answer: Answer, target: Target, options: Options) -> RewardResult:
 
 
 def released(answer: Answer, target: Target, options: Options) -> RewardResult:
-    """In [0, 1]: the format opens the gate; behind it the ratio of counts times how near the centres are."""
+    """At most 1: the format opens the gate; behind it the ratio of counts times how near the centres are."""
     m, places = _placed(target), _places(answer)
     well_formed = float(answer.format_score == 1 and len(places) > 0)
     if not m or not len(places):
         return RewardResult(0.0, {"format": well_formed, "location": 0.0, "count": 0.0}, reason=answer.reason)
     norm1000 = 1000 / np.array(_size(target), float)
     distance = _distances(centers(places) * norm1000, _truth_points(target) * norm1000)
-    pairs = match(distance.max() + 1 - distance, options.matching)  # the nearest pairs in sum; no score is 0
-    mean = float(sum(distance[p, t] for p, t, _ in pairs)) / len(pairs)
+    pairs = list(zip(*assign(-distance, options.matching), strict=True))  # the nearest pairs in sum
+    mean = float(sum(distance[p, t] for p, t in pairs)) / len(pairs)
     parts = {
         "format": well_formed,
-        "location": max(0.0, 1 - mean / (1000 * math.sqrt(2))),
+        "location": 1 - mean / (1000 * math.sqrt(2)),
         "count": min(len(places), m) / max(len(places), m),
     }
     total = math.prod(value for name, value in parts.items() if name not in options.drop)
-    matches = tuple((p, t, float(1 - distance[p, t] / (1000 * math.sqrt(2)))) for p, t, _ in pairs)
+    matches = tuple((p, t, float(1 - distance[p, t] / (1000 * math.sqrt(2)))) for p, t in pairs)
     return RewardResult(float(total), parts, matches, answer.reason)
 
 
-RECIPES = {"kit": kit, "paper": paper, "released": released}
+def number(answer: Answer, target: Target, options: Options) -> RewardResult:
+    """In [0, 1]: the mean of `exact`, is the stated number right, and `closeness`, 1 − |error| / max(number, true)."""
+    n, m = count_of(answer, "number"), _objects(target)
+    if n is None:
+        parts = {"format": 0.0, "exact": 0.0, "closeness": 0.0}
+        return RewardResult(0.0, parts, reason="no number, or several, in the answer")
+    parts = {"exact": float(n == m), "closeness": 1 - abs(n - m) / max(n, m, 1)}
+    return RewardResult(float(options.mean(parts)), {"format": 1.0, **parts})
+
+
+RECIPES = {"kit": kit, "paper": paper, "released": released, "released-strict": released, "number": number}
+COUNT_FROM = ("boxes", "number", "either")
+
+
+def count_of(answer: Answer, count_from: str = "either") -> int | None:
+    """How many objects an answer says there are: its boxes, the one number that it states, or either.
+
+    `either` takes the number only where no box is given. None where neither is there, or where several numbers are;
+    an explicit "nothing" is 0.
+
+    >>> count_of(parse("<answer> 4 </answer>")), count_of(parse("(1,1),(2,2)")), count_of(parse("3 or 4"))
+    (4, 1, None)
+    """
+    if count_from not in COUNT_FROM:
+        raise ValueError(f"Unknown count_from {count_from!r}: choose one of {', '.join(COUNT_FROM)}.")
+    boxes = len(_places(answer))
+    if says_nothing(answer) or (count_from != "number" and (boxes or count_from == "boxes")):
+        return boxes
+    if boxes or answer.malformed or not answer.explicit:
+        return None
+    return read_number(answer.text)
 
 
 def closeness(places: np.ndarray, target: Target, reach: float = REACH) -> np.ndarray:
@@ -128,31 +178,39 @@ def closeness(places: np.ndarray, target: Target, reach: float = REACH) -> np.nd
     return np.maximum(0.0, 1 - distance / (reach * math.hypot(*_size(target))))
 
 
-def metrics(answers: list[Answer], targets: list[Target]) -> dict[str, np.ndarray]:
+def metrics(answers: list[Answer], targets: list[Target], rules: Rules = KIT_RULES) -> dict[str, np.ndarray]:
     """Per-sample values `(S,)`: is the count exact, how far off is it, and the matched closeness / max(n, m).
 
-    Where only the count is known, the closeness is nan.
+    The count is read as `count_of` says; an answer without one is wrong, and off by all the objects. Where only the
+    count is known, the closeness is nan.
     """
+    count_from = rules.count_from or ("boxes" if rules.official else "either")
     accuracy, error, location = np.zeros((3, len(answers)))
     for i, (answer, target) in enumerate(zip(answers, targets, strict=True)):
-        n, m, places = *counts(answer, target), _places(answer)
-        accuracy[i] = n == m if m else says_nothing(answer)
-        error[i] = abs(n - m)
+        said, m, places = count_of(answer, count_from), _objects(target), _places(answer)
+        accuracy[i] = said == m and (m > 0 or says_nothing(answer) or count_from != "boxes")
+        error[i] = abs((said or 0) - m)
         matched = sum(score for *_, score in match(closeness(places, target)))
-        location[i] = matched / max(n, m) if m else accuracy[i]
+        location[i] = matched / max(len(places), m) if m else accuracy[i]
         if m and not len(target.boxes) and not len(target.points):
             location[i] = math.nan
     return {"accuracy": accuracy, "mae": error, "matched_iou": location}
 
 
-def counts(answer: Answer, target: Target) -> tuple[int, int]:
-    """How many objects the answer boxes and how many there are: one cell of the confusion matrix."""
-    return len(_places(answer)), _objects(target)
+def counts(answer: Answer, target: Target, count_from: str = "either") -> tuple[int, int]:
+    """How many objects the answer counts and how many there are: one cell of the confusion matrix."""
+    return count_of(answer, count_from) or 0, _objects(target)
 
 
 def _places(answer: Answer) -> np.ndarray:
     """The answer's boxes, and its points as flat boxes, `(N, 4)`."""
     return np.concatenate([answer.boxes, np.tile(answer.points, 2)]) if len(answer.points) else answer.boxes
+
+
+def _own(places: np.ndarray, near: np.ndarray, target: Target) -> np.ndarray:
+    if len(target.boxes) or not len(target.points):
+        return own_share(near, target.boxes)
+    return nearest_share(_distances(centers(places), target.points))
 
 
 def _objects(target: Target) -> int:

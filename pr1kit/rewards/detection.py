@@ -2,34 +2,40 @@
 
 With n items answered, m objects, a pair matched where its labels agree (after trimming and case folding):
 
-    kit       Σ (½ IoU + ½ [IoU >= 0.5]) / max(n, m) over matched pairs
+    kit       Σ (½ IoU + ½ [IoU >= 0.5]) / max(n, m + s) over matched pairs, s the boxes on an object that another box
+              answers already, whatever their labels (`matching.surplus`): trying labels costs; a box answers the object
+              of its class that it overlaps most (`matching.own_share`)
               location is the IoU half, recall the hit half; `drop` takes a rule away: class (labels need not agree),
               missing (divide by n alone), format (malformed items do not count in n)
     paper     format + location + class + recall − missing: shares of well-formed items, IoU and right labels over hits,
-              F1 of hits, and the share of objects missed                       (Perception-R1, section 3.3, table 6)
-    released  0.25 format + 0.75 recall + class + location − 0.5 missing, in [0, 3], missing = fp/n + fn/m,
-              matched by 5·L1 − 2·GIoU − [same label] on boxes scaled to [0, 1], a hit at IoU > 0.5;
-              no hit: format alone
+              F1 of hits, and the share of objects missed                       (Perception-R1, section 4.2, table 6)
+    released  0.25 format + 0.75 recall + class + location − 0.5 missing, in [0, 3], missing = fp/n + fn/m (off in the
+              official training script: drop="missing"), a hit at IoU > 0.5; no hit: format alone. Matched by
+              5·L1 − 2·GIoU − p in pixels of the completion's frame, L1 of (cx, cy, w, h), p the softmax over 90
+              classes of a one-hot label: e / (e + 89) where labels agree, else 1 / (e + 89)
+    released-strict  the same, read as the official code reads it, see `official`
 """
 
 from __future__ import annotations
 
 import json
+import math
 from typing import Any
 
 import numpy as np
 
 from pr1kit.data.boxes import centers, giou, iou
 from pr1kit.data.sample import Target
-from pr1kit.rewards.matching import aggregate, ignore_repeats, match
+from pr1kit.rewards.matching import aggregate, assign, match, own_share, surplus
 from pr1kit.rewards.parsing import build_prompt, normalize_label, read_places, whole
 from pr1kit.rewards.results import Answer, RewardResult
 from pr1kit.rewards.tasks import Options, says_nothing
 
 COLUMNS = (("boxes",), ("labels",))
 _PARTS = ("format", "location", "class", "recall", "missing")
-PARTS = {"kit": _PARTS, "paper": _PARTS, "released": _PARTS}
+PARTS = dict.fromkeys(("kit", "paper", "released", "released-strict"), _PARTS)
 HIT = 0.5
+SAME, OTHER = math.e / (math.e + 89), 1 / (math.e + 89)  # the official probability of a right and of a wrong class
 
 
 def prompt(question: str, thinking: bool = False) -> str:
@@ -41,8 +47,10 @@ def prompt(question: str, thinking: bool = False) -> str:
     return build_prompt(f"Please output bbox coordinates and names of {question}.", thinking)
 
 
-def write_answer(target: Target, *, label: str = "") -> str:
+def write_answer(target: Target, *, label: str = "", recipe: str = "kit") -> str:
     """The supervised answer: one JSON list on one line; `label` names the boxes of a target without labels.
+
+    Every `recipe` pays this layout.
 
     >>> write_answer({"boxes": [[1, 2, 3, 4]], "labels": ["star"]})
     '[{"bbox_2d": [1, 2, 3, 4], "label": "star"}]'
@@ -67,23 +75,24 @@ def kit(answer: Answer, target: Target, options: Options) -> RewardResult:
     how = "prediction" if "missing" in options.drop else options.aggregate
     overlap, same = iou(answer.boxes, target.boxes), _same_label(answer, target)
     hit = overlap >= (options.threshold or HIT)  # (N, M)
-    pair_scores = options.mean({"location": overlap, "recall": hit.astype(float)})
+    objects = m + surplus(overlap) if how in ("max", "f1") else m  # one answered three times is three to answer
+    named = np.ones_like(same) if "class" in options.drop else same
+    right = own_share(overlap * named, target.boxes) * named
+    pair_scores = options.mean({"location": overlap * right, "recall": hit * right})
     if isinstance(pair_scores, float):  # both dropped: the format alone
         return RewardResult(answer.format_score, {"format": answer.format_score}, reason=answer.reason)
-    if "class" not in options.drop:
-        pair_scores = pair_scores * same
-    items = list(zip(map(tuple, answer.boxes.tolist()), map(normalize_label, answer.labels), strict=True))
-    pairs = match(ignore_repeats(pair_scores, items, overlap), options.matching)
-    hits = sum(bool(hit[p, t]) for p, t, _ in pairs)
+    pairs = match(pair_scores, options.matching)
+    location, hits = (sum(float(part[p, t]) for p, t, _ in pairs) for part in (overlap * right, hit * right))
     touching = hit.any(1)
     parts = {
         "format": answer.format_score,
-        "location": aggregate(sum(float(overlap[p, t]) for p, t, _ in pairs), n, m, how),
+        "location": aggregate(location, n, objects, how),
         "class": float((hit & same).any(1).sum() / max(touching.sum(), 1)),  # of boxes on an object, named rightly
-        "recall": aggregate(hits, n, m, how),
+        "recall": aggregate(hits, n, objects, how),
         "missing": (hits - m) / m,
     }
-    return RewardResult(aggregate(sum(score for *_, score in pairs), n, m, how), parts, tuple(pairs), answer.reason)
+    total = aggregate(sum(score for *_, score in pairs), n, objects, how)
+    return RewardResult(total, parts, tuple(pairs), answer.reason)
 
 
 def paper(answer: Answer, target: Target, options: Options) -> RewardResult:
@@ -98,19 +107,19 @@ def released(answer: Answer, target: Target, options: Options) -> RewardResult:
     n, m = len(answer.boxes), len(target.boxes)
     if not n or not m:
         return _sum_up(answer, target, options, [], weights=RELEASED_WEIGHTS)
-    if target.image_size is None:
-        raise ValueError("The released detection reward needs the target's image_size (width, height).")
-    scale = np.array(target.image_size * 2, float)
-    a, b = answer.boxes / scale, target.boxes / scale
+    unit = np.tile(answer.scale, 2)  # pixels of the original image to those of the frame
+    a, b = (np.float32(boxes / unit) for boxes in (answer.boxes, target.boxes))
     distance = np.abs(_cxcywh(a)[:, None] - _cxcywh(b)[None]).sum(2)  # L1, (N, M)
-    cost = 5 * distance - 2 * giou(a, b) - _same_label(answer, target)
-    overlap = iou(a, b)
-    hits = _hits(match(cost.max() + 1 - cost, options.matching), overlap, np.nextafter(options.threshold or HIT, 1))
+    probability = np.where(_same_label(answer, target), np.float32(SAME), np.float32(OTHER))
+    cost = np.float32(5) * distance - probability - 2 * np.float32(giou(a, b))
+    overlap = np.float32(iou(a, b))  # in single precision, as the official code has it: ties fall as they do there
+    pairs = [(p, t, 0) for p, t in zip(*assign(-cost, options.matching), strict=True)]
+    hits = _hits(pairs, overlap, np.nextafter(np.float32(options.threshold or HIT), np.float32(1)))
     missing = -(n - len(hits)) / n - (m - len(hits)) / m
     return _sum_up(answer, target, options, hits, missing, RELEASED_WEIGHTS)
 
 
-RECIPES = {"kit": kit, "paper": paper, "released": released}
+RECIPES = {"kit": kit, "paper": paper, "released": released, "released-strict": released}
 RELEASED_WEIGHTS = {"format": 0.25, "location": 1.0, "class": 1.0, "recall": 0.75, "missing": 0.5}
 
 

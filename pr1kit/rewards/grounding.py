@@ -3,8 +3,9 @@
 Asked for "the red circle", a perfect answer is its one box; what an answer is worth is how much of it overlaps.
 
     kit       IoU of the matched box / max(boxes answered, boxes true); a malformed box counts as answered
-    paper     IoU of the first box + format                                    (Perception-R1, section 3.2)
+    paper     IoU of the first box + format                                    (Perception-R1, section 4.1)
     released  IoU² of the first box + format                                   (the official code)
+    released-strict  the same, read and gated as the official code does it, see `official`
 
 `format` is 1 where every item is well formed and there is one, else 0.
 """
@@ -17,13 +18,13 @@ import numpy as np
 
 from pr1kit.data.boxes import box_iou, centers, iou
 from pr1kit.data.sample import Target
-from pr1kit.rewards.matching import aggregate, ignore_repeats, match
+from pr1kit.rewards.matching import aggregate, match, own_share
 from pr1kit.rewards.parsing import boxed, build_prompt, read_places
 from pr1kit.rewards.results import Answer, RewardResult
-from pr1kit.rewards.tasks import Options, says_nothing
+from pr1kit.rewards.tasks import KIT_RULES, Options, Rules, says_nothing
 
 COLUMNS = (("boxes",),)
-PARTS = {"kit": ("format", "location"), "paper": ("format", "location"), "released": ("format", "location")}
+PARTS = dict.fromkeys(("kit", "paper", "released", "released-strict"), ("format", "location"))
 
 
 def prompt(question: str, thinking: bool = False) -> str:
@@ -35,8 +36,10 @@ def prompt(question: str, thinking: bool = False) -> str:
     return build_prompt(f"Output the bounding box of the {question} in the image.", thinking)
 
 
-def write_answer(target: Target, *, label: str = "") -> str:
+def write_answer(target: Target, *, label: str = "", recipe: str = "kit") -> str:
     """The supervised answer: the phrase `label`, then the target's box rounded, in the target's frame; or `None`.
+
+    Every `recipe` pays this layout.
 
     >>> write_answer({"boxes": [[1, 2, 3.2, 4]]}, label="red circle")
     '<|object_ref_start|>red circle<|object_ref_end|><|box_start|>(1,2),(3,4)<|box_end|>'
@@ -55,7 +58,7 @@ def kit(answer: Answer, target: Target, options: Options) -> RewardResult:
         return RewardResult(float(says_nothing(answer)), {"format": answer.format_score}, reason=answer.reason)
     written = len(answer.boxes) + (answer.malformed if "format" not in options.drop else 0)
     scores = iou(answer.boxes, target.boxes)
-    pairs = match(ignore_repeats(scores, list(map(tuple, answer.boxes.tolist())), scores), options.matching)
+    pairs = match(scores * own_share(scores, target.boxes), options.matching)
     location = aggregate(sum(score for *_, score in pairs), written, len(target.boxes), options.aggregate)
     parts = {"format": answer.format_score, "location": location}
     total = answer.format_score if "location" in options.drop else location
@@ -76,11 +79,14 @@ def released(answer: Answer, target: Target, options: Options) -> RewardResult:
     return paper(answer, target, options, power=2)
 
 
-RECIPES = {"kit": kit, "paper": paper, "released": released}
+RECIPES = {"kit": kit, "paper": paper, "released": released, "released-strict": released}
 
 
-def metrics(answers: list[Answer], targets: list[Target]) -> dict[str, np.ndarray]:
-    """Per-sample values `(S,)` of the first box: Acc@t, their mean, IoU, whether its centre lies in the true box."""
+def metrics(answers: list[Answer], targets: list[Target], rules: Rules = KIT_RULES) -> dict[str, np.ndarray]:
+    """Per-sample values `(S,)` of the first box: Acc@t, their mean, IoU, whether its centre lies in the true box.
+
+    Officially an IoU of exactly t is a miss: an epsilon stands in its denominator.
+    """
     overlap, inside = np.zeros(len(answers)), np.zeros(len(answers))
     for i, (answer, target) in enumerate(zip(answers, targets, strict=True)):
         if _both(answer, target):
@@ -90,9 +96,10 @@ def metrics(answers: list[Answer], targets: list[Target]) -> dict[str, np.ndarra
             inside[i] = x1 <= x <= x2 and y1 <= y <= y2
         elif not len(target.boxes):
             overlap[i] = inside[i] = says_nothing(answer)
-    hits = {f"acc@{t}": (overlap >= t).astype(float) for t in (0.5, 0.75, 0.95)}
+    reached = np.greater if rules.official else np.greater_equal
+    hits = {f"acc@{t}": reached(overlap, t).astype(float) for t in (0.5, 0.75, 0.95)}
     average = np.mean(list(hits.values()), axis=0)
-    loose = {f"acc@{t}": (overlap >= t).astype(float) for t in (0.1, 0.3)}
+    loose = {f"acc@{t}": reached(overlap, t).astype(float) for t in (0.1, 0.3)}
     return {**hits, "acc_avg": average, "mean_iou": overlap, "center_in_box": inside, **loose}
 
 

@@ -8,8 +8,11 @@ from __future__ import annotations
 
 import numpy as np
 
+from pr1kit.data.boxes import iou
+
 MATCHINGS = ("optimal", "greedy", "sequential")
 AGGREGATES = ("max", "f1", "truth", "prediction")
+FULL, NONE = 0.6, 0.9  # the rival's share of a prediction's overlap up to which, and from which, it counts in full, not
 
 
 def match(scores: np.ndarray, how: str = "optimal") -> list[tuple[int, int, float]]:
@@ -20,28 +23,33 @@ def match(scores: np.ndarray, how: str = "optimal") -> list[tuple[int, int, floa
     >>> match(np.array([[0.5, 0.4], [0.6, 0.1]]), "sequential")
     [(0, 0, 0.5), (1, 1, 0.1)]
     """
-    if scores.size == 0:
-        return []
-    if how == "sequential":
-        rows = columns = list(range(min(scores.shape)))
-    elif how == "greedy":
-        rows, columns = _greedy(scores)
-    elif how != "optimal":
-        raise ValueError(f"Unknown matching {how!r}: choose one of {', '.join(MATCHINGS)}.")
-    elif scores.shape == (1, 1):
-        rows = columns = [0]
+    if how == "optimal" and scores.size > 1:
+        useful = scores.any(1).nonzero()[0]  # a thousand guesses that hit nothing need no assignment
+        rows, columns = assign(scores[useful], how)
+        rows = useful[rows].tolist()
     else:
-        rows, columns = _optimal(scores)
-    values = scores[rows, columns].tolist()
+        rows, columns = assign(scores, how)
+    values = scores[rows, columns].tolist() if len(rows) else []
     return [pair for pair in zip(rows, columns, values, strict=True) if pair[2] > 0]
 
 
-def _optimal(scores: np.ndarray) -> tuple[list[int], list[int]]:
+def assign(scores: np.ndarray, how: str = "optimal") -> tuple[list[int], list[int]]:
+    """Rows and columns of min(N, M) pairs of the greatest summed score `(N, M)`, of whatever sign.
+
+    >>> assign(np.array([[-5.0, -1.0], [-1.0, -9.0]]))
+    ([0, 1], [1, 0])
+    """
+    if how not in MATCHINGS:
+        raise ValueError(f"Unknown matching {how!r}: choose one of {', '.join(MATCHINGS)}.")
+    if how == "sequential" or scores.size < 2:
+        pairs = list(range(min(scores.shape)))
+        return pairs, pairs
+    if how == "greedy":
+        return _greedy(scores)
     from scipy.optimize import linear_sum_assignment
 
-    useful = np.flatnonzero(scores.any(1))  # a thousand guesses that hit nothing need no assignment
-    rows, columns = linear_sum_assignment(scores[useful], maximize=True)
-    return useful[rows].tolist(), columns.tolist()
+    rows, columns = linear_sum_assignment(scores, maximize=True)
+    return rows.tolist(), columns.tolist()
 
 
 def _greedy(scores: np.ndarray) -> tuple[list[int], list[int]]:
@@ -51,7 +59,7 @@ def _greedy(scores: np.ndarray) -> tuple[list[int], list[int]]:
     free = min(scores.shape)
     for flat in np.argsort(-scores, axis=None, kind="stable").tolist():
         row, column = divmod(flat, scores.shape[1])
-        if len(rows) == free or scores[row, column] <= 0:
+        if len(rows) == free:
             break
         if row not in rows and column not in columns:
             rows.append(row)
@@ -59,7 +67,7 @@ def _greedy(scores: np.ndarray) -> tuple[list[int], list[int]]:
     return rows, columns
 
 
-def aggregate(total: float, predictions: int, truths: int, how: str = "max") -> float:
+def aggregate(total: float, predictions: float, truths: float, how: str = "max") -> float:
     """The summed score of matched pairs as a share: 1 where every object is answered perfectly and nothing is extra.
 
     `max` divides by the larger count: an extra costs as a miss does. `f1` divides by the mean count. `truth` forgives
@@ -79,24 +87,59 @@ def aggregate(total: float, predictions: int, truths: int, how: str = "max") -> 
     return min(total / count, 1.0) if count else 0.0
 
 
-def ignore_repeats(scores: np.ndarray, items: list, overlap: np.ndarray) -> np.ndarray:
-    """`scores` `(N, M)` in which an item written k times earns no more than written once.
+def own_share(overlap: np.ndarray, boxes: np.ndarray) -> np.ndarray:
+    """How far each prediction answers each object rather than another one: `(N, M)` in [0, 1].
 
-    Without this, one broad box repeated over a crowd would collect a little from each. Repeats count only where two
-    objects lie on one spot: then every copy keeps the objects that it overlaps by 0.95 or more, and no others.
+    `overlap` `(N, M)` is the IoU with the objects' `boxes` `(M, 4)`. With r the largest overlap with another object, as
+    a share of the overlap with the object itself, the share is 1 up to r = 0.6 and falls linearly to 0 at r = 0.9. So a
+    box over a crowd answers none of it, however often and however slightly moved it is written. Where two objects
+    overlap by more than 0.6 themselves, the rest is taken off r: the exact box of either answers it in full.
 
-    >>> crowd = np.array([[0.6, 0.2], [0.6, 0.2]])
-    >>> ignore_repeats(crowd, [(0, 0, 9, 9), (0, 0, 9, 9)], crowd).tolist()
-    [[0.6, 0.2], [0.0, 0.0]]
+    >>> row = np.array([[0, 0, 4, 4], [4, 0, 8, 4.0]])
+    >>> own_share(np.array([[0.8, 0.2], [0.4, 0.4], [0.4, 0.3]]), row).round(2).tolist()
+    [[1.0, 0.0], [0.0, 0.0], [0.5, 0.0]]
     """
-    if len(set(items)) == len(items):
-        return scores
-    index: dict = {}
-    exact, kept = overlap >= 0.95, scores.copy()
-    for i, item in enumerate(items):
-        first = index.setdefault(item, i)
-        if first != i:
-            kept[i] = np.where(exact[i], scores[i], 0)
-            if exact[i].any():
-                kept[first] = kept[i]
-    return kept
+    if overlap.shape[1] < 2 or not len(overlap):
+        return np.ones(overlap.shape)
+    second, best = np.partition(overlap, -2, axis=1)[:, -2:].T
+    share = (overlap >= best[:, None]).astype(float)  # where one object stands out, the answer is to it alone
+    unclear = (second > FULL * best).nonzero()[0]
+    if len(unclear):
+        here = overlap[unclear]  # (K, M)
+        ratio = here[:, None, :] / np.maximum(here, 1e-9)[:, :, None] - np.maximum(iou(boxes, boxes) - FULL, 0)
+        ratio[:, range(len(boxes)), range(len(boxes))] = 0
+        share[unclear] = _fall(ratio.max(2))
+    return share
+
+
+def nearest_share(distance: np.ndarray) -> np.ndarray:
+    """`own_share` for points: r is the distance to the object over that to the nearest other one; `(N, M)` in [0, 1].
+
+    >>> nearest_share(np.array([[1.0, 4.0], [2.0, 2.0], [0.0, 0.0]])).tolist()
+    [[1.0, 0.0], [0.0, 0.0], [1.0, 1.0]]
+    """
+    if distance.shape[1] < 2 or not len(distance):
+        return np.ones(distance.shape)
+    nearest, second = np.partition(distance, 1, axis=1)[:, :2].T[..., None]  # (N, 1) each
+    other = np.where(distance > nearest, nearest, second)
+    return _fall(distance / np.maximum(other, 1e-9))
+
+
+def _fall(ratio: np.ndarray) -> np.ndarray:
+    return np.clip((NONE - ratio) / (NONE - FULL), 0, 1)
+
+
+def surplus(overlap: np.ndarray) -> float:
+    """How many predictions answer an object that another one answers already, whatever their labels: at least 0.
+
+    A prediction answers an object fully from an IoU of 0.5 and not at all up to 0.3. Those that the best assignment
+    leaves without an object of their own are surplus: two of three labels tried on one box.
+
+    >>> surplus(np.array([[1.0, 0.0], [1.0, 0.0], [0.9, 0.0], [0.0, 0.4]])), surplus(np.eye(3))
+    (2.0, 0.0)
+    """
+    if (np.count_nonzero(overlap > 0.3, axis=0) < 2).all():
+        return 0.0  # no object is answered twice
+    answers = np.clip((overlap - 0.3) / 0.2, 0, 1)
+    rows, columns = assign(answers)
+    return max(0.0, float(answers.max(1).sum() - answers[rows, columns].sum()))

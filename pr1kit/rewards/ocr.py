@@ -1,8 +1,9 @@
 """OCR: read the image aloud, letter for letter.
 
     kit       1 − edit distance / longer length, after Unicode composition and collapsing white space
-    paper     format + 1 − edit distance / longer length                       (Perception-R1, section 3.2)
+    paper     format + 1 − edit distance / longer length                       (Perception-R1, section 4.1)
     released  1 − edit distance / longer length, after collapsing white space
+    released-strict  the same of the whole completion: no tag, fence or end token is taken off, two empty texts earn 0
 
 `format` is 1 where there is any answer text. A blank page is answered by `None`.
 """
@@ -17,10 +18,10 @@ from pr1kit.data.sample import Target
 from pr1kit.rewards import text_similarity as text
 from pr1kit.rewards.parsing import build_prompt, is_nothing, read_text
 from pr1kit.rewards.results import Answer, RewardResult
-from pr1kit.rewards.tasks import Options
+from pr1kit.rewards.tasks import KIT_RULES, Options, Rules
 
 COLUMNS = (("text",),)
-PARTS = {"kit": ("edit",), "paper": ("format", "edit"), "released": ("edit",)}
+PARTS = {"kit": ("edit",), "paper": ("format", "edit"), "released": ("edit",), "released-strict": ("edit",)}
 
 
 def prompt(question: str = "", thinking: bool = False) -> str:
@@ -32,8 +33,8 @@ def prompt(question: str = "", thinking: bool = False) -> str:
     return build_prompt("OCR this image.", thinking)
 
 
-def write_answer(target: Target, *, label: str = "") -> str:
-    """The supervised answer: the transcript as it is; `None` for a blank page.
+def write_answer(target: Target, *, label: str = "", recipe: str = "kit") -> str:
+    """The supervised answer: the transcript as it is; `None` for a blank page. Every `recipe` pays it.
 
     >>> write_answer({"text": "STOP"})
     'STOP'
@@ -66,20 +67,31 @@ def released(answer: Answer, target: Target, options: Options) -> RewardResult:
     return RewardResult(0.0 if "edit" in options.drop else similar, {"edit": similar}, reason=answer.reason)
 
 
-RECIPES = {"kit": kit, "paper": paper, "released": released}
+def released_strict(answer: Answer, target: Target, options: Options) -> RewardResult:
+    """In [0, 1]: the similarity of the whole completion; a blank page is answered by nothing, and earns nothing."""
+    said, truth = text.collapse(answer.text), text.collapse(target.text)
+    similar = 1 - text.edit_distance(said, truth) if said or truth else 0.0
+    return RewardResult(0.0 if "edit" in options.drop else similar, {"edit": similar}, reason=answer.reason)
 
 
-def metrics(answers: list[Answer], targets: list[Target]) -> dict[str, np.ndarray]:
-    """Per-sample values `(S,)`: normalised edit distance, word-set precision, recall and F1, BLEU, METEOR."""
-    rows = [_measure(answer, target) for answer, target in zip(answers, targets, strict=True)]
-    return {name: np.array([row[name] for row in rows]) for name in rows[0]}
+RECIPES = {"kit": kit, "paper": paper, "released": released, "released-strict": released_strict}
 
 
-def _measure(answer: Answer, target: Target) -> dict[str, float]:
-    said, truth = text.normalize(answer.text), text.normalize(target.text)
-    if not truth and is_nothing(said):
-        said = ""
-    words, true_words = text.words(said), text.words(truth)
+def metrics(answers: list[Answer], targets: list[Target], rules: Rules = KIT_RULES) -> dict[str, np.ndarray]:
+    """Per-sample values `(S,)`: normalised edit distance, word-set precision, recall and F1, BLEU, METEOR.
+
+    Officially white space counts in the edit distance, and blanks are words of Chinese text.
+    """
+    measured = [_measure(answer, target, rules.official) for answer, target in zip(answers, targets, strict=True)]
+    return {name: np.array([row[name] for row in measured]) for name in measured[0]}
+
+
+def _measure(answer: Answer, target: Target, official: bool) -> dict[str, float]:
+    said, truth = answer.text, target.text
+    if not official:
+        said, truth = text.normalize(said), text.normalize(truth)
+        said = "" if not truth and is_nothing(said) else said
+    words, true_words = text.official_words(said, truth) if official else (text.words(said), text.words(truth))
     precision, recall, f1 = text.word_set_scores(words, true_words)
     return {
         "edit_distance": text.edit_distance(said, truth),

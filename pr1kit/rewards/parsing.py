@@ -7,6 +7,7 @@ A bad item drops itself and lowers the format score; its neighbours count. No te
 
 from __future__ import annotations
 
+import math
 import re
 from typing import Any
 
@@ -18,6 +19,8 @@ from pr1kit.rewards.results import Answer
 THINK_FIRST = "Think first inside <think>…</think>, then answer inside <answer>…</answer>."
 LONGEST = 16_384  # characters in which boxes are looked for: some 300 objects; no honest answer is longer
 
+_STATED = re.compile(r"(?<![\w.,-])[0-9]{1,9}+(?:\.[0-9]{1,9}+)?(?!\w|[.,][0-9])")
+_SENTENCE = re.compile(r"\n|[.!?。](?=\s)")
 _TAG = re.compile(r"<(/?)(think|answer)>", re.IGNORECASE)
 END = re.compile(r"<\|(?:im_end|endoftext)\|>|<｜end▁of▁sentence｜>")
 _FENCE = re.compile(r"```[a-zA-Z]{0,12}+")
@@ -169,6 +172,20 @@ def is_nothing(text: str) -> bool:
     (True, True, False, False)
     """
     return len(text) < 200 and _NOTHING.fullmatch(_FENCE.sub("", text).strip().strip("\"'.")) is not None
+
+
+def read_number(text: str) -> int | None:
+    """The whole number that an answer states: the one in its last sentence or line with a number; None where that has
+    several different ones, or a fraction.
+
+    >>> read_number("1. a cube\\n2. a cone\\nSo there are 2 things."), read_number("3 or 4"), read_number("4.5")
+    (2, None, None)
+    """
+    for sentence in reversed(_SENTENCE.split(text[:LONGEST])):
+        if found := {float(number) for number in _STATED.findall(sentence)}:
+            number = found.pop() if len(found) == 1 else math.nan
+            return int(number) if number.is_integer() else None
+    return None
 
 
 def read_places(completion: Any, *, labelled: bool = False) -> Answer:

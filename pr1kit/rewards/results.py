@@ -20,7 +20,7 @@ class Answer:
     Shapes: `boxes` (N, 4) valid boxes only, `labels` N names ("" where none was given), `points` (N', 2), `text` the
     answer region. `format_score` in [0, 1] is the share of well-formed items; `reason` says what was wrong, "" if
     nothing; `explicit` is False where there was no answer at all (empty text, an unclosed thought). `malformed` counts
-    the items that were written but dropped.
+    the items that were written but dropped; `scale` is how many pixels one unit of the completion's frame is, (x, y).
     """
 
     boxes: np.ndarray = field(default_factory=lambda: np.zeros((0, 4)))
@@ -31,6 +31,7 @@ class Answer:
     format_score: float = 0.0
     explicit: bool = True
     malformed: int = 0
+    scale: tuple[float, float] = (1.0, 1.0)
 
     def _repr_html_(self) -> str:
         labels = self.labels or ("",) * len(self.boxes)

@@ -1,26 +1,30 @@
-"""What is an answer worth? The recipes by name, one completion or a batch, and as a reward function for TRL.
+"""What does an answer earn? The recipes by name, one completion or a batch, and as a reward function for TRL.
 
-    kit       ours: total in [0, 1], cheat-proof (the properties are tests)
-    paper     as Perception-R1 (arXiv 2504.07954) describes it: format + answer reward
-    released  as its official code computes it, constants and quirks included
+    kit              ours, and the one to train with: total in [0, 1], its properties proven and tested
+    paper            as Perception-R1 (arXiv 2504.07954) describes it: format + answer reward
+    released         the formula of its official code, constants included, on our parser
+    released-strict  the official code as a whole, with its parser and its format gates, see `official`
 
-The formulas stand at the top of each file in `pr1kit/tasks`. All read one parser and differ only in what they make of
-an `Answer`. Bad model output scores low with a reason; a bad target or option raises ValueError.
+The formulas stand at the top of each task's file. All recipes but the last read one parser and differ only in what they
+make of an `Answer`. Bad model output scores low with a reason; a bad target or option raises ValueError.
 """
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
 from pr1kit.data.boxes import pixels_per_unit, to_pixels
 from pr1kit.data.sample import Target
+from pr1kit.rewards.official import PARSERS
 from pr1kit.rewards.parsing import is_tagged
 from pr1kit.rewards.results import Answer, RewardResult
 from pr1kit.rewards.tasks import Options, get_task
 
-RECIPES = ("kit", "paper", "released")
+FIRST = 32  # answers after which a reward function says that none has passed the format gate
+RECIPES = ("kit", "paper", "released", "released-strict")
 
 
 def score(
@@ -66,7 +70,7 @@ def score_batch(
     >>> [result.total for result in score_batch("ocr", ["STOP", "SHOP"], [{"text": "STOP"}] * 2)]
     [1.0, 0.75]
     """
-    rule, switches = _recipe(task, recipe, options)
+    rule, switches = _recipe(task, recipe, options, thinking)
     frames = frames_of(frame, len(completions))
     if len(targets) != len(completions):
         raise ValueError(f"{len(completions)} completions need as many targets, got {len(targets)}.")
@@ -76,31 +80,46 @@ def score_batch(
     ]
 
 
-def reward_function(task: str, recipe: str = "kit", *, frame: Any = "pixel", **options) -> Callable[..., list[float]]:
+def reward_function(
+    task: str, recipe: str = "kit", *, frame: Any = "pixel", decode: Callable | None = None, **options
+) -> Callable[..., list[float]]:
     """`score` as a reward function with TRL's signature `f(prompts, completions, **columns) -> list[float]`.
 
     Columns, one value per completion: what the task's truth needs of `boxes`, `labels`, `points`, `text`, `image_size`,
     and `frame` where it differs between samples. Other columns are ignored. Completions are text or conversations.
     TRL logs each part, as the metric `reward/<part>` and as a column of its completions. Its attribute
-    `columns` names what a dataset must have (one of each tuple).
+    `columns` names what a dataset must have (one of each tuple). Warns once where none of the first answers passes the
+    recipe's format gate: a policy whose layout earns nothing cannot learn from it. `decode`, from token ids to text, is
+    for `released-strict`, which wants the special tokens that TRL takes off: it reads the column `completion_ids`.
 
     >>> reward_function("ocr")(prompts=["OCR this image."], completions=["SHOP"], text=["STOP"])
     [0.75]
     """
-    _recipe(task, recipe, {name: value for name, value in options.items() if name != "thinking"})
+    switches = {name: value for name, value in options.items() if name != "thinking"}
+    _recipe(task, recipe, switches, options.get("thinking", False))
     pixels_per_unit(frame, (1, 1))
     needed = get_task(task).COLUMNS
 
+    seen, passed = 0, 0
+
     def reward(prompts=None, completions=(), **columns) -> list[float]:
+        nonlocal seen, passed
         for names in needed:
             if all(columns.get(name) is None for name in names):
                 raise ValueError(f"The {task} reward needs the dataset column {' or '.join(map(repr, names))}.")
         texts = [completion_text(completion) for completion in completions]
+        if decode is not None and columns.get("completion_ids") is not None:
+            texts = [decode(ids) for ids in columns["completion_ids"]]
         names = [name for name in Target.__dataclass_fields__ if columns.get(name) is not None]
         targets = [{name: columns[name][i] for name in names} for i in range(len(texts))]
         frames = columns.get("frame") or [None] * len(texts)
         frames = [frame if each is None else each for each in frames]
         results = score_batch(task, texts, targets, recipe=recipe, frame=frames, **options)
+        if seen < FIRST:
+            seen += len(results)
+            passed += sum(result.parts.get("format", 1) > 0 for result in results)
+            if seen >= FIRST and not passed:
+                warnings.warn(_nothing_passes(task, recipe, seen), stacklevel=2)
         if log_extra := columns.get("log_extra"):
             for part in get_task(task).PARTS[recipe]:
                 values = [result.parts.get(part, 0.0) for result in results]
@@ -113,18 +132,22 @@ def reward_function(task: str, recipe: str = "kit", *, frame: Any = "pixel", **o
     return reward
 
 
-def read_answer(task: str, completion: Any, target: Target, frame: Any = "pixel") -> Answer:
+def read_answer(
+    task: str, completion: Any, target: Target, frame: Any = "pixel", parser: Callable | None = None
+) -> Answer:
     """The parsed answer with its boxes and points in pixels of the original image.
+
+    `parser` reads a completion, with its target, in place of the task's own: one of `official`.
 
     >>> read_answer("grounding", "(0,0),(500,1000)", Target(image_size=(64, 32)), "norm1000").boxes.tolist()
     [[0.0, 0.0, 32.0, 32.0]]
     """
-    answer = get_task(task).parse(completion)
+    answer = get_task(task).parse(completion) if parser is None else parser(completion, target)
     nothing = not len(answer.boxes) and not len(answer.points)
     if nothing or (isinstance(frame, str) and frame == "pixel"):
         return answer
     boxes, points = (to_pixels(rows, frame, target.image_size) for rows in (answer.boxes, answer.points))
-    return replace(answer, boxes=boxes, points=points)
+    return replace(answer, boxes=boxes, points=points, scale=pixels_per_unit(frame, target.image_size))
 
 
 def completion_text(completion: Any) -> str | None:
@@ -167,7 +190,7 @@ def frames_of(frame: Any, count: int) -> list:
 
 
 def _score(task, rule, completion, target, frame, recipe, thinking, switches) -> RewardResult:
-    answer = read_answer(task, completion, target, frame)
+    answer = read_answer(task, completion, target, frame, PARSERS[task] if recipe == "released-strict" else None)
     if not thinking or is_tagged(completion):
         return rule(answer, target, switches)
     reason = answer.reason or "the thinking tags are missing"
@@ -177,16 +200,25 @@ def _score(task, rule, completion, target, frame, recipe, thinking, switches) ->
     return rule(replace(answer, format_score=0.0, reason=reason), target, switches)
 
 
-def _recipe(task: str, recipe: str, options: Mapping) -> tuple[Callable, Options]:
+def _recipe(task: str, recipe: str, options: Mapping, thinking: bool = False) -> tuple[Callable, Options]:
     module = get_task(task)
     if recipe not in module.RECIPES:
-        raise ValueError(f"Unknown recipe {recipe!r}: choose one of {', '.join(RECIPES)}.")
+        raise ValueError(f"Unknown recipe {recipe!r} of {task}: choose one of {', '.join(module.RECIPES)}.")
+    if thinking and recipe == "released-strict":
+        raise ValueError("The official rewards read no thinking answers: with thinking, take the recipe `released`.")
     switches = Options(**options)
     unknown = sorted(set(switches.drop) - set(module.PARTS[recipe]))
     if unknown:
         parts = ", ".join(module.PARTS[recipe])
         raise ValueError(f"The {recipe} reward of {task} has no part {unknown[0]!r} to drop: it has {parts}.")
     return module.RECIPES[recipe], switches
+
+
+def _nothing_passes(task: str, recipe: str, answers: int) -> str:
+    example = {"boxes": [[10, 20, 30, 40]], "labels": ["cat"]}
+    paid = get_task(task).write_answer(example, label="cat", recipe=recipe)
+    kept = "; its special tokens must be kept where completions are decoded" if recipe == "released-strict" else ""
+    return f"0 of {answers} answers pass the format gate of `{recipe}`: a {task} answer that does is {paid!r}{kept}."
 
 
 def _empty(target: Mapping) -> bool:

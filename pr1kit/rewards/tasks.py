@@ -2,7 +2,7 @@
 
 A new task is one new module in this folder, plus its name in `pr1kit.data.sample.TASKS`. The module holds
 `prompt`, `write_answer`, `parse`; `COLUMNS`, what a target must have; `RECIPES`, name -> reward of an answer in pixels;
-`PARTS`, what each recipe can drop; and `metrics`, name -> function of sample weights.
+`PARTS`, what each recipe can drop; and `metrics`, name -> values of the samples under `Rules`.
 """
 
 from __future__ import annotations
@@ -48,9 +48,49 @@ class Options:
         return sum(kept) / len(kept) if kept else 0.0
 
 
+@dataclass(frozen=True)
+class Rules:
+    """How answers are measured: by the kit's rules, or as Perception-R1's evaluation scripts do (`official`).
+
+    `count_from` says what of a counting answer is its count: "boxes", a stated "number", or "either", the number where
+    no box is given. None is "either" for the kit, and "boxes" officially.
+    """
+
+    official: bool = False
+    count_from: str | None = None
+
+    def said(self, task: str) -> str:
+        """The rules of `task` in words, as they are printed with its numbers."""
+        kit, official = RULES[task]
+        words = official if self.official else kit
+        if task == "counting" and not self.official:
+            words = COUNTED[self.count_from or "either"]
+        return f"{'official' if self.official else 'kit'} rules: {words}"
+
+
+KIT_RULES = Rules()
+COUNTED = {
+    "boxes": "the count is that of the boxes",
+    "number": "the count is the number that an answer states",
+    "either": "the count is that of the boxes, or the number stated where there is none",
+}
+RULES = {  # task: the kit's and the official rules
+    "grounding": ("an IoU of exactly 0.5 is a hit", "an IoU of exactly 0.5 is a miss"),
+    "counting": ("", "the count is that of the boxes between box tokens; an answer without one is wrong"),
+    "ocr": (
+        "white space collapsed, Unicode composed, thoughts and fences taken off",
+        "the raw text, white space kept, and words in Chinese text too",
+    ),
+    "detection": (
+        "complete items of broken JSON count, labels in any letter case",
+        "broken JSON is dropped whole, items after a faulty one too, labels letter for letter",
+    ),
+}
+
+
 def says_nothing(answer: Answer) -> bool:
     """Whether an answer states, explicitly and without a box, that there is nothing."""
-    return answer.format_score == 1 and len(answer.boxes) == 0 and len(answer.points) == 0
+    return answer.explicit and answer.format_score == 1 and len(answer.boxes) == 0 and len(answer.points) == 0
 
 
 def get_task(name: str) -> ModuleType:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, replace
+from functools import partial
 from pathlib import Path
 
 from datasets import Dataset
@@ -69,9 +70,11 @@ def only_task(samples: Sequence[Sample]) -> str:
     return tasks.pop()
 
 
-def reward_of(task: str, settings: GRPOSettings) -> Callable[..., list[float]]:
-    """The reward function that `settings` ask for."""
+def reward_of(task: str, settings: GRPOSettings, processor=None) -> Callable[..., list[float]]:
+    """The reward function that `settings` ask for; `released-strict` reads completions with their special tokens."""
     switches = {name: getattr(settings, name) for name in ("matching", "drop", "thinking")}
+    if settings.recipe == "released-strict" and processor is not None:
+        switches["decode"] = partial(processor.decode, skip_special_tokens=False)
     return reward_function(task, settings.recipe, **switches)
 
 
@@ -101,7 +104,7 @@ def train_grpo(
     def trainer(log: RunLog) -> PerceptionGRPOTrainer:
         return PerceptionGRPOTrainer(
             model=policy.model,
-            reward_funcs=reward_of(task, settings),
+            reward_funcs=reward_of(task, settings, policy.processor),
             args=args,
             train_dataset=to_dataset(samples, policy, thinking=settings.thinking),
             processing_class=policy.processor,

@@ -11,13 +11,15 @@ from pr1kit.data.options import option
 
 @dataclass(frozen=True)
 class GRPOSettings:
-    """One GRPO run. The defaults are Perception-R1's (arXiv 2504.07954, section 4.3 and its released scripts).
+    """One GRPO run. The defaults are Perception-R1's (arXiv 2504.07954, section 4.3 and its released code), but for
+    `epsilon`: the released trainer clips no ratio. Here every batch is used once, so the ratio is 1 and nothing is
+    clipped either.
 
     `prompts_per_step` is batch 1 × accumulation 2 there, and counts the prompts of all processes; `micro_prompts` of
-    them go through the model at once. `beta` weighs the KL to the starting policy, estimated by `kl_estimator`, see
-    `kl` ("k1" has no expected gradient as a loss term: it restrains nothing); `recipe`, `matching` and `drop` choose
-    the reward, see `score`; `save_steps` is the distance between checkpoints; `shared_prefix` sees each image once for
-    its group.
+    them go through the model at once. `top_p` 1 and `top_k` 0 sample from the whole distribution. `beta` weighs the KL
+    to the starting policy, estimated by `kl_estimator`, see `kl` ("k1" has no expected gradient as a loss term: it
+    restrains nothing); `recipe`, `matching` and `drop` choose the reward, see `score`; `save_steps` is the distance
+    between checkpoints; `shared_prefix` sees each image once for its group.
     """
 
     steps: int = option(1000, "training steps")
@@ -29,12 +31,14 @@ class GRPOSettings:
     kl_estimator: str = option("k3", "of the KL term: k3, k1 or kimi")
     epsilon: float = option(0.2, "the policy ratio is clipped to 1 ± epsilon")
     temperature: float = option(1.0, "of the rollouts")
+    top_p: float = option(0.9, "rollouts draw from the likeliest tokens of this summed probability; 1 from all")
+    top_k: int = option(50, "rollouts draw from so many likeliest tokens; 0 from all")
     max_completion_length: int = option(768, "tokens of a rollout")
     thinking: bool = option(False, "ask to think first")
     recipe: str = option("kit", "of the reward, see pr1kit.score")
     matching: str = option("optimal", "of boxes and objects: optimal, greedy or sequential")
     drop: list[str] = option([], "parts of the reward to leave out")
-    lr_scheduler: str = option("cosine", "of the learning rate, as transformers names it")
+    lr_scheduler: str = option("linear", "of the learning rate, as transformers names it")
     loss_type: str = option("grpo", "as TRL names it")
     scale_rewards: str = option("group", "by which spread advantages are divided: group, batch or none")
     gradient_checkpointing: bool = option(True, "less memory, a third more time")
@@ -75,6 +79,8 @@ class GRPOSettings:
             use_bias_correction_kl=False,  # the estimator as it is (TRL 1.16 weighs it by the policy ratio)
             epsilon=self.epsilon,
             temperature=self.temperature,
+            top_p=self.top_p,
+            top_k=self.top_k,
             max_completion_length=self.max_completion_length,
             loss_type=self.loss_type,
             scale_rewards=self.scale_rewards,
@@ -138,6 +144,8 @@ TINY = replace(
     prompts_per_step=16,
     micro_prompts=16,
     beta=0.0,
+    top_p=1.0,
+    top_k=0,
     max_completion_length=96,
     lr_scheduler="constant",
     gradient_checkpointing=False,

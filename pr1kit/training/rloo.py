@@ -40,7 +40,7 @@ def train_rloo(
     def trainer(log: RunLog) -> RLOOTrainer:
         return _RLOOTrainer(
             model=policy.model,
-            reward_funcs=reward_of(task, settings),
+            reward_funcs=reward_of(task, settings, policy.processor),
             args=args,
             train_dataset=to_dataset(samples, policy, thinking=settings.thinking),
             processing_class=policy.processor,

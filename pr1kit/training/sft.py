@@ -10,7 +10,7 @@ from datasets import Dataset
 from trl import SFTConfig, SFTTrainer
 
 from pr1kit.data.boxes import from_pixels
-from pr1kit.data.images import probe, upright_size
+from pr1kit.data.images import image_size
 from pr1kit.data.sample import Sample
 from pr1kit.models.policy import Policy, chat
 from pr1kit.rewards.tasks import get_task
@@ -21,7 +21,10 @@ from pr1kit.training.step_log import RunLog
 
 @dataclass(frozen=True)
 class SFTSettings:
-    """One supervised run: `steps` of `batch_size` samples, `micro_batch` of which go through the model at once."""
+    """One supervised run: `steps` of `batch_size` samples, `micro_batch` of which go through the model at once.
+
+    `recipe` is the reward whose answer layout is taught, see `write_answer`.
+    """
 
     steps: int = 1000
     learning_rate: float = 1e-5
@@ -29,6 +32,7 @@ class SFTSettings:
     micro_batch: int = 1
     lr_scheduler: str = "cosine"
     thinking: bool = False
+    recipe: str = "kit"
     gradient_checkpointing: bool = True
     save_steps: int = 50
     seed: int = 0
@@ -62,22 +66,28 @@ class _SFTTrainer(WholeCheckpoints, SFTTrainer):
     """TRL's trainer, resumed from all of its weights."""
 
 
-def supervised_answer(sample: Sample, policy: Policy, thought: str = "") -> str:
-    """The answer that supervision teaches, its boxes in the policy's frame; a `thought` brings the tags."""
-    size = upright_size(*probe(sample.image, decode=False))
+def supervised_answer(sample: Sample, policy: Policy, thought: str = "", recipe: str = "kit") -> str:
+    """The answer that supervision teaches, its boxes in the policy's frame, in the layout that `recipe` pays.
+
+    A `thought` brings the tags. The end token is left to the chat template.
+    """
+    size = image_size(sample.image)
     boxes = from_pixels(sample.target.boxes, policy.frame(size), size)
     target = {"boxes": boxes, "labels": sample.target.labels, "text": sample.target.text}
-    answer = get_task(sample.task).write_answer(target, label=sample.question)
+    answer = get_task(sample.task).write_answer(target, label=sample.question, recipe=recipe)
+    answer = answer.removesuffix("<|im_end|>")
     return f"<think>{thought}</think><answer>{answer}</answer>" if thought else answer
 
 
-def _to_dataset(samples: Sequence[Sample], policy: Policy, thought: Callable[[Sample], str] | None) -> Dataset:
+def _to_dataset(
+    samples: Sequence[Sample], policy: Policy, thought: Callable[[Sample], str] | None, recipe: str
+) -> Dataset:
     """The samples as the rows that `SFTTrainer` takes; an image is read when its row is asked for."""
 
     def read(batch):
         chosen = [samples[i] for i in batch["sample"]]
         words = [chat(sample, thought is not None)[0]["content"][1]["text"] for sample in chosen]
-        answers = [supervised_answer(sample, policy, thought(sample) if thought else "") for sample in chosen]
+        answers = [supervised_answer(sample, policy, thought(sample) if thought else "", recipe) for sample in chosen]
         return {
             "prompt": [[{"role": "user", "content": said}] for said in words],
             "completion": [[{"role": "assistant", "content": said}] for said in answers],
@@ -115,7 +125,7 @@ def train_sft(
         return _SFTTrainer(
             model=policy.model,
             args=args,
-            train_dataset=_to_dataset(samples, policy, thought),
+            train_dataset=_to_dataset(samples, policy, thought, settings.recipe),
             processing_class=policy.processor,
             callbacks=[log],
         )

@@ -82,12 +82,15 @@ def best_ms(call, runs=7):
 
 def rewards_table():
     print(f"{BATCH} completions, {OBJECTS} boxes each: ms of one core")
-    print(f"{'task':<12}{'kit':>8}{'paper':>8}{'released':>10}{'plain':>8}{'kit/plain':>11}{'limit':>7}")
+    print(
+        f"{'task':<12}" + "".join(f"{recipe:>17}" for recipe in RECIPES) + f"{'plain':>8}{'kit/plain':>11}{'limit':>7}"
+    )
     for task, limit in LIMIT_MS.items():
         batch = make(task, np.random.default_rng(0))
         times = [best_ms(partial(score_batch, task, *batch, recipe=recipe)) for recipe in RECIPES]
         other = best_ms(partial(plain, task, *batch))
-        print(f"{task:<12}{times[0]:8.1f}{times[1]:8.1f}{times[2]:10.1f}{other:8.1f}{times[0] / other:11.2f}{limit:7}")
+        shown = "".join(f"{each:17.1f}" for each in times)
+        print(f"{task:<12}{shown}{other:8.1f}{times[0] / other:11.2f}{limit:7}")
         print(f"{'':<12}{times[0] / BATCH * 128 / 1e3 / STEP_S:.1%} of a step of {STEP_S:g} s with 128 completions")
 
 

@@ -6,6 +6,7 @@ from dataclasses import asdict, replace
 
 import numpy as np
 import pytest
+from scipy import stats
 
 from pr1kit import load_policy, make_scenes, parse, plot_ablation, plot_gain_vs_headroom, plot_perplexity, plot_scaling
 from pr1kit.experiments.condition import HEADLINE, Condition, templated_thought
@@ -14,7 +15,7 @@ from pr1kit.experiments.grid import fast, full, of_policy
 from pr1kit.experiments.paper_claims import CLAIMS, claim_table, claims_page
 from pr1kit.experiments.paper_grids import GRIDS
 from pr1kit.experiments.runs import FORMAT, ROOT, Run, load_runs, log_file, read_lines
-from pr1kit.experiments.statistics import mean_interval, paired_difference, rank_correlation
+from pr1kit.experiments.statistics import holm, mean_interval, p_value, paired_difference, rank_correlation
 from pr1kit.models.tiny import build_tokenizer
 from pr1kit.rewards.tasks import get_task
 from pr1kit.training.curriculum import easy_to_hard, offline_difficulty, train_curriculum
@@ -231,3 +232,14 @@ def test_the_readme_is_short_and_names_what_there_is():
     assert len(linked) > 15
     for path in [*linked, *(one or other for one, other in named)]:
         assert (root / path).exists(), path
+
+
+def test_many_claims_are_corrected_together():
+    """Against scipy's own t-test, and Holm's step-down by hand."""
+    values = [0.1, 0.1, 0.2]
+    assert p_value(values) == pytest.approx(stats.ttest_1samp(values, 0).pvalue)
+    assert (p_value([0.0, 0.0]), p_value([0.3]), p_value([0.2, 0.2])) == (1, 1, 0)
+    assert holm([0.04, 0.01, 0.03, 0.005]).tolist() == pytest.approx([0.06, 0.03, 0.06, 0.02])
+    assert holm([0.9, 0.8]).max() == 1
+    luck = np.random.default_rng(0).random((2000, 20))  # no claim holds
+    assert np.mean([holm(row).min() < 0.05 for row in luck]) < 0.065

@@ -293,7 +293,7 @@ FRAGMENTS = """<think> </think> <answer> </answer> <|box_start|> <|box_end|> <|o
 {"bbox_2d": "label": "cat" [ ] { } ( ) , ' 10 50 -1 1e9 NaN Infinity (10,10),(50,50) [10,10,50,50] None [] é""".split()
 FRAGMENTS += [" ", "\n", "\u0301", "\ud800", "\x00"]
 hostile_text = st.one_of(st.text(max_size=80), st.lists(st.sampled_from(FRAGMENTS), max_size=25).map("".join))
-BOUNDS = {"kit": (0, 1), "paper": (-1, 4), "released": (0, 3)}
+BOUNDS = {"kit": (0, 1), "paper": (-1, 4), "released": (-1e5, 3), "released-strict": (-1e30, 3)}
 
 
 @settings(max_examples=400, deadline=None)
@@ -305,6 +305,8 @@ def test_no_text_raises_or_leaves_the_bounds(text, empty, thinking):
     truth = NONE if empty else ONE
     for task in TASKS:
         for recipe, (low, high) in BOUNDS.items():
+            if thinking and recipe == "released-strict":
+                continue  # refused
             result = score(task, text, truth, recipe=recipe, thinking=thinking)
             again = score(task, text, truth, recipe=recipe, thinking=thinking)
             assert low <= result.total <= high

@@ -5,7 +5,8 @@ from itertools import permutations
 import numpy as np
 import pytest
 
-from pr1kit.rewards.matching import aggregate, ignore_repeats, match
+from pr1kit.data.boxes import iou
+from pr1kit.rewards.matching import aggregate, match, nearest_share, own_share, surplus
 
 
 def total(pairs):
@@ -71,8 +72,34 @@ def test_aggregates_by_hand():
     assert aggregate(0.0, 0, 0) == 0
 
 
-def test_a_repeat_counts_only_for_objects_on_one_spot():
-    scores = np.array([[1.0, 0.5, 1.0], [1.0, 0.5, 1.0], [0.6, 0.2, 0.3], [0.6, 0.2, 0.3]])
-    kept = ignore_repeats(scores, ["a", "a", "b", "b"], scores)
-    assert kept.tolist() == [[1, 0, 1], [1, 0, 1], [0.6, 0.2, 0.3], [0, 0, 0]]
-    assert ignore_repeats(scores, ["a", "b", "c", "d"], scores) is scores
+APART = np.array([[0, 0, 9, 9], [20, 0, 29, 9], [40, 0, 49, 9.0]])
+
+
+def test_a_box_answers_the_object_that_it_overlaps_most():
+    crowd = np.array([[0.3, 0.3, 0.3], [0.6, 0.3, 0.0], [0.6, 0.45, 0.1], [0.0, 0.0, 0.2]])
+    assert own_share(crowd, APART).round(3).tolist() == [[0, 0, 0], [1, 0, 0], [0.5, 0, 0], [0, 0, 1]]
+    twins = APART[[0, 0, 2]]
+    assert own_share(iou(twins, twins), twins)[:2, :2].min() == 1, "two objects on one spot take either's box"
+
+
+def test_the_exact_boxes_of_any_objects_are_their_own():
+    rng = np.random.default_rng(0)
+    for _ in range(300):
+        corner = rng.integers(0, 20, (6, 2))
+        boxes = np.concatenate([corner, corner + rng.integers(1, 20, (6, 2))], axis=1).astype(float)
+        alike = iou(boxes, boxes)
+        assert np.diag(own_share(alike, boxes)).min() == pytest.approx(1)
+        assert surplus(alike) == pytest.approx(0)
+
+
+def test_a_point_between_two_objects_answers_neither():
+    distance = np.array([[0.0, 5, 9], [2, 3, 9], [4, 4, 4]])
+    assert nearest_share(distance).round(3).tolist() == [[1, 0, 0], [0.778, 0, 0], [0, 0, 0]]
+    assert nearest_share(np.ones((2, 1))).tolist() == [[1], [1]]
+
+
+def test_surplus_counts_those_without_an_object_of_their_own():
+    assert surplus(np.array([[1.0, 0], [1, 0], [0, 1]])) == 1
+    assert surplus(np.array([[0.4, 0], [1, 0]])) == pytest.approx(0.5), "half an answer"
+    assert surplus(np.array([[0.6, 0.5], [0.6, 0]])) == 0, "the first answers the second object"
+    assert surplus(np.zeros((3, 2))) == surplus(np.zeros((0, 2))) == 0

@@ -1,6 +1,8 @@
 """Properties of the kit's rewards over random scenes: bounds, order, monotonicity, matching."""
 
+import importlib.util
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -13,6 +15,7 @@ from pr1kit.rewards.parsing import boxed
 from pr1kit.rewards.score import RECIPES, score, score_batch
 
 SIDE = 64
+SEARCH = Path(__file__).resolve().parents[1] / "benchmarks" / "search_holes.py"
 LABELS = ("cat", "dog")
 BOX_TASKS = ("grounding", "counting", "detection")
 tasks = st.sampled_from(BOX_TASKS)
@@ -105,7 +108,9 @@ def test_moving_a_matched_box_closer_never_lowers_the_reward(scene, task, data):
     moved = tuple(round(a + share * (b - a)) for a, b in zip(predictions[p][0], truths[t][0], strict=True))
     closer = [*predictions[:p], (moved, predictions[p][1]), *predictions[p + 1 :]]
     assume(overlaps([closer[p]], [truths[t]]) > overlaps([predictions[p]], [truths[t]]))
-    assume(moved not in [b for i, (b, _) in enumerate(predictions) if i != p])  # else it has become a repeat
+    before_t, after_t = (overlaps([side[p]], truths)[0] for side in (predictions, closer))
+    others = [i for i in range(len(truths)) if i != t]
+    assume((after_t[others] <= before_t[others]).all())  # else it may have come to answer another object as well
     assert reward(task, closer, truths).total >= before.total - 1e-12
 
 
@@ -117,6 +122,64 @@ def test_repeating_a_box_never_raises_the_reward(scene, task, times, data):
     assume(alike.max() < 0.8)  # two objects on one spot may be answered by the same box twice
     repeated = predictions + [data.draw(st.sampled_from(predictions))] * times
     assert reward(task, repeated, truths).total <= reward(task, predictions, truths).total + 1e-12
+
+
+@settings(max_examples=200, deadline=None)
+@given(scene=scenes(least=1), task=tasks)
+def test_no_answer_earns_more_than_its_honest_part(scene, task):
+    """Its honest part: for each object, the best of the boxes that overlap it most; nothing else."""
+    predictions, truths = scene
+    assume((overlaps(truths, truths) - np.eye(len(truths))).max() < 0.6)
+    overlap = overlaps(predictions, truths)
+    if task == "detection":
+        overlap *= np.array([[label == name for _, name in truths] for _, label in predictions])
+    own = {}
+    for i, row in enumerate(overlap):
+        earned = reward(task, [predictions[i]], truths).total
+        if earned > own.get(row.argmax(), (0, None))[0]:
+            own[row.argmax()] = earned, predictions[i]
+    honest = [each for _, each in own.values()]
+    total = reward(task, predictions, truths).total
+    assert total <= reward(task, honest, truths).total + 1e-12
+    assert total <= len(honest) / len(truths) + 1e-12
+
+
+@settings(max_examples=200, deadline=None)
+@given(scene=scenes(least=1), task=tasks, data=st.data())
+def test_a_near_copy_earns_nothing_of_another_object(scene, task, data):
+    """Copies moved by a pixel: the reward is at most that of the answer whose box is the best of them."""
+    predictions, truths = scene
+    assume((overlaps(truths, truths) - np.eye(len(truths))).max() < 0.6)
+    box, label = data.draw(st.sampled_from(predictions))
+    moved = [(box[0] + x, box[1] + y, box[2] + x, box[3] + y) for x, y in ((0, 0), (1, 0), (0, 1), (1, 1))]
+    moved = [(each, label) for each in moved if max(each) <= SIDE]
+    others = [each for each in predictions if each != (box, label)]
+    assume((overlaps([(box, label)], truths) > 0).sum() > 1)  # it lies over a crowd
+    best = max(reward(task, [*others, one], truths).total for one in [(box, label), *moved])
+    several = reward(task, [*others, *moved], truths).total
+    assert several <= best + 0.25 / len(truths), "up to the quarter that a pixel of a few may shift"
+
+
+@settings(max_examples=100, deadline=None)
+@given(scene=scenes(least=1), names=st.lists(st.sampled_from("abc"), min_size=1, unique=True), data=st.data())
+def test_trying_labels_on_a_right_box_costs(scene, names, data):
+    _, truths = scene
+    some = data.draw(st.lists(st.sampled_from(truths), min_size=1, unique=True))
+    assume((overlaps(truths, truths) - np.eye(len(truths))).max() < 0.3)
+    right = reward("detection", some, truths).total
+    assert reward("detection", [*some, *((some[0][0], name) for name in names)], truths).total < right
+
+
+@settings(max_examples=100, deadline=None)
+@given(scene=scenes(), task=st.sampled_from(["counting", "detection"]))
+def test_a_box_over_everything_earns_less_than_one_exact_and_one_false(scene, task):
+    _, truths = scene
+    everything = (0, 0, SIDE, SIDE)
+    assume(len(truths) > 1 and not any(box == everything for box, _ in truths))
+    false = [((0, 0, 1, 1), "cat")]
+    assume(not overlaps(false, truths).any())
+    honest = reward(task, [truths[0], *false], truths).total
+    assert reward(task, [(everything, truths[0][1])], truths).total < honest
 
 
 @settings(max_examples=100, deadline=None)
@@ -174,3 +237,15 @@ def test_ocr_is_bounded_and_more_right_letters_never_hurt(said, truth, cut):
     assert (total == 1) == (" ".join(said.split()) == truth)
     if truth[:cut].strip() and truth[: cut + 1].strip():
         assert score("ocr", truth[: cut + 1], {"text": truth}).total >= score("ocr", truth[:cut], {"text": truth}).total
+
+
+def test_a_local_search_over_answers_finds_no_hole():
+    """The command in `tests/benchmarks/search_holes.py` tries a million answers; here it is a few thousand."""
+    spec = importlib.util.spec_from_file_location("search_holes", SEARCH)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    tried, excess, loose = module.search(6000, seed=1)
+    assert tried >= 6000
+    assert max(excess) < 1e-9
+    assert excess[2] < 0, "a box over everything earns less than one exact and one false"
+    assert loose["detection"] < 0.25, "without a box of IoU 0.5"

@@ -34,11 +34,13 @@ def total(*args, **kwargs):
 @pytest.mark.parametrize("task", TASKS)
 def test_the_supervised_answer_earns_the_most(task, recipe):
     target = ONE if task in ("grounding", "ocr") else TWO
-    best = {"kit": 1, "paper": 2, "released": 1}[recipe]
+    best = {"kit": 1, "paper": 2}.get(recipe, 1)
     if recipe != "kit" and task in ("grounding", "detection"):
         best = {"grounding": 2, "detection": 4 if recipe == "paper" else 3}[task]
-    answer = get_task(task).write_answer(target, label="cat")
+    answer = get_task(task).write_answer(target, label="cat", recipe=recipe)
     assert best == total(task, answer, target, recipe=recipe)
+    if recipe == "released-strict":
+        return  # it has no thinking answers
     assert best == total(
         task, f"<think>(0,0),(9,9)</think><answer>{answer}</answer>", target, recipe=recipe, thinking=True
     )
@@ -96,6 +98,20 @@ def test_counting_released_by_hand():
     assert score("counting", answer, target, recipe="released", drop="count").total == pytest.approx(expected)
     assert score("counting", answer + "<|box_start|>oops<|box_end|>", target, recipe="released").total == 0
     assert score("counting", "None", NONE, recipe="released").total == 0, "its regular expression wants a box"
+    far = write([8000, 8000, 9000, 9000])
+    assert score("counting", far, target, recipe="released").total < 0, "the official formula is not floored"
+
+
+def test_a_stated_number_by_hand():
+    five = {"count": 5}
+    for text, exact, closeness in (("5", 1, 1), ("<answer> 4 </answer>", 0, 0.8), ("4 or 5", 0, 0), ("None", 0, 0)):
+        result = score("counting", text, five, recipe="number")
+        assert (result.parts["exact"], result.parts["closeness"]) == (exact, pytest.approx(closeness)), text
+        assert result.total == pytest.approx((exact + closeness) / 2)
+    assert score("counting", "4", five, recipe="number", drop="exact").total == pytest.approx(0.8)
+    assert score("counting", "4", five, recipe="number", drop="closeness").total == 0
+    assert score("counting", write([0, 0, 9, 9]), {"count": 1}, recipe="number").total == 0, "a box states no number"
+    assert score("counting", "0", {"count": 0}, recipe="number").total == 1
 
 
 def test_detection_kit_by_hand():
@@ -159,10 +175,11 @@ def test_every_frame_gives_the_same_reward(task, recipe):
     truth = {"boxes": [[64, 48, 320, 240]], "labels": ["cat"], "image_size": (640, 480)}
     story = get_task(task)
     inside = {"pixel": [64, 48, 320, 240], "norm1000": [100, 100, 500, 500], (320, 480): [32, 48, 160, 240]}
-    results = [
-        score(task, story.write_answer({"boxes": [box], "labels": ["cat"]}, label="cat"), truth, frame=f, recipe=recipe)
-        for f, box in inside.items()
-    ]
+    answers = {
+        frame: story.write_answer({"boxes": [box], "labels": ["cat"]}, label="cat", recipe=recipe)
+        for frame, box in inside.items()
+    }
+    results = [score(task, answer, truth, frame=frame, recipe=recipe) for frame, answer in answers.items()]
     assert results[0].total == results[1].total == results[2].total > 0
 
 

@@ -48,6 +48,7 @@ def test_the_papers_configurations_hold_the_papers_values(task):
     assert settings.max_completion_length == (768 if task in ("grounding", "counting") else 2048)
     assert run.max_pixels == 1_000_000
     assert settings.steps * settings.prompts_per_step == run.limit
+    assert (settings.top_p, settings.top_k, settings.lr_scheduler) == (0.9, 50, "linear")
     assert not settings.thinking
     assert replace(settings, steps=PAPER.steps, recipe=PAPER.recipe, save_steps=50) == replace(
         PAPER, max_completion_length=settings.max_completion_length

@@ -1,0 +1,83 @@
+"""How sure is a number? Intervals for shares, for means and for AP, whose coverage is measured.
+
+`python tests/benchmarks/coverage.py` simulates how often each covers the population's value, and prints a table.
+"""
+
+from __future__ import annotations
+
+import math
+from statistics import NormalDist
+
+import numpy as np
+
+NORMAL = NormalDist()
+
+
+def share_interval(values: np.ndarray, level: float = 0.95) -> tuple[float, float]:
+    """Wilson's score interval (1927) of the mean of S values in [0, 1].
+
+    Where values lie between 0 and 1, S is the number of yes-or-no trials whose mean would vary as much as theirs does,
+    and Student's t takes the place of the normal quantile. Twenty of twenty right is not certainty:
+
+    >>> [round(v, 3) for v in share_interval(np.ones(20))]
+    [0.839, 1.0]
+    """
+    n, mean = len(values), float(values.mean())
+    z, trials = _quantile(level), n
+    if not np.isin(values, (0, 1)).all():
+        if n < 2:
+            return 0.0, 1.0
+        variance = float(values.var(ddof=1)) / n
+        if variance < 1e-18:
+            return mean, mean
+        z, trials = _student(z, n - 1), mean * (1 - mean) / variance
+    middle, spread = mean + z * z / (2 * trials), z * math.sqrt(mean * (1 - mean) / trials + (z / (2 * trials)) ** 2)
+    scale = 1 + z * z / trials
+    return max(0.0, (middle - spread) / scale), min(1.0, (middle + spread) / scale)
+
+
+def mean_interval(values: np.ndarray, drawn: np.ndarray, level: float = 0.95) -> tuple[float, float]:
+    """The BCa bootstrap interval (Efron 1987) of the mean of values `(S,)`, from the means `(B,)` of resamples.
+
+    >>> values = np.array([0.0, 1, 2, 7])
+    >>> drawn = np.random.default_rng(0).choice(values, (2000, 4)).mean(1)
+    >>> [round(v, 2) for v in mean_interval(values, drawn)]
+    [0.25, 7.0]
+    """
+    centred = values - values.mean()
+    total = float((centred**2).sum())
+    if total < 1e-18:
+        return float(values.mean()), float(values.mean())
+    below = ((drawn < values.mean()).mean() + (drawn <= values.mean()).mean()) / 2  # ties count half
+    bias = NORMAL.inv_cdf(min(max(below, 0.5 / len(drawn)), 1 - 0.5 / len(drawn)))
+    skew = float((centred**3).sum()) / (6 * total**1.5)
+    z = _student(_quantile(level), max(len(values) - 1, 1))
+    tails = [NORMAL.cdf(bias + (bias + side) / max(1 - skew * (bias + side), 1e-6)) for side in (-z, z)]
+    low, high = np.quantile(drawn, tails)
+    return float(low), float(high)
+
+
+def corrected_interval(value: float, drawn: np.ndarray, samples: int, level: float = 0.95) -> tuple[float, float]:
+    """The normal bootstrap interval around `value` less its bootstrap bias: for statistics that are no means, as AP.
+
+    >>> [round(v, 1) for v in corrected_interval(0.5, np.array([0.5, 0.6, 0.7]), samples=50)]
+    [0.2, 0.6]
+    """
+    drawn = drawn[np.isfinite(drawn)]
+    if len(drawn) < 2:
+        return math.nan, math.nan
+    middle = 2 * value - float(drawn.mean())
+    inflate = samples / (samples - 1) if samples > 1 else 1
+    half = _student(_quantile(level), max(samples - 1, 1)) * float(drawn.std(ddof=1)) * math.sqrt(inflate)
+    return middle - half, middle + half
+
+
+def _quantile(level: float) -> float:
+    return NORMAL.inv_cdf((1 + level) / 2)
+
+
+def _student(z: float, freedom: int) -> float:
+    """Student's t quantile from the normal one (Abramowitz and Stegun 26.7.5): within 1 % from 4 degrees on."""
+    first, second = (z**3 + z) / 4, (5 * z**5 + 16 * z**3 + 3 * z) / 96
+    third = (3 * z**7 + 19 * z**5 + 17 * z**3 - 15 * z) / 384
+    return z + first / freedom + second / freedom**2 + third / freedom**3

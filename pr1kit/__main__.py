@@ -126,7 +126,8 @@ def _experiments(arguments) -> int:
     work = Path("-".join(("runs/experiments", *which)))
     out = arguments.out or (ROOT if work.name == "experiments" else work)
     for name in arguments.names or GRIDS:
-        grid = of_policy({"fast": fast, "full": full, None: replace}[size](GRIDS[name]), arguments.policy)
+        grid = of_policy(GRIDS[name], arguments.policy)
+        grid = fast(grid) if arguments.fast else full(grid) if arguments.full else grid
         if arguments.seeds:
             grid = replace(grid, seeds=tuple(arguments.seeds))
         run_grid(grid, out, work=work)

@@ -144,9 +144,8 @@ def _split(arguments: EvalOptions, path: str) -> str | None:
 
 def _protocol(arguments: EvalOptions, task: str) -> Protocol:
     protocol = PROTOCOLS[arguments.protocol][task]
-    changes = {"prompt": arguments.prompt, "max_new_tokens": arguments.max_new_tokens}
-    changes = {name: value for name, value in changes.items() if value is not None}
-    return replace(protocol, **changes, thinking=arguments.thinking)
+    prompt, tokens = arguments.prompt or protocol.prompt, arguments.max_new_tokens or protocol.max_new_tokens
+    return replace(protocol, prompt=prompt, max_new_tokens=tokens, thinking=arguments.thinking)
 
 
 def _engine(arguments: EvalOptions, world: World):

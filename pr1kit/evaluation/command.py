@@ -82,7 +82,7 @@ def parse_frame(text: str) -> Any:
     try:
         width, height = (float(side) for side in text.lower().split("x"))
     except ValueError:
-        raise argparse.ArgumentTypeError(f"{text!r} is not pixel, norm1000, resized or WxH") from None
+        raise argparse.ArgumentTypeError(f"{text!r} is not pixel, norm1000 or WxH (or, of data, resized)") from None
     return width, height
 
 

@@ -23,8 +23,9 @@ def match(scores: np.ndarray, how: str = "optimal") -> list[tuple[int, int, floa
     >>> match(np.array([[0.5, 0.4], [0.6, 0.1]]), "sequential")
     [(0, 0, 0.5), (1, 1, 0.1)]
     """
-    if how == "optimal" and scores.size > 1:
-        useful = scores.any(1).nonzero()[0]  # a thousand guesses that hit nothing need no assignment
+    useful = scores.any(1) if how == "optimal" and scores.size > 1 else None
+    if useful is not None and not useful.all():  # a thousand guesses that hit nothing need no assignment
+        useful = useful.nonzero()[0]
         rows, columns = assign(scores[useful], how)
         rows = useful[rows].tolist()
     else:

@@ -21,6 +21,7 @@ _PAIR = re.compile(rf"\(\s*+{_COUPLE}\s*+\)\s*+,?\s*+\(\s*+{_COUPLE}\s*+\)")
 _HALF = re.compile(rf"\(\s*+{_NUMBER}\s*+(?:,|$)")
 _LIST = re.compile(r"\[([^\[\]]*+)(\]|$)")
 _INSIDE = re.compile(rf"[\s(\[]*+{_COUPLE}(?:[\s)\]]*+,?[\s(\[]*+{_COUPLE})?[\s)\]]*+")
+_USUAL = re.compile(r"\(([0-9]{1,4}),([0-9]{1,4})\),\(([0-9]{1,4}),([0-9]{1,4})\)")
 _OBJECT = re.compile(r"\{([^{}]*+)(\}|$)")
 _FIELDS = re.compile(
     r"(bbox_2d|bbox|point_2d|point)[\"']?\s*+:\s*+(\[[^\[\]]{0,200}+\])|label[\"']?\s*+:\s*+[\"']([^\"']*+)[\"']"
@@ -94,6 +95,8 @@ def find_fault(place: Place, labelled: bool) -> str:
 
 def _numbers(text: str) -> list[float]:
     """The four or two numbers of one box or point, brackets and commas around them; else the empty list."""
+    if plain := _USUAL.fullmatch(text):  # as nearly all are, and three times as fast
+        return list(map(float, plain.groups()))
     found = _INSIDE.fullmatch(text) if len(text) < 500 else None
     return [float(value) for value in found.groups() if value] if found else []
 

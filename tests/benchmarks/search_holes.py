@@ -1,6 +1,6 @@
 """Is there an answer that the kit's reward pays better than honesty? A local search over answers.
 
-    OMP_NUM_THREADS=1 python tests/benchmarks/search_holes.py --answers 1000000      # about 8 minutes of one core
+    OMP_NUM_THREADS=1 python tests/benchmarks/search_holes.py --answers 1000000      # about 5 minutes of one core
 
 Scenes are rows and grids of touching objects and random ones, some overlapping. Answers begin as honest ones, as copies
 of a box over everything, or as every label tried on every box; a step moves an edge or a box, copies a box a few pixels

@@ -40,6 +40,7 @@ from .training.grpo import train_grpo as train_grpo
 from .training.grpo_settings import GRPOSettings as GRPOSettings
 from .training.grpo_trainer import PerceptionGRPOTrainer as PerceptionGRPOTrainer
 from .training.sft import train_sft as train_sft
+from .training.shared_prefix.logprobs import shared_logprobs as shared_logprobs
 from .training.step_log import read_log as read_log
 
 __version__: str

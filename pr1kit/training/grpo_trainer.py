@@ -29,11 +29,10 @@ from pr1kit.rollouts.branched_decoding import branches, can_branch
 from pr1kit.rollouts.log import log_groups
 from pr1kit.training.kl import kl_per_token
 from pr1kit.training.resumable_run import ResumesWhole
+from pr1kit.training.shared_prefix.attention import PackedRowError, unshare, unsupported_reason
 from pr1kit.training.shared_prefix.groups import ProcessedOnce, gather_groups, micro_batches
 from pr1kit.training.shared_prefix.logprobs import LogProbs
-
-# Mean difference of log-probabilities that rounding alone explains, when both paths are compared on the first group.
-TOLERANCE = {torch.float32: 1e-3, torch.float16: 2e-2, torch.bfloat16: 1e-1}
+from pr1kit.training.shared_prefix.self_check import differences
 
 
 class PerceptionGRPOTrainer(ResumesWhole, GRPOTrainer):
@@ -42,7 +41,7 @@ class PerceptionGRPOTrainer(ResumesWhole, GRPOTrainer):
     `shared_prefix`: encode image and prompt once per group, at rollout, for the policy and for the reference; the same
     numbers as TRL's own path (which `False` takes). The first group is computed both ways: where they differ by more
     than rounding, or the model, the data or an option does not allow sharing, a warning says why and TRL's path is
-    taken. A model that runs FlashAttention-2 has its language layers set to SDPA, since a packed row needs a mask.
+    taken. SDPA, FlashAttention and eager attention stay as they are.
     `rollout_log`: a file that gets one JSON line for each group, written before the update: `step`, `id`, `prompt`,
     `completions`, `rewards`, `advantages`, and `parts` (name to G values).
     `kl_estimator`: of the KL term, see `kl`; another than TRL's "k3" wants TRL's options `loss_type="grpo"` and
@@ -82,28 +81,23 @@ class PerceptionGRPOTrainer(ResumesWhole, GRPOTrainer):
         self._checked, self._group_of_row = False, None
         if shared_prefix and (obstacle := self._unsupported_reason()):
             self._disable_shared_prefix(obstacle)
-        if self.shared_prefix:
-            for model in filter(None, (self._base(self.model), self.ref_model)):
-                text = model.config.get_text_config()
-                if "flash" in text._attn_implementation:
-                    model.set_attn_implementation({"text_config": "sdpa"})
-                    print(
-                        "Shared prefix: the language layers run on SDPA, FlashAttention-2 stays with the vision tower."
-                    )
 
     # What can be shared
 
     def _unsupported_reason(self) -> str:
         if self.tools or self.environment_factories or self.rollout_func is not None:
             return "tools, environments and custom rollouts make rows of their own"
-        if not can_branch(self._base(self.model)):
-            return f"{type(self._base(self.model)).__name__} does not tell M-RoPE positions (get_rope_index)"
+        base = self._base(self.model)
+        if not can_branch(base):
+            return f"{type(base).__name__} does not tell M-RoPE positions (get_rope_index)"
         if self.aux_loss_enabled:
             return "a load-balancing loss counts the tokens of whole rows"
-        return ""
+        return unsupported_reason(base)
 
     def _disable_shared_prefix(self, why: str) -> None:
         self.shared_prefix = False
+        for model in filter(None, (self.model, self.ref_model)):
+            unshare(self._base(model))
         warnings.warn(
             f"Shared prefix is off: {why}. Each of the {self.num_generations} rows of a group now encodes image and "
             "prompt itself, which costs up to that many times more.",
@@ -262,20 +256,31 @@ class PerceptionGRPOTrainer(ResumesWhole, GRPOTrainer):
         steps = self.current_gradient_accumulation_steps if self.model.training else 1
         return loss + self.beta * per_answer.mean() / steps
 
-    @torch.no_grad()
     def _check(self, model, rows) -> None:
         """Both paths on the first group: a model or a backend that reads packed rows otherwise is not trained so."""
-        training = model.training
+        training, reason, base = model.training, "", self._base(model)
         model.eval()  # dropout would differ
-        difference = rows.difference()
-        model.train(training)
-        difference = self.accelerator.gather(difference).max().item()
-        low = torch.bfloat16 if self.args.bf16 else torch.float16 if self.args.fp16 else None
-        allowed = TOLERANCE.get(low or self._base(model).dtype, TOLERANCE[torch.bfloat16])
+        exact = not self._sharded() and not getattr(base, "is_loaded_in_8bit", False)
+        try:
+            try:
+                difference, allowed = differences(rows, exact)
+            except torch.OutOfMemoryError:
+                difference, allowed = differences(rows, exact=False)
+        except torch.OutOfMemoryError:
+            raise
+        except Exception as error:  # whatever a foreign model or kernel makes of a packed row
+            difference, allowed, kind = float("inf"), 1.0, type(error).__name__
+            reason = f"{type(base).__name__} cannot read packed rows ({kind}: {str(error).partition(chr(10))[0]})"
+            reason = str(error) if isinstance(error, PackedRowError) else reason
+        finally:
+            model.train(training)
+        pairs = torch.tensor([[difference, allowed]], device=self.accelerator.device)
+        difference, allowed = max(self.accelerator.gather(pairs).tolist(), key=lambda pair: pair[0] / pair[1])
         if not difference <= allowed:
             self._disable_shared_prefix(
-                f"on the first group its log-probabilities differ from TRL's by {difference:.2g} on average "
-                f"(rounding explains {allowed:g})"
+                reason
+                or f"on the first group its log-probabilities differ from TRL's by {difference:.2g} on average "
+                f"(rounding explains {allowed:.2g})"
             )
 
     # Checkpoints

@@ -18,7 +18,7 @@ from pr1kit.models.memory import Geometry, check_fits, estimate_memory, estimate
 from pr1kit.models.profiles import PROFILES, get_profile
 from pr1kit.training.grpo import to_dataset, train_grpo
 from pr1kit.training.grpo_settings import TINY
-from pr1kit.training.shared_prefix.logprobs import Rows
+from pr1kit.training.shared_prefix.logprobs import LogProbs
 
 KINDS = ("qwen2_vl", "qwen2_5_vl")
 # The published config.json of Qwen2-VL-2B-Instruct and Qwen2.5-VL-3B-Instruct: flat, text and vision in one.
@@ -174,7 +174,7 @@ def test_activations_are_what_autograd_keeps(small_policies, scenes, tmp_path, k
     t = trainer_of(policy, scenes, tmp_path)
     t.model.gradient_checkpointing_enable(t.args.gradient_checkpointing_kwargs)
     batch = t._prepare_inputs(next(iter(t.get_train_dataloader())))
-    rows = Rows.of_batch(t, batch)
+    rows = LogProbs.of_batch(t, batch)
     kept: dict[int, int] = {}
     own = {p.data_ptr() for p in t.model.parameters()}
 
@@ -184,7 +184,7 @@ def test_activations_are_what_autograd_keeps(small_policies, scenes, tmp_path, k
         return tensor
 
     with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
-        logps, _ = rows.packed(range(len(rows.input_ids)))
+        logps, _ = rows.shared(range(len(rows.input_ids)))
     assert logps.requires_grad
     shape = Geometry.of(policy.core.config)
     tokens = rows.pack(range(len(rows.input_ids)))[0].input_ids.numel()
@@ -574,9 +574,9 @@ def test_packed_rows_over_four_bit_weights_score_as_trls_rows(small_policies, sc
     )
     stir(policy)
     t = trainer_of(policy, scenes, tmp_path, gradient_checkpointing=False)
-    rows = Rows.of_batch(t, t._prepare_inputs(next(iter(t.get_train_dataloader()))))
+    rows = LogProbs.of_batch(t, t._prepare_inputs(next(iter(t.get_train_dataloader()))))
     results = []
-    for path in (rows.packed, rows.stock):
+    for path in (rows.shared, rows.per_row):
         t.model.zero_grad()
         logps, entropies = path(range(len(rows.input_ids)))[:2]
         (logps * rows.completion_mask).sum().backward()

@@ -2,7 +2,6 @@
 
 import json
 import os
-import shutil
 import subprocess
 import sys
 import warnings
@@ -27,7 +26,7 @@ from pr1kit.training.grpo import to_dataset
 from pr1kit.training.grpo_settings import TINY
 from pr1kit.training.shared_prefix.groups import gather_groups, group_starts
 from pr1kit.training.shared_prefix.logprobs import LogProbs
-from pr1kit.training.shared_prefix.packing import pack
+from pr1kit.training.shared_prefix.packing import pack, unpack
 
 KINDS = ("qwen2_vl", "qwen2_5_vl", "qwen3_vl")
 SIZES = ((64, 64), (48, 80), (96, 32))
@@ -398,25 +397,11 @@ def test_one_generation_is_no_group(small_policies, tmp_path):
         trainer(PerceptionGRPOTrainer, small_policies["qwen2_5_vl"], tmp_path, num_generations=1)
 
 
-def test_flash_attention_gives_way_to_sdpa_in_the_language_layers_only(small_policies, tmp_path, monkeypatch, capsys):
-    policy = load_policy(small_policies["qwen2_5_vl"])
-    policy.model.config.text_config._attn_implementation_internal = "flash_attention_2"
-    PerceptionGRPOTrainer(
-        model=policy.model,
-        reward_funcs=length_reward,
-        args=GRPOConfig(output_dir=str(tmp_path), use_cpu=True, bf16=False, report_to="none"),
-        train_dataset=data(),
-        processing_class=policy.processor,
-    )
-    assert policy.model.config.text_config._attn_implementation == "sdpa"
-    assert "language layers run on SDPA" in capsys.readouterr().out
-
-
 def test_an_image_token_in_an_answer_is_a_word_like_any_other(small_policies, tmp_path):
     t = trainer(SharedDrawn, small_policies["qwen2_5_vl"], tmp_path)
     batch = generated(t)
     batch["completion_ids"][1, 0] = t.model.config.image_token_id
-    logps, _ = LogProbs.of_batch(t, batch).packed(range(8))
+    logps, _ = LogProbs.of_batch(t, batch).shared(range(8))
     assert torch.isfinite(logps).all()
 
 
@@ -433,21 +418,20 @@ def test_a_video_token_in_an_answer_is_the_word_that_it_is_for_trl(small_policie
 # The pieces
 
 
-def test_a_packed_row_is_prompt_then_branches():
+def test_a_packed_row_is_prefixes_then_branches():
     ids = torch.tensor([[0, 5, 6, 7, 11, 12, 0], [0, 5, 6, 7, 21, 0, 0], [8, 9, 6, 7, 31, 32, 33]])
     mask = torch.tensor([[0, 1, 1, 1, 1, 1, 0], [0, 1, 1, 1, 1, 0, 0], [1, 1, 1, 1, 1, 1, 1]])
     starts = group_starts(ids[:, :4], [1, 0, 1])
     assert starts == [0, 2]
     positions = torch.tensor([[0, 0, 1, 2], [0, 1, 2, 3]]).expand(3, -1, -1)
     packed = pack(ids, mask, 3, starts, positions)
-    assert packed.input_ids[0, :5].tolist() == [5, 6, 7, 11, 7]
-    assert packed.labels[0].tolist() == [-100, -100, 11, 12, 21, -100]
-    assert packed.branch[0].tolist() == [0, 0, 1, 1, 2, -1]
-    assert packed.position_ids[0, 0, :5].tolist() == [0, 1, 2, 3, 2]
-    assert packed.labels[1].tolist() == [-100, -100, -100, 31, 32, 33]
-    sees = packed.mask("sdpa", torch.float32)[0, 0].int().tolist()
-    assert sees[3] == [1, 1, 1, 1, 0, 0]
-    assert sees[4] == [1, 1, 0, 0, 1, 0]
+    assert packed.input_ids[0].tolist() == [5, 6, 8, 9, 6, 7, 11, 7, 7, 31, 32]
+    assert packed.labels[0].tolist() == [-100] * 5 + [11, 12, 21, 31, 32, 33]
+    assert packed.branch[0].tolist() == [0, 0, 0, 0, 0, 1, 1, 2, 3, 3, 3]
+    assert packed.position_ids[0, 0].tolist() == [0, 1, 0, 1, 2, 2, 3, 2, 3, 4, 5]
+    assert (packed.layout.prefixes, packed.layout.branches) == ([2, 3], [[2, 1], [3]])
+    values = torch.arange(11.0)[None]
+    assert unpack(values, packed, mask[:, 4:]).tolist() == [[5, 6, 0], [7, 0, 0], [8, 9, 10]]
 
 
 def test_rows_share_what_they_repeat():
@@ -463,7 +447,7 @@ def test_rows_share_what_they_repeat():
 
 SCRIPT = """
 import json, sys
-sys.path.insert(0, "tests")
+sys.path.insert(0, "tests/training")
 from test_shared_prefix import SharedDrawn, StockDrawn, trainer
 cls = {"shared": SharedDrawn, "stock": StockDrawn}[sys.argv[1]]
 size, group = int(sys.argv[4]), int(sys.argv[5])

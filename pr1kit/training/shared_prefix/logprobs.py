@@ -56,7 +56,7 @@ def shared_logprobs(
     )
     places = (packed.branch[0] > 0).nonzero()[:, 0]
     outputs = model(**packed_inputs(base, packed), **fields, logits_to_keep=places, use_cache=False)
-    if packed.layout.calls < base.config.get_text_config().num_hidden_layers and not torch.compiler.is_compiling():
+    if 0 < packed.layout.calls < base.config.get_text_config().num_hidden_layers:  # compiled layers are not counted
         raise ValueError(f"The prompt cannot be shared: not every layer of {type(base).__name__} reads packed rows.")
     values = -F.cross_entropy(outputs.logits[0].float() / temperature, packed.labels[0, places], reduction="none")
     return torch.zeros(rows.shape, device=ids.device).masked_scatter(answered, values)

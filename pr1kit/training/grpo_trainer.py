@@ -19,11 +19,12 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from accelerate.utils import gather_object
 from trl import GRPOTrainer
 from trl.models import unwrap_model_for_generation
 from trl.trainer.utils import pad
 
-from pr1kit.models.adapters import cast_adapters_and_freeze_tower
+from pr1kit.models.adapters import cast_adapters_and_freeze_tower, kept_in_float32
 from pr1kit.models.policy import check_padding
 from pr1kit.rollouts.branched_decoding import branches, can_branch
 from pr1kit.rollouts.log import log_groups
@@ -70,7 +71,8 @@ class PerceptionGRPOTrainer(ResumesWhole, GRPOTrainer):
                 raise ValueError(
                     f"The training data lack the column {', '.join(missing)}: they have {', '.join(data.column_names)}."
                 )
-        super().__init__(*args, **kwargs)
+        with kept_in_float32(kwargs.get("model", args[0] if args else None)):
+            super().__init__(*args, **kwargs)
         kl_per_token(torch.zeros(1), kl_estimator)
         if kl_estimator != "k3" and (self.loss_type != "grpo" or self.args.use_bias_correction_kl):
             raise ValueError('A KL estimator other than "k3" needs loss_type="grpo" and use_bias_correction_kl=False.')
@@ -132,16 +134,11 @@ class PerceptionGRPOTrainer(ResumesWhole, GRPOTrainer):
             outputs = super()._generate_and_score_completions(inputs)
         finally:
             self.processing_class = processor
-        if self.rollout_log and self.model.training and self.accelerator.is_main_process:
-            ids = [row.get("id", "") for row in inputs]
-            log_groups(
-                self.rollout_log,
-                self._logs,
-                self.reward_func_names[0],
-                self.num_generations,
-                self.state.global_step + 1,
-                ids,
-            )
+        if self.rollout_log and self.model.training:
+            ids = gather_object([row.get("id", "") for row in inputs])  # in the order of processes, as TRL's own logs
+            if self.accelerator.is_main_process:
+                step, name = self.state.global_step + 1, self.reward_func_names[0]
+                log_groups(self.rollout_log, self._logs, name, self.num_generations, step, ids)
         return outputs
 
     # Rollouts

@@ -2,7 +2,7 @@
 
 Goes in by the door that transformers keeps for this, `model.generate(custom_generate=…)`: `generate` prepares logits
 processors and stopping criteria from its generation config as ever, and only the loop is ours. A step waits for the
-device nowhere: which branches have ended is asked once every `CHECK` tokens, and only then are they taken out.
+device nowhere: which branches have ended is asked every `CHECK` tokens, and only then are they taken out.
 """
 
 from __future__ import annotations
@@ -11,10 +11,11 @@ from collections.abc import Sequence
 from itertools import count
 
 import torch
+from torch.nn.functional import pad
 from transformers.cache_utils import DynamicLayer
 
-CHECK = 8  # tokens from one look at which branches have ended to the next
-KEEP = 0.75  # a batch is made smaller when no more than this share of it still runs
+CHECK = 4  # tokens from one look at which branches have ended to the next
+KEEP = 0.95  # a batch is made smaller when no more than this share of it still runs
 
 
 def branches(counts: int | Sequence[int], synced: bool = False, draws: torch.Tensor | None = None):
@@ -93,7 +94,7 @@ class _Mask:
         if mask is None or bool(mask.all()):
             self.whole = None
             return
-        whole = torch.nn.functional.pad(mask[prompt], (0, steps), value=1)
+        whole = pad(mask[prompt], (0, steps), value=1)
         plain = (model.config.get_text_config()._attn_implementation or "").rpartition(":")[2]
         self.whole = whole[:, None, None].bool() if plain == "sdpa" else whole
 
@@ -118,7 +119,7 @@ class PreallocatedCacheLayer(DynamicLayer):
         start = self.keys.shape[-2]
         end = start + key_states.shape[-2]
         if end > self.room[0].shape[-2]:
-            self.room = tuple(_roomier(states, end - start + self.block) for states in (self.keys, self.values))
+            self.room = tuple(pad(states, (0, 0, 0, end - start + self.block)) for states in (self.keys, self.values))
         for room, states in zip(self.room, (key_states, value_states), strict=True):
             room[:, :, start:end] = states
         self.keys, self.values = (room[:, :, :end] for room in self.room)
@@ -126,16 +127,8 @@ class PreallocatedCacheLayer(DynamicLayer):
 
     def batch_select_indices(self, indices: torch.Tensor) -> None:
         length = self.keys.shape[-2]
-        self.room = tuple(_roomier(states, self.block, indices) for states in (self.keys, self.values))
+        self.room = tuple(room[indices] for room in self.room)
         self.keys, self.values = (room[:, :, :length] for room in self.room)
-
-
-def _roomier(states: torch.Tensor, more: int, rows: torch.Tensor | None = None) -> torch.Tensor:
-    """These rows of `states` in a tensor with room for `more` tokens behind them."""
-    size, (heads, length, width) = len(states) if rows is None else len(rows), states.shape[1:]
-    room = states.new_empty(size, heads, length + more, width)
-    room[:, :, :length] = states if rows is None else states[rows]
-    return room
 
 
 def _select(processors, rows: torch.Tensor) -> None:

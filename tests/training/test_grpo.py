@@ -197,7 +197,7 @@ def test_sampled_rollouts_follow_the_seed_and_not_the_batch(policy):
 
 def test_sampling_describes_the_policy_that_is_trained_not_the_checkpoints_penalty(policy):
     """Qwen2.5-VL files set a repetition penalty of 1.05; TRL trains at 1."""
-    scenes = make_scenes("ocr", 2, split="test")
+    scenes = make_scenes("counting", 2, split="test")
     plain = generate_completions(policy, scenes)
     policy.model.generation_config.repetition_penalty = 2.0
     assert generate_completions(policy, scenes) == plain

@@ -376,10 +376,11 @@ def test_the_first_group_is_checked_and_a_difference_falls_back(small_policies, 
         assert torch.allclose(mine, theirs, atol=1e-6), name
 
 
-@pytest.mark.parametrize("kind", ["qwen2_5_vl", "tiny"])
-def test_a_position_fault_of_one_does_not_hide_in_bfloat16(small_policies, tmp_path, monkeypatch, kind):
-    """Answers that begin one position late; with the mean difference of 0.1 that once was allowed it passed."""
-    t = trainer(SharedDrawn, small_policies.get(kind, "tiny"), tmp_path, bf16=True)
+def test_a_position_fault_does_not_hide_in_bfloat16(tmp_path, monkeypatch):
+    """Answers that begin one place late: less than the mean difference of 0.1 that once was allowed."""
+    t = trainer(PerceptionGRPOTrainer, "tiny", tmp_path, to_dataset(make_scenes("counting", 2), load_policy("tiny")),
+                bf16=True, max_completion_length=48)  # fmt: skip
+    t.reward_funcs = [lambda completions, **_: [0.0] * len(completions)]
     rows = LogProbs.of_batch(t, generated(t))
     t.model.eval()
     assert np.less_equal(*differences(rows))
@@ -392,8 +393,7 @@ def test_a_position_fault_of_one_does_not_hide_in_bfloat16(small_policies, tmp_p
     assert np.greater(*differences(rows))
     first, mask = range(4), rows.completion_mask[:4].bool()
     with torch.no_grad():
-        low = (rows.shared(first)[0] - rows.per_row(first)[0])[mask].abs().mean()
-    assert low < 0.1 or kind == "qwen2_5_vl"  # random weights see it at once, trained ones hardly
+        assert (rows.shared(first)[0] - rows.per_row(first)[0])[mask].abs().mean() < 0.1
 
 
 @pytest.mark.parametrize("exact", [True, False])

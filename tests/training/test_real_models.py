@@ -546,7 +546,7 @@ def test_four_bit_weights_alone_are_not_trained(small_policies, scenes, tmp_path
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_adapters_on_four_bits_train_share_their_prefix_and_leave_merged(small_policies, scenes, tmp_path, kind):
-    options = {"dtype": "float32", "device": "cpu", "say": False}
+    options = {"dtype": "float32", "device": "cpu", "verbose": False}
     policy = load_policy(small_policies[kind], quantization="4bit", lora={"r": 4, "vision": True}, **options)
     before = {name: p.clone() for name, p in policy.model.named_parameters() if "lora_B" in name}
     settings = replace(SHORT, beta=0.04, learning_rate=1e-2, gradient_checkpointing=True)

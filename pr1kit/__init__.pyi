@@ -41,5 +41,6 @@ from .training.grpo import train_grpo as train_grpo
 from .training.grpo_settings import GRPOSettings as GRPOSettings
 from .training.grpo_trainer import PerceptionGRPOTrainer as PerceptionGRPOTrainer
 from .training.sft import train_sft as train_sft
+from .training.shared_prefix.logprobs import shared_logprobs as shared_logprobs
 
 __version__: str

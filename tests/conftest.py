@@ -11,22 +11,32 @@ from transformers import (
     Qwen2VLConfig,
     Qwen2VLForConditionalGeneration,
     Qwen2VLProcessor,
+    Qwen3VLConfig,
+    Qwen3VLForConditionalGeneration,
+    Qwen3VLProcessor,
 )
+from transformers.models.qwen3_vl.video_processing_qwen3_vl import Qwen3VLVideoProcessor
 
 from pr1kit.models.tiny import SPECIAL_TOKENS, build_processor
 
 CLASSES = {
     "qwen2_vl": (Qwen2VLConfig, Qwen2VLForConditionalGeneration),
     "qwen2_5_vl": (Qwen2_5_VLConfig, Qwen2_5_VLForConditionalGeneration),
+    "qwen3_vl": (Qwen3VLConfig, Qwen3VLForConditionalGeneration),
 }
 
 
 def save_small_policy(kind: str, folder) -> str:
-    """A two-layer model of a real class with grouped-query attention, M-RoPE, and (Qwen2.5) window attention."""
+    """A two-layer model of a real class: grouped-query attention, M-RoPE, windows (Qwen2.5), DeepStack (Qwen3)."""
     processor = build_processor()
     if kind == "qwen2_vl":
         processor = Qwen2VLProcessor(
             processor.image_processor, processor.tokenizer, processor.video_processor, processor.chat_template
+        )
+    if kind == "qwen3_vl":
+        patches = {"patch_size": 8, "merge_size": 2}
+        processor = Qwen3VLProcessor(
+            processor.image_processor, processor.tokenizer, Qwen3VLVideoProcessor(**patches), processor.chat_template
         )
     ids = {token: processor.tokenizer.convert_tokens_to_ids(token) for token in SPECIAL_TOKENS}
     shape = {"depth": 2, "num_heads": 2, "patch_size": 8, "spatial_merge_size": 2}
@@ -39,6 +49,13 @@ def save_small_policy(kind: str, folder) -> str:
             "window_size": 32,
             "fullatt_block_indexes": [1],
         },
+        "qwen3_vl": {
+            "hidden_size": 32,
+            "intermediate_size": 64,
+            "out_hidden_size": 64,
+            "num_position_embeddings": 64,
+            "deepstack_visual_indexes": [0, 1],
+        },
     }
     config_class, model_class = CLASSES[kind]
     config = config_class(
@@ -49,6 +66,7 @@ def save_small_policy(kind: str, folder) -> str:
             "num_hidden_layers": 2,
             "num_attention_heads": 4,
             "num_key_value_heads": 2,
+            **({"head_dim": 16} if kind == "qwen3_vl" else {}),
             "initializer_range": 0.2,
             "rope_parameters": {"rope_type": "default", "rope_theta": 10000.0, "mrope_section": [2, 3, 3]},
             "bos_token_id": ids["<|endoftext|>"],

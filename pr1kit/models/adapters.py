@@ -6,8 +6,8 @@ merger between them, by patterns that hold for the module names of Qwen2-VL and 
 
 from __future__ import annotations
 
+from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import wraps
 from pathlib import Path
 
 import torch
@@ -116,6 +116,17 @@ def load_adapter_weights(model: PeftModel, checkpoint: str | Path) -> None:
         raise ValueError(f"The adapter in {str(checkpoint)!r} does not fit this model: it has {lost[0]}.")
 
 
+@contextmanager
+def kept_in_float32(model):
+    """While TRL makes a trainer of it: the adapter of a quantized `model`, which TRL rounds, to the bit as it was."""
+    quantized = isinstance(model, torch.nn.Module) and is_quantized(base_of(model))
+    adapter = [p for p in model.parameters() if p.requires_grad] if quantized else []
+    weights = [parameter.data for parameter in adapter]
+    yield
+    for parameter, weight in zip(adapter, weights, strict=True):
+        parameter.data = weight
+
+
 def cast_adapters_and_freeze_tower(model: torch.nn.Module, base: torch.nn.Module) -> None:
     """After TRL made `model` (`base` with its adapters) trainable: float32 for what is trained on quantized weights,
     and no gradients through a vision tower that is frozen."""
@@ -123,14 +134,25 @@ def cast_adapters_and_freeze_tower(model: torch.nn.Module, base: torch.nn.Module
         for parameter in model.parameters():
             if parameter.requires_grad:
                 parameter.data = parameter.data.float()
-    if (tower := getattr(getattr(base, "model", None), "visual", None)) is not None:
+    tower = getattr(getattr(base, "model", None), "visual", None)
+    if tower is not None and not hasattr(tower, "_hooks_where_frozen"):
         # for gradient checkpointing TRL lets the inputs of every part require gradients, frozen or not
-        see = tower.forward
+        before, after = _without_gradients_where_frozen()
+        tower._hooks_where_frozen = (
+            tower.register_forward_pre_hook(before),
+            tower.register_forward_hook(after, always_call=True),
+        )
 
-        @wraps(see)
-        def forward(*args, **kwargs):
-            trained = any(parameter.requires_grad for parameter in tower.parameters())
-            with torch.set_grad_enabled(torch.is_grad_enabled() and trained):
-                return see(*args, **kwargs)
 
-        tower.forward = forward
+def _without_gradients_where_frozen():
+    """Hooks before and after the pass of a part that is computed without gradients where none of it is trained."""
+    entered: list[bool] = []
+
+    def before(part, _):
+        entered.append(torch.is_grad_enabled())
+        torch.set_grad_enabled(entered[-1] and any(parameter.requires_grad for parameter in part.parameters()))
+
+    def after(*_):
+        torch.set_grad_enabled(entered.pop())
+
+    return before, after

@@ -1,76 +1,108 @@
 """Decoding that reads each prompt once: prefill the prompts, branch their caches, decode the branches together.
 
 Goes in by the door that transformers keeps for this, `model.generate(custom_generate=…)`: `generate` prepares logits
-processors and stopping criteria from its generation config as ever, and only the loop is ours.
+processors and stopping criteria from its generation config as ever, and only the loop is ours. A step waits for the
+device nowhere: which branches have ended is asked every `CHECK` tokens, and only then are they taken out.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import count
 
 import torch
 from torch.nn.functional import pad
 from transformers.cache_utils import DynamicLayer
 
+CHECK = 4  # tokens from one look at which branches have ended to the next
+KEEP = 0.95  # a batch is made smaller when no more than this share of it still runs
 
-def branches(counts: int | Sequence[int], synced: bool = False):
+
+def branches(counts: int | Sequence[int], synced: bool = False, draws: torch.Tensor | None = None):
     """A `custom_generate` that decodes `counts` branches of every prompt; needs a model with M-RoPE positions.
 
-    `synced` where weights are sharded over processes: each calls the model until all have finished. Returns
-    `(branches of all prompts, P + C)` tokens as `generate` does with `num_return_sequences`, a prompt's branches in
-    consecutive rows, padded after their end.
+    `synced` where weights are sharded over processes: each calls the model until all have finished. `draws` (branches,
+    steps) in [0, 1) are the random numbers that choose the tokens, drawn from torch's generator where there are none.
+    Returns `(branches of all prompts, P + C)` tokens as `generate` does with `num_return_sequences`, a prompt's
+    branches in consecutive rows, padded after their end.
     """
 
     def decode(model, input_ids, logits_processor, stopping_criteria, generation_config, **model_kwargs):
         first = model.prepare_inputs_for_generation(input_ids, is_first_iteration=True, **model_kwargs)
         outputs = model(**first, return_dict=True)
-        cache = outputs.past_key_values
-        each = torch.as_tensor(counts, device=input_ids.device).expand(len(input_ids))
-        prompt = torch.arange(len(input_ids), device=input_ids.device).repeat_interleave(each)
+        device, length = input_ids.device, input_ids.shape[1]
+        each = torch.as_tensor(counts, device=device).expand(len(input_ids))
+        prompt = torch.arange(len(input_ids), device=device).repeat_interleave(each)
+        steps, blank = generation_config.max_length - length, generation_config._pad_token_tensor
+        cache, mask = outputs.past_key_values, _Mask(model, first.get("attention_mask"), prompt, steps)
         cache.layers = [
             PreallocatedCacheLayer(layer) if type(layer) is DynamicLayer else layer for layer in cache.layers
         ]
         cache.batch_select_indices(prompt)
         _select(logits_processor, prompt)
-        logits, ids = outputs.logits[prompt, -1], input_ids[prompt]
-        positions = first["position_ids"][-3:, prompt, -1:]
-        mask = first.get("attention_mask")
-        mask = None if mask is None else mask[prompt]
-        rows = torch.arange(len(ids), device=ids.device)  # where the branches still in the batch belong
-        done: list = [None] * len(ids)
+        logits, positions = outputs.logits[prompt, -1], first["position_ids"][-3:, prompt, -1:]
+        ids = input_ids.new_full((len(prompt), length + steps), 0 if blank is None else blank.item())
+        ids[:, :length] = input_ids[prompt]
+        result, rows = ids.clone(), torch.arange(len(prompt), device=device)  # where the branches in the batch belong
+        running, lengths = torch.ones_like(rows, dtype=torch.bool), torch.zeros_like(rows)
         over = False
-        while model._has_unfinished_sequences(over, synced, ids.device):
+        for step in count():
             if not over:
-                scores = logits_processor(ids, logits.float())
-                token = draw(scores) if generation_config.do_sample else scores.argmax(-1)
-                ids = torch.cat([ids, token[:, None]], 1)
-                finished = stopping_criteria(ids, None)
-                for row, tokens in zip(rows[finished].tolist(), ids[finished], strict=True):
-                    done[row] = tokens
-                left = (~finished).nonzero()[:, 0]
-                over = len(left) == 0
-                if 0 < len(left) < len(ids):
-                    cache.batch_select_indices(left)
-                    _select(logits_processor, left)
-                    rows, ids, positions = rows[left], ids[left], positions[:, left]
-                    mask = None if mask is None else mask[left]
+                end = length + step + 1
+                scores = logits_processor(ids[:, : end - 1], logits.float())
+                if generation_config.do_sample:
+                    uniform = torch.rand(len(result), device=device) if draws is None else draws[:, step].to(device)
+                    token = draw(scores, uniform[rows])
+                else:
+                    token = scores.argmax(-1)
+                ids[:, end - 1] = torch.where(running, token, ids[:, end - 1])
+                lengths += running
+                running = running & ~stopping_criteria(ids[:, :end], None)
+                if (step + 1) % CHECK == 0 or step + 1 == steps:
+                    left = running.nonzero()[:, 0]
+                    over = len(left) == 0
+                    if over or len(left) <= KEEP * len(ids):
+                        result[rows], longest = ids, int(lengths.max())
+                    if not over and len(left) <= KEEP * len(ids):
+                        cache.batch_select_indices(left)
+                        _select(logits_processor, left)
+                        mask.select(left)
+                        rows, ids, positions = rows[left], ids[left], positions[:, left]
+                        running, lengths = running[left], lengths[left]
                 positions = positions + 1
-                mask = None if mask is None else torch.cat([mask, mask.new_ones(len(mask), 1)], 1)
-            if not over or synced:
-                logits = model(
-                    input_ids=ids[:, -1:],
-                    position_ids=positions,
-                    attention_mask=mask,
-                    past_key_values=cache,
-                    use_cache=True,
-                    return_dict=True,
-                ).logits[:, -1]
-        blank = generation_config._pad_token_tensor
-        return torch.nn.utils.rnn.pad_sequence(
-            done, batch_first=True, padding_value=0 if blank is None else blank.item()
-        )
+            if over and not synced:
+                break
+            if synced and (step + 1) % CHECK == 0 and not model._has_unfinished_sequences(over, True, device):
+                break
+            logits = model(
+                input_ids=ids[:, end - 1 : end],
+                position_ids=positions,
+                attention_mask=None if over else mask.upto(end),
+                past_key_values=cache,
+                use_cache=True,
+                return_dict=True,
+            ).logits[:, -1]
+        return result[:, : length + longest]
 
     return decode
+
+
+class _Mask:
+    """The mask of each step without a step's cost: none where no prompt is padded, else made once and cut."""
+
+    def __init__(self, model, mask, prompt, steps):
+        if mask is None or bool(mask.all()):
+            self.whole = None
+            return
+        whole = pad(mask[prompt], (0, steps), value=1)
+        plain = (model.config.get_text_config()._attn_implementation or "").rpartition(":")[2]
+        self.whole = whole[:, None, None].bool() if plain == "sdpa" else whole
+
+    def select(self, rows):
+        self.whole = None if self.whole is None else self.whole[rows]
+
+    def upto(self, length: int):
+        return None if self.whole is None else self.whole[..., :length]
 
 
 class PreallocatedCacheLayer(DynamicLayer):
@@ -106,16 +138,17 @@ def _select(processors, rows: torch.Tensor) -> None:
             processor.prompt_ignore_length = lengths.to(rows.device)[rows]
 
 
-def draw(scores: torch.Tensor) -> torch.Tensor:
-    """One token for each row of `scores` (B, V), from their softmax, by inversion.
+def draw(scores: torch.Tensor, uniform: torch.Tensor | None = None) -> torch.Tensor:
+    """One token for each row of `scores` (B, V), from their softmax, by inversion of `uniform` (B) in [0, 1).
 
     `torch.multinomial` draws from the same distribution with V random numbers a row, this one with one.
     """
     cumulated = scores.softmax(-1).cumsum(-1)
-    at = torch.rand(len(scores), 1, device=scores.device) * cumulated[:, -1:]
+    uniform = torch.rand(len(scores), device=scores.device) if uniform is None else uniform
+    at = uniform[:, None] * cumulated[:, -1:]
     return torch.searchsorted(cumulated, at, right=True)[:, 0].clamp(max=scores.shape[1] - 1)
 
 
 def can_branch(model) -> bool:
-    """Whether `model` (unwrapped) tells M-RoPE positions, as Qwen2-VL and Qwen2.5-VL do."""
+    """Whether `model` (unwrapped) tells M-RoPE positions, as Qwen2-VL, Qwen2.5-VL and Qwen3-VL do."""
     return hasattr(getattr(model, "model", None), "get_rope_index")

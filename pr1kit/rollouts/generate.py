@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
+import psutil
 import torch
 from tqdm.auto import tqdm
 
@@ -29,25 +30,24 @@ def generate_completions(
     temperature: float = 0.0,
     seed: int = 0,
     max_new_tokens: int = 128,
-    batch_size: int = 256,
+    batch_size: int | None = None,
     thinking: bool = False,
-    repetition_penalty: float | None = None,
+    repetition_penalty: float = 1.0,
     keep_special_tokens: bool = False,
     progress: str = "",
 ) -> list[list[str]]:
-    """`num_generations` answers to each sample, greedy at temperature 0; `batch_size` counts answers.
+    """`num_generations` answers to each sample, greedy at temperature 0, as the policy that is trained answers.
 
-    `repetition_penalty` None is the model's own; `keep_special_tokens` leaves box tokens in, but no end or padding.
-    The same seed gives the same answers on the same device for the same batch size.
+    A checkpoint's own sampling settings (Qwen2.5-VL files: repetition penalty 1.05) are not used, as training does not.
+    `batch_size` counts answers; None takes as many as the free memory holds, 256 at most. `keep_special_tokens` leaves
+    box tokens in, but no end or padding. The same seed gives the same answers on the same device, whatever the batch
+    size, up to rounding: a sample's random numbers follow from the seed and its place among `samples`.
     """
     processor, model = policy.processor, policy.core
     sampling = {"temperature": temperature, "top_k": 0, "top_p": 1.0} if temperature > 0 else {}
-    if repetition_penalty is not None:
-        sampling["repetition_penalty"] = repetition_penalty
-    prompts_at_once = max(1, batch_size // num_generations)
-    grouped = {"num_return_sequences": num_generations}
-    if can_branch(model):
-        grouped = {"custom_generate": branches(num_generations)}
+    sampling["repetition_penalty"] = repetition_penalty
+    at_once = batch_size or answers_at_once(policy, max_new_tokens)
+    prompts_at_once = max(1, at_once // num_generations)
     answers: list[list[str]] = []
     was_training = model.training
     model.eval()
@@ -59,6 +59,14 @@ def generate_completions(
             texts = [processor.apply_chat_template(chat(s, thinking), add_generation_prompt=True) for s in batch]
             images = [s.load_image() for s in batch]
             inputs = processor(text=texts, images=images, padding=True, return_tensors="pt").to(model.device)
+            grouped: dict = {"num_return_sequences": num_generations}
+            if can_branch(model):
+                chances = [
+                    np.random.default_rng([seed, start + i]).random((num_generations, max_new_tokens), np.float32)
+                    for i in range(len(batch))
+                ]
+                draws = torch.from_numpy(np.concatenate(chances)).to(model.device)
+                grouped = {"custom_generate": branches(num_generations, draws=draws)}
             tokens = model.generate(
                 **inputs, max_new_tokens=max_new_tokens, do_sample=temperature > 0, **sampling, **grouped
             )
@@ -68,6 +76,20 @@ def generate_completions(
             answers += [texts[i : i + num_generations] for i in range(0, len(texts), num_generations)]
     model.train(was_training)
     return answers
+
+
+def answers_at_once(policy: Policy, max_new_tokens: int) -> int:
+    """How many answers half of the free memory holds: their keys and values (a copy while they grow) and logits.
+
+    From the model's configuration and the largest image that the processor lets through; 1 to 256.
+    """
+    text, images, device = policy.core.config.get_text_config(), policy.processor.image_processor, policy.core.device
+    prompt = 128 + images.size["longest_edge"] // (images.patch_size * images.merge_size) ** 2
+    width = getattr(text, "head_dim", None) or text.hidden_size // text.num_attention_heads
+    numbers = 2 * text.num_hidden_layers * text.num_key_value_heads * width * (prompt + max_new_tokens)
+    each = 2 * numbers * policy.core.dtype.itemsize + 16 * text.vocab_size
+    free = torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else psutil.virtual_memory().available
+    return max(1, min(256, int(free / 2 // each)))
 
 
 def sample_rollouts(

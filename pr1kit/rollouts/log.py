@@ -194,7 +194,7 @@ def scene_of(sample_id: str, prompt: str = "") -> Sample:
 def log_groups(path: Path, logs: dict, reward: str, group: int, step: int, ids: list[str]) -> None:
     """Append one line for each group of `group` completions that TRL has just scored, from its `logs` of that batch.
 
-    `reward` is the reward function whose values are logged; `ids` those of this process's rows.
+    `reward` is the reward function whose values are logged; `ids` those of the batch's rows, of all processes.
     """
     count = len(logs["completion"]) - len(logs["completion"]) % group
     columns = {name: list(logs[name]) for name in ("prompt", "completion", "advantages")}

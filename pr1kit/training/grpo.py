@@ -27,7 +27,7 @@ __all__ = ["PAPER", "TINY", "GRPOSettings", "to_dataset", "train_grpo"]
 def to_dataset(samples: Sequence[Sample], policy: Policy, *, thinking: bool = False) -> Dataset:
     """The samples as the rows that `GRPOTrainer` and `reward_function` take: prompt, image, the truth, its frame.
 
-    An image is read when its row is asked for; here a file's header alone.
+    An image is read when its row is asked for, once for the rows of a group; here a file's header alone.
     """
     if not samples:
         raise ValueError("There are no samples to train on.")
@@ -46,8 +46,9 @@ def to_dataset(samples: Sequence[Sample], policy: Policy, *, thinking: bool = Fa
         for key, value in row.items():
             rows[key].append(value)
 
-    def read(batch):
-        return {"image": [samples[i].load_image() for i in batch["image"]]}
+    def read(batch):  # of rows that are asked for together, a group's share one picture
+        pictures = {i: samples[i].load_image() for i in dict.fromkeys(batch["image"])}
+        return {"image": [pictures[i] for i in batch["image"]]}
 
     return Dataset.from_dict(rows).with_transform(read, columns=["image"], output_all_columns=True)
 

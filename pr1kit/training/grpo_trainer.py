@@ -20,21 +20,21 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from accelerate.utils import gather_object
 from trl import GRPOTrainer
 from trl.models import unwrap_model_for_generation
 from trl.trainer.utils import pad
 
-from pr1kit.models.adapters import cast_adapters_and_freeze_tower
+from pr1kit.models.adapters import cast_adapters_and_freeze_tower, kept_in_float32
 from pr1kit.models.policy import check_padding
 from pr1kit.rollouts.branched_decoding import branches, can_branch
 from pr1kit.rollouts.log import log_groups
 from pr1kit.training.kl import kl_per_token
 from pr1kit.training.resumable_run import WholeCheckpoints
+from pr1kit.training.shared_prefix.attention import PackedRowError, unshare, unsupported_reason
 from pr1kit.training.shared_prefix.groups import ProcessedOnce, gather_groups, micro_batches
 from pr1kit.training.shared_prefix.logprobs import LogProbs
-
-# Mean difference of log-probabilities that rounding alone explains, when both paths are compared on the first group.
-TOLERANCE = {torch.float32: 1e-3, torch.float16: 2e-2, torch.bfloat16: 1e-1}
+from pr1kit.training.shared_prefix.self_check import differences
 
 
 class PerceptionGRPOTrainer(WholeCheckpoints, GRPOTrainer):
@@ -43,7 +43,7 @@ class PerceptionGRPOTrainer(WholeCheckpoints, GRPOTrainer):
     `shared_prefix`: encode image and prompt once per group, at rollout, for the policy and for the reference; the same
     numbers as TRL's own path (which `False` takes). The first group is computed both ways: where they differ by more
     than rounding, or the model, the data or an option does not allow sharing, a warning says why and TRL's path is
-    taken. A model that runs FlashAttention-2 has its language layers set to SDPA, since a packed row needs a mask.
+    taken. SDPA, FlashAttention and eager attention stay as they are.
     `rollout_log`: a file that gets one JSON line for each group, written before the update: `step`, `id`, `prompt`,
     `completions`, `rewards`, `advantages`, and `parts` (name to G values).
     `reference`: weights to which the KL term is measured, by default the policy's own at this moment.
@@ -74,7 +74,8 @@ class PerceptionGRPOTrainer(WholeCheckpoints, GRPOTrainer):
                 raise ValueError(
                     f"The training data lack the column {', '.join(missing)}: they have {', '.join(data.column_names)}."
                 )
-        super().__init__(*args, **kwargs)
+        with kept_in_float32(kwargs.get("model", args[0] if args else None)):
+            super().__init__(*args, **kwargs)
         if self.beta:
             self._set_reference(reference)
         kl_per_token(torch.zeros(1), kl_estimator)
@@ -87,14 +88,6 @@ class PerceptionGRPOTrainer(WholeCheckpoints, GRPOTrainer):
         self._checked, self._group_of_row = False, None
         if shared_prefix and (obstacle := self._unsupported_reason()):
             self._disable_shared_prefix(obstacle)
-        if self.shared_prefix:
-            for model in filter(None, (self._base(self.model), self.ref_model)):
-                text = model.config.get_text_config()
-                if "flash" in text._attn_implementation:
-                    model.set_attn_implementation({"text_config": "sdpa"})
-                    print(
-                        "Shared prefix: the language layers run on SDPA, FlashAttention-2 stays with the vision tower."
-                    )
 
     @torch.no_grad()
     def _set_reference(self, weights: Mapping[str, torch.Tensor] | None) -> None:
@@ -112,14 +105,17 @@ class PerceptionGRPOTrainer(WholeCheckpoints, GRPOTrainer):
     def _unsupported_reason(self) -> str:
         if self.tools or self.environment_factories or self.rollout_func is not None:
             return "tools, environments and custom rollouts make rows of their own"
-        if not can_branch(self._base(self.model)):
-            return f"{type(self._base(self.model)).__name__} does not tell M-RoPE positions (get_rope_index)"
+        base = self._base(self.model)
+        if not can_branch(base):
+            return f"{type(base).__name__} does not tell M-RoPE positions (get_rope_index)"
         if self.aux_loss_enabled:
             return "a load-balancing loss counts the tokens of whole rows"
-        return ""
+        return unsupported_reason(base)
 
     def _disable_shared_prefix(self, why: str) -> None:
         self.shared_prefix = False
+        for model in filter(None, (self.model, self.ref_model)):
+            unshare(self._base(model))
         warnings.warn(
             f"Shared prefix is off: {why}. Each of the {self.num_generations} rows of a group now encodes image and "
             "prompt itself, which costs up to that many times more.",
@@ -150,16 +146,11 @@ class PerceptionGRPOTrainer(WholeCheckpoints, GRPOTrainer):
             outputs = super()._generate_and_score_completions(inputs)
         finally:
             self.processing_class = processor
-        if self.rollout_log and self.model.training and self.accelerator.is_main_process:
-            ids = [row.get("id", "") for row in inputs]
-            log_groups(
-                self.rollout_log,
-                self._logs,
-                self.reward_func_names[0],
-                self.num_generations,
-                self.state.global_step + 1,
-                ids,
-            )
+        if self.rollout_log and self.model.training:
+            ids = gather_object([row.get("id", "") for row in inputs])  # in the order of processes, as TRL's own logs
+            if self.accelerator.is_main_process:
+                step, name = self.state.global_step + 1, self.reward_func_names[0]
+                log_groups(self.rollout_log, self._logs, name, self.num_generations, step, ids)
         return outputs
 
     # Rollouts
@@ -274,20 +265,31 @@ class PerceptionGRPOTrainer(WholeCheckpoints, GRPOTrainer):
         steps = self.current_gradient_accumulation_steps if self.model.training else 1
         return loss + self.beta * per_answer.mean() / steps
 
-    @torch.no_grad()
     def _check(self, model, rows) -> None:
         """Both paths on the first group: a model or a backend that reads packed rows otherwise is not trained so."""
-        training = model.training
+        training, reason, base = model.training, "", self._base(model)
         model.eval()  # dropout would differ
-        difference = rows.difference()
-        model.train(training)
-        difference = self.accelerator.gather(difference).max().item()
-        low = torch.bfloat16 if self.args.bf16 else torch.float16 if self.args.fp16 else None
-        allowed = TOLERANCE.get(low or self._base(model).dtype, TOLERANCE[torch.bfloat16])
+        exact = not self._sharded() and not getattr(base, "is_loaded_in_8bit", False)
+        try:
+            try:
+                difference, allowed = differences(rows, exact)
+            except torch.OutOfMemoryError:
+                difference, allowed = differences(rows, exact=False)
+        except torch.OutOfMemoryError:
+            raise
+        except Exception as error:  # whatever a foreign model or kernel makes of a packed row
+            difference, allowed, kind = float("inf"), 1.0, type(error).__name__
+            reason = f"{type(base).__name__} cannot read packed rows ({kind}: {str(error).partition(chr(10))[0]})"
+            reason = str(error) if isinstance(error, PackedRowError) else reason
+        finally:
+            model.train(training)
+        pairs = torch.tensor([[difference, allowed]], device=self.accelerator.device)
+        difference, allowed = max(self.accelerator.gather(pairs).tolist(), key=lambda pair: pair[0] / pair[1])
         if not difference <= allowed:
             self._disable_shared_prefix(
-                f"on the first group its log-probabilities differ from TRL's by {difference:.2g} on average "
-                f"(rounding explains {allowed:g})"
+                reason
+                or f"on the first group its log-probabilities differ from TRL's by {difference:.2g} on average "
+                f"(rounding explains {allowed:.2g})"
             )
 
     # Checkpoints

@@ -12,6 +12,7 @@ from trl import SFTConfig, SFTTrainer
 from pr1kit.data.boxes import from_pixels
 from pr1kit.data.images import image_size
 from pr1kit.data.sample import Sample
+from pr1kit.models.adapters import kept_in_float32
 from pr1kit.models.policy import Policy, chat
 from pr1kit.rewards.tasks import get_task
 from pr1kit.training.grpo_settings import shared_options
@@ -122,12 +123,13 @@ def train_sft(
     identity = {"method": "sft", "task": sorted({sample.task for sample in samples}), **asdict(settings)}
 
     def trainer(log: RunLog) -> SFTTrainer:
-        return _SFTTrainer(
-            model=policy.model,
-            args=args,
-            train_dataset=_to_dataset(samples, policy, thought, settings.recipe),
-            processing_class=policy.processor,
-            callbacks=[log],
-        )
+        with kept_in_float32(policy.model):
+            return _SFTTrainer(
+                model=policy.model,
+                args=args,
+                train_dataset=_to_dataset(samples, policy, thought, settings.recipe),
+                processing_class=policy.processor,
+                callbacks=[log],
+            )
 
     return train_in_folder(policy, samples, identity, args, trainer, resume=resume, bar=bar)

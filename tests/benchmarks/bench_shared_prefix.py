@@ -1,23 +1,29 @@
 """What does seeing the image once per group save? Stock TRL against the shared prefix, alternating in one process.
 
-    python tests/benchmarks/bench_shared_prefix.py --out shared_prefix_cpu.csv
+    OMP_NUM_THREADS=1 python tests/benchmarks/bench_shared_prefix.py --out data/benchmarks/shared_prefix_cpu.csv
     python tests/benchmarks/bench_shared_prefix.py --gpu --out shared_prefix_gpu.csv      # real geometries, one GPU
 
-(a) whole steps (rollout, rewards, update) and their parts: the tiny policy as in the demo, and 26 million parameters at
-298 prompt and 40 answer tokens; (b) the update alone at four lengths and three group sizes, against the token ratio
-G(P + R) / (P + GR); (c) on a GPU, whole steps at the geometry of Qwen2-VL-2B and Qwen2.5-VL-3B with random weights,
-LoRA and bf16. Medians of alternating runs; nothing else should run on the machine.
+`--only` picks parts: `updates` (forward and backward of one group, against the ratio of tokens G(P + R) / (P + GR)),
+`memory` (peak of the tensors alive in an update), `peers` (a text model: a row for each answer, Prefix Grouper where
+it is installed, `shared_logprobs`), `steps` (rollout, rewards, update of whole steps, of the tiny policy and of 26
+million parameters), `rollouts` (TRL's rows, `num_return_sequences`, branches). On a CPU what is counted is processor
+time, with one thread, so that other work on the machine matters little; medians of runs that alternate.
 """
 
 import argparse
 import csv
+import multiprocessing
 import platform
+import resource
 import tempfile
 import time
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import replace
+from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
+import psutil
 import torch
 from transformers import (
     Qwen2_5_VLConfig,
@@ -26,16 +32,21 @@ from transformers import (
     Qwen2VLForConditionalGeneration,
 )
 
-from pr1kit import PerceptionGRPOTrainer, load_policy, make_scenes, reward_function
+from pr1kit import PerceptionGRPOTrainer, load_policy, make_scenes, reward_function, shared_logprobs
 from pr1kit.models.backends import quiet
-from pr1kit.models.policy import Policy
+from pr1kit.models.policy import Policy, chat
 from pr1kit.models.tiny import SPECIAL_TOKENS, build_processor
+from pr1kit.rollouts.branched_decoding import branches
 from pr1kit.training.grpo import to_dataset
 from pr1kit.training.grpo_settings import TINY
 from pr1kit.training.shared_prefix.logprobs import LogProbs
 
-LENGTHS = ((106, 40), (298, 40), (1066, 60), (1066, 400))
-GROUPS = (4, 8, 16)
+UPDATES = (  # model, prompt tokens, answer tokens, answers to one prompt
+    ("5M", 106, 40, 8), ("5M", 298, 40, 8), ("5M", 1066, 60, 8), ("5M", 1066, 400, 8), ("5M", 1066, 400, 16),
+    ("26M", 106, 40, 8), ("26M", 298, 40, 8), ("26M", 1066, 60, 8), ("26M", 1066, 400, 8),
+    ("5M", 298, 1, 8), ("5M", 106, 1, 2), ("5M", 298, 40, 2), ("5M", 298, 40, 32), ("5M", 106, 400, 8),
+    ("5M", 298, 1024, 2), ("5M", 1066, 1024, 8), ("5M", 1066, 2048, 8), ("5M", 1066, 2048, 2),
+)  # fmt: skip
 IMAGE_SIDE = {106: 128, 298: 256, 1066: 512}  # 16 pixels a token, and 42 tokens of words
 QUESTION = "circle, square, triangle, cross, circle, square, cross"
 # width, layers, feed-forward width, heads, key-value heads, vision width, vision layers, vocabulary
@@ -133,11 +144,12 @@ def make_trainer(policy, shared, *, prompts, group, answer, image_side=64, lora=
 def seconds(work, device):
     if device == "cuda":
         torch.cuda.synchronize()
-    started = time.perf_counter()
+    clock = time.perf_counter if device == "cuda" else time.process_time
+    started = clock()
     work()
     if device == "cuda":
         torch.cuda.synchronize()
-    return time.perf_counter() - started
+    return clock() - started
 
 
 def whole_steps(trainers: dict, runs: int, device="cpu") -> dict:
@@ -172,8 +184,8 @@ def whole_steps(trainers: dict, runs: int, device="cpu") -> dict:
     return {name: {part: float(np.median(v)) for part, v in parts.items()} for name, parts in times.items()}, memory
 
 
-def updates(policy, prompt, answer, group, runs) -> tuple[float, float, int]:
-    """Median seconds of forward and backward over one group: stock, shared, and the prompt's tokens."""
+def group_rows(policy, prompt, answer, group):
+    """A trainer and one group of random answers, as `LogProbs`, and the prompt's tokens."""
     trainer = make_trainer(policy, True, prompts=1, group=group, answer=answer, image_side=IMAGE_SIDE[prompt])
     with torch.no_grad():
         trainer.generation_config.max_new_tokens = 1  # the answers are drawn below: lengths are what is measured
@@ -182,19 +194,134 @@ def updates(policy, prompt, answer, group, runs) -> tuple[float, float, int]:
     tokens = batch["prompt_ids"].shape[1]
     kinds = torch.cat([batch["mm_token_type_ids"][:, :tokens], torch.zeros_like(ids)], 1)
     batch |= {"completion_ids": ids, "completion_mask": torch.ones_like(ids), "mm_token_type_ids": kinds}
-    rows = LogProbs.of_batch(trainer, batch)
-    times = {"stock": [], "packed": []}
-    for run in range(runs + 1):
-        for name in times:
+    return trainer, LogProbs.of_batch(trainer, batch), tokens
 
-            def work(name=name):
-                getattr(rows, name)(range(group))[0].sum().backward()
-                trainer.model.zero_grad()
 
-            spent = seconds(work, "cpu")
+def alternating(ways: dict, runs: int, device="cpu") -> dict:
+    """Median seconds of each of `ways`, which take turns; the first turn warms up where there are several."""
+    times = {name: [] for name in ways}
+    for run in range(runs + (runs > 1)):
+        for name, work in ways.items():
+            spent = seconds(work, device)
             if run or runs == 1:
                 times[name].append(spent)
-    return float(np.median(times["stock"])), float(np.median(times["packed"])), tokens
+    return {name: float(np.median(values)) for name, values in times.items()}
+
+
+def updates(policy, prompt, answer, group, runs) -> tuple[float, float, int]:
+    """Median seconds of forward and backward over one group: stock, shared, and the prompt's tokens."""
+    trainer, rows, tokens = group_rows(policy, prompt, answer, group)
+
+    def work(way):
+        getattr(rows, way)(range(group))[0].sum().backward()
+        trainer.model.zero_grad()
+
+    times = alternating({way: lambda way=way: work(way) for way in ("per_row", "shared")}, runs)
+    return times["per_row"], times["shared"], tokens
+
+
+def peak_memory(size, prompt, answer, group) -> dict:
+    """Peak bytes that forward and backward of one group add to a process that holds the model, each way in its own."""
+    peaks = {}
+    for way in ("per_row", "shared"):
+        with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as process:
+            peaks[way] = process.submit(_peak, size, prompt, answer, group, way).result()
+    return peaks
+
+
+def _peak(size, prompt, answer, group, way) -> int:
+    _, rows, _ = group_rows(random_policy(size), prompt, answer, group)
+    before = psutil.Process().memory_info().rss
+    getattr(rows, way)(range(group))[0].sum().backward()
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 - before
+
+
+def text_peers(prompt, answer, group, runs) -> dict:
+    """Seconds of an update of a text model of 5M: a row for each answer, Prefix Grouper, and `shared_logprobs`."""
+    from transformers import Qwen2Config, Qwen2ForCausalLM
+
+    torch.manual_seed(0)
+    shape = dict(hidden_size=256, intermediate_size=768, num_hidden_layers=4, num_attention_heads=4)
+    model = Qwen2ForCausalLM(Qwen2Config(**shape, num_key_value_heads=4, vocab_size=1024))
+    ids, answers = torch.randint(0, 1000, (1, prompt)), torch.randint(0, 1000, (group, answer))
+
+    def score(logits, labels):
+        return -torch.nn.functional.cross_entropy(logits.flatten(0, -2), labels.flatten(), reduction="none")
+
+    def per_row():
+        rows = torch.cat([ids.expand(group, -1), answers], 1)
+        logits = model(input_ids=rows, logits_to_keep=answer + 1, use_cache=False).logits[:, :-1]
+        return score(logits, answers)
+
+    ways = {"per_row": per_row, "shared": lambda: shared_logprobs(model, {"input_ids": ids}, answers).flatten()}
+    if find_spec("prefix_grouper"):
+        ways["Prefix Grouper"] = lambda: score(prefix_grouper_logits(model, ids, answers), answers)
+    values = {name: way().detach() for name, way in ways.items()}
+    for name, value in values.items():
+        assert torch.allclose(value, values["per_row"], atol=1e-4), name
+
+    def work(way):
+        ways[way]().sum().backward()
+        model.zero_grad()
+
+    return alternating({way: lambda way=way: work(way) for way in ways}, runs)
+
+
+def prefix_grouper_logits(model, ids, answers):
+    """As its README has it, its attention on SDPA (it is written for FlashAttention, which has no CPU)."""
+    from prefix_grouper import PrefixGrouper
+    from prefix_grouper.forward import AttentionForward
+    from transformers import AttentionInterface
+
+    def sdpa(q, k, v, mask, *_):
+        sees = (
+            None
+            if q.shape[2] == k.shape[2]
+            else torch.ones(q.shape[2], k.shape[2], dtype=torch.bool).tril(k.shape[2] - q.shape[2])
+        )
+        out = torch.nn.functional.scaled_dot_product_attention(q, k, v, attn_mask=sees, is_causal=sees is None)
+        return out.transpose(1, 2)
+
+    AttentionInterface.register(
+        "prefix_grouper", lambda module, q, k, v, mask, prefix_grouper, **_: (
+            AttentionForward(sdpa)(prefix_grouper, q, k, v), None
+        )
+    )  # fmt: skip
+    grouper = PrefixGrouper.from_ungrouped_masks(
+        prefix_mask=torch.ones_like(ids), suffix_mask=torch.ones_like(answers), group_sizes=len(answers),
+        padding_mode="right", device=ids.device,
+    )  # fmt: skip
+    row = grouper.concat_input(ids, torch.ones_like(ids), answers, torch.ones_like(answers))
+    own = torch.arange(answers.shape[1]) + ids.shape[1]
+    positions = torch.cat([torch.arange(ids.shape[1]), own.repeat(len(answers))])[None]
+    before, model.config._attn_implementation = model.config._attn_implementation, "prefix_grouper"
+    try:
+        logits = model(input_ids=row, position_ids=positions, prefix_grouper=grouper, use_cache=False).logits
+    finally:
+        model.config._attn_implementation = before
+    return grouper.split_output(logits, include_prefix_last=1)[2][:, :-1]
+
+
+def rollouts(task, group, runs) -> dict:
+    """Seconds to answer 16 prompts of the tiny policy `group` times: a row each, `num_return_sequences`, branches."""
+    policy, scenes = load_policy("tiny"), make_scenes(task, 16)
+    texts = [policy.processor.apply_chat_template(chat(s), add_generation_prompt=True) for s in scenes]
+    images = [scene.load_image() for scene in scenes]
+    options = {"max_new_tokens": 96, "do_sample": True, "temperature": 1.0, "top_k": 0, "top_p": 1.0}
+
+    def generate(repeat, **more):
+        rows = {"text": [t for t in texts for _ in range(repeat)], "images": [i for i in images for _ in range(repeat)]}
+        inputs = policy.processor(**rows, padding=True, return_tensors="pt")
+        with torch.no_grad():
+            policy.model.generate(**inputs, **options, **more)
+
+    ways = {
+        "a row for each answer": lambda: generate(group),
+        "num_return_sequences": lambda: generate(1, num_return_sequences=group),
+        "branches": lambda: generate(1, custom_generate=branches(group)),
+    }
+    torch.manual_seed(0)
+    return alternating(ways, runs)
 
 
 def token_ratio(prompt, answer, group):
@@ -204,17 +331,21 @@ def token_ratio(prompt, answer, group):
 FIELDS = ("what", "model", "prompt", "answer", "group", "stock_s", "shared_s", "ratio", "token_ratio", "device")
 
 
+PARTS = ("updates", "memory", "peers", "steps", "rollouts")
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--gpu", action="store_true")
+    parser.add_argument("--only", nargs="+", choices=PARTS, default=PARTS)
     parser.add_argument("--out", default="")
     parser.add_argument("--runs", type=int, default=5)
-    parser.add_argument("--prompts", type=int, nargs="+", help="only the updates at these prompt lengths, such as 106")
+    parser.add_argument("--largest", type=int, default=10**9, help="leave out updates of more tokens in stock's rows")
     options = parser.parse_args()
     device = (
-        torch.cuda.get_device_name() if options.gpu else f"{torch.get_num_threads()} CPU threads, {platform.machine()}"
+        torch.cuda.get_device_name() if options.gpu else f"{torch.get_num_threads()} CPU thread, {platform.machine()}"
     )
-    rows = list(csv.DictReader(Path(options.out).open())) if options.prompts and options.out else []
+    rows = list(csv.DictReader(Path(options.out).open())) if options.out and Path(options.out).exists() else []
 
     def report(what, model, prompt, answer, group, stock, shared, ratio=None, **more):
         values = (what, model, prompt, answer, group, f"{stock:.3f}", f"{shared:.3f}", f"{stock / shared:.2f}")
@@ -228,40 +359,50 @@ def main():
                 writer.writeheader()
                 writer.writerows(rows)
 
-    if options.prompts:
-        all_updates(report, options.runs, options.prompts)
+    if options.gpu:
+        gpu(report, options.runs)
     else:
-        (gpu if options.gpu else cpu)(report, options.runs)
+        cpu(report, options.runs, options.only, options.largest)
 
 
-def cpu(report, runs):
-    for task, answer in (("grounding", 96), ("counting", 96)):
-        both = {
-            name: make_trainer(load_policy("tiny"), name == "shared", prompts=16, group=8, answer=answer, task=task)
-            for name in ("stock", "shared")
-        }
-        times, _ = whole_steps(both, runs)
-        for part in ("rollout", "update", "step"):
-            report(f"{task} {part}", "tiny (2M)", "45", "drawn", 8, times["stock"][part], times["shared"][part])
-    policies = {name: random_policy("26M") for name in ("stock", "shared")}
-    both = {
-        name: make_trainer(policy, name == "shared", prompts=4, group=8, answer=40, image_side=256)
-        for name, policy in policies.items()
-    }
-    times, _ = whole_steps(both, max(2, runs // 2))
-    for part in ("rollout", "update", "step"):
-        report(f"random {part}", "26M", 298, 40, 8, times["stock"][part], times["shared"][part])
-    all_updates(report, runs, list(IMAGE_SIDE))
-
-
-def all_updates(report, runs, prompts):
-    for size, groups in (("5M", GROUPS), ("26M", (8,))):
-        policy = random_policy(size)
-        for prompt, answer in LENGTHS:
-            for group in groups if prompt in prompts else ():
-                repeats = 3 * runs if prompt + answer < 400 else runs if prompt < 1000 else max(1, runs // 3)
-                stock, shared, tokens = updates(policy, prompt, answer, group, repeats)
-                report("update", size, tokens, answer, group, stock, shared, token_ratio(tokens, answer, group))
+def cpu(report, runs, parts, largest):
+    if "updates" in parts:
+        for size, prompt, answer, group in UPDATES:
+            tokens = group * (prompt + answer)
+            if tokens <= largest:
+                repeats = 3 * runs if tokens < 2000 else runs if tokens < 4000 else max(1, runs // 4)
+                stock, shared, prompt = updates(random_policy(size), prompt, answer, group, repeats)
+                report("update", size, prompt, answer, group, stock, shared, token_ratio(prompt, answer, group))
+    if "memory" in parts:
+        for size, prompt, answer, group in UPDATES[2:4]:
+            peak = peak_memory(size, prompt, answer, group)
+            report("peak GiB of an update", size, prompt, answer, group, *(value / 2**30 for value in peak.values()))
+    if "peers" in parts:
+        for prompt, answer in ((298, 40), (1066, 60)):
+            times = text_peers(prompt, answer, 8, max(1, runs // 2))
+            stock, shared = times["per_row"], times["shared"]
+            report("update of a text model", "5M", prompt, answer, 8, stock, shared, token_ratio(prompt, answer, 8))
+            if "Prefix Grouper" in times:
+                theirs = times["Prefix Grouper"]
+                report("update of a text model, Prefix Grouper", "5M", prompt, answer, 8, stock, theirs)
+    if "rollouts" in parts:
+        for task in ("grounding", "counting"):
+            times = rollouts(task, 8, runs)
+            for peer in ("a row for each answer", "num_return_sequences"):
+                report(f"{task} rollouts against {peer}", "tiny (2M)", "45", "drawn", 8, times[peer], times["branches"])
+    if "steps" in parts:
+        whole = [("tiny", task, 16, 96, 64) for task in ("grounding", "counting")] + [("26M", "detection", 4, 40, 256)]
+        for size, task, prompts, answer, side in whole:
+            lengths = {"prompts": prompts, "group": 8, "answer": answer, "image_side": side, "task": task}
+            both = {}
+            for name in ("stock", "shared"):
+                policy = load_policy("tiny") if size == "tiny" else random_policy(size)
+                both[name] = make_trainer(policy, name == "shared", **lengths)
+            times, _ = whole_steps(both, runs if size == "tiny" else max(1, runs // 3))
+            told = ("tiny (2M)", "45", "drawn") if size == "tiny" else (size, 298, answer)
+            for part in ("rollout", "update", "step"):
+                name = f"{task if size == 'tiny' else 'random'} {part}"
+                report(name, *told, 8, times["stock"][part], times["shared"][part])
 
 
 def gpu(report, runs):

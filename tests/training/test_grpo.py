@@ -3,6 +3,7 @@
 import json
 import shutil
 from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -11,10 +12,10 @@ import torch
 from pr1kit import PerceptionGRPOTrainer, make_scenes, reward_function, sample_rollouts
 from pr1kit.data.run_folder import read_log
 from pr1kit.data.sample import Target
-from pr1kit.models.policy import load_policy
+from pr1kit.models.policy import chat, load_policy
 from pr1kit.models.tiny import build_model, build_processor
 from pr1kit.rewards.groups import group_advantages
-from pr1kit.rollouts.generate import generate_completions
+from pr1kit.rollouts.generate import answers_at_once, generate_completions
 from pr1kit.training.grpo import to_dataset, train_grpo
 from pr1kit.training.grpo_settings import PAPER, TINY
 
@@ -162,19 +163,127 @@ def test_advantages_of_a_group_sum_to_zero_and_equal_rewards_have_none():
     assert (group_advantages(np.full((3, 8), 0.7)) == 0).all()
 
 
-def test_greedy_rollouts_are_the_likeliest_tokens_and_sampled_ones_follow_the_seed(policy):
+def inputs_of(policy, sample):
+    text = policy.processor.apply_chat_template(chat(sample), add_generation_prompt=True)
+    return dict(policy.processor(text=[text], images=[sample.load_image()], return_tensors="pt"))
+
+
+def test_greedy_rollouts_are_the_likeliest_tokens(policy):
+    """Each token of an answer against a plain forward pass over prompt and answer."""
+    for sample in make_scenes("grounding", 3, split="test"):
+        inputs = inputs_of(policy, sample)
+        (text,) = generate_completions(policy, [sample], keep_special_tokens=True)[0]
+        answer = torch.tensor([policy.processor.tokenizer(text)["input_ids"]])
+        assert answer.numel() > 3
+        with torch.no_grad():
+            inputs["mm_token_type_ids"] = torch.nn.functional.pad(inputs["mm_token_type_ids"], (0, answer.shape[1]))
+            inputs["input_ids"] = torch.cat([inputs["input_ids"], answer], 1)
+            inputs["attention_mask"] = torch.ones_like(inputs["input_ids"])
+            likeliest = policy.model(**inputs).logits[0, -answer.shape[1] - 1 :].argmax(-1)
+        assert likeliest[:-1].tolist() == answer[0].tolist()
+        assert policy.processor.decode(likeliest[-1:]) == "<|im_end|>"
+
+
+def test_sampled_rollouts_follow_the_seed_and_not_the_batch(policy):
     scenes = make_scenes("grounding", 3, split="test")
-    greedy = generate_completions(policy, scenes)
-    assert greedy == generate_completions(policy, scenes, seed=9)
-    one, two, other = (
-        generate_completions(policy, scenes, num_generations=4, temperature=1.0, seed=s) for s in (1, 1, 2)
-    )
-    assert one == two
+
+    def sample(seed, batch_size=None):
+        options = {"num_generations": 4, "temperature": 1.0, "seed": seed, "batch_size": batch_size}
+        return generate_completions(policy, scenes, **options)
+
+    one, other = sample(1), sample(2)
+    assert one == sample(1) == sample(1, 4)
     assert one != other
     groups = sample_rollouts(policy, scenes, num_generations=4, seed=1)
     assert [[rollout.completion for rollout in group] for group in groups] == one
     for group in groups:
         assert sum(rollout.advantage for rollout in group) == pytest.approx(0, abs=1e-6)
+
+
+def test_sampling_describes_the_policy_that_is_trained_not_the_checkpoints_penalty(policy):
+    """Qwen2.5-VL files set a repetition penalty of 1.05; TRL trains at 1."""
+    scenes = make_scenes("counting", 2, split="test")
+    plain = generate_completions(policy, scenes)
+    policy.model.generation_config.repetition_penalty = 2.0
+    assert generate_completions(policy, scenes) == plain
+    assert generate_completions(policy, scenes, repetition_penalty=2.0) != plain
+
+
+def test_the_batch_is_chosen_by_memory(policy, monkeypatch):
+    monkeypatch.setattr("psutil.virtual_memory", lambda: SimpleNamespace(available=2**34))
+    assert answers_at_once(policy, 128) == 256
+    few = 2**20 * 40
+    monkeypatch.setattr("psutil.virtual_memory", lambda: SimpleNamespace(available=few))
+    text = policy.core.config.text_config
+    tokens = 128 + 64 * 64 // 16**2 + 128
+    tokens += policy.processor.image_processor.size["longest_edge"] // 16**2 - 64 * 64 // 16**2
+    each = 2 * 2 * 4 * text.num_hidden_layers * text.num_key_value_heads * 32 * tokens + 16 * text.vocab_size
+    assert answers_at_once(policy, 128) == few // 2 // each
+    assert 1 <= few // 2 // each < 256
+    monkeypatch.setattr("psutil.virtual_memory", lambda: SimpleNamespace(available=0))
+    assert answers_at_once(policy, 128) == 1
+
+
+def test_tokens_and_pixels_are_the_same_for_trl_and_for_generate_completions(policy, tmp_path, monkeypatch):
+    scene, seen = make_scenes("counting", 1)[0], []
+    generate = type(policy.model).generate
+
+    def watched(self, **inputs):
+        seen.append({name: inputs[name][:1] for name in ("input_ids", "image_grid_thw", "mm_token_type_ids")})
+        seen[-1]["pixel_values"] = inputs["pixel_values"][: int(inputs["image_grid_thw"][0].prod())]
+        return generate(self, **inputs)
+
+    monkeypatch.setattr(type(policy.model), "generate", watched)
+    generate_completions(policy, [scene], num_generations=2, max_new_tokens=4)
+    for shared in (True, False):
+        trainer = make_trainer(policy, [scene], tmp_path, shared_prefix=shared)
+        trainer.model.train()
+        trainer._prepare_inputs([trainer.train_dataset[0]] * 4)
+    ours, *trls = seen
+    assert len(trls) == 2
+    for theirs in trls:
+        for name, value in ours.items():
+            assert torch.equal(value, theirs[name]), name
+
+
+def make_trainer(policy, scenes, folder, *, settings=None, reward=None, **options):
+    settings = settings or replace(SHORT, prompts_per_step=1, micro_prompts=1)
+    return PerceptionGRPOTrainer(
+        model=policy.model,
+        reward_funcs=reward or reward_function(scenes[0].task),
+        args=settings.config(folder),
+        train_dataset=to_dataset(scenes, policy),
+        processing_class=policy.processor,
+        **options,
+    )
+
+
+def test_grpo_raises_the_reward_of_a_bandit(tmp_path):
+    """Random weights, one token to choose, paid for a letter: after a few steps it is chosen far more often."""
+    processor = build_processor()
+    build_model(processor, 0).save_pretrained(tmp_path / "policy")
+    processor.save_pretrained(tmp_path / "policy")
+    policy = load_policy(str(tmp_path / "policy"), verbose=False)
+
+    def letters(completions, **_):
+        return [float(c[0]["content"].strip()[:1].isalpha()) for c in completions]
+
+    settings = replace(TINY, steps=15, prompts_per_step=2, micro_prompts=2, num_generations=8, learning_rate=3e-3)
+    settings = replace(settings, max_completion_length=1, save_steps=100)
+    trainer = make_trainer(policy, make_scenes("grounding", 8), tmp_path, settings=settings, reward=letters)
+    trainer.train()
+    rewards = [row["reward"] for row in trainer.state.log_history if "reward" in row]
+    assert np.mean(rewards[-5:]) > np.mean(rewards[:3]) + 0.2, rewards
+
+
+def test_a_group_decodes_its_image_once(policy, monkeypatch):
+    scenes, decoded = make_scenes("grounding", 3), []
+    data = to_dataset(scenes, policy)
+    load = type(scenes[0]).load_image
+    monkeypatch.setattr(type(scenes[0]), "load_image", lambda self: decoded.append(self.id) or load(self))
+    rows = data.__getitems__([0, 0, 0, 0, 2, 2, 2, 2])  # as a data loader asks for a batch
+    assert decoded == [scenes[0].id, scenes[2].id]
+    assert all(row["image"] is rows[0]["image"] for row in rows[:4])
 
 
 def test_a_random_policy_runs_too_and_starts_at_its_own_reference(tmp_path):

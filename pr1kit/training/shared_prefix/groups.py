@@ -25,7 +25,7 @@ def gather_groups(inputs: list[dict], size: int, offset: int) -> tuple[list[dict
     rows, groups = [], []
     for i, row in enumerate(inputs):
         group = groups[-1] + 1 if groups else 0
-        if rows and all(row.get(name) == rows[-1].get(name) for name in ("prompt", "image", "images")):
+        if rows and all(_same(row.get(name), rows[-1].get(name)) for name in ("prompt", "image", "images")):
             row = row | {name: rows[-1][name] for name in ("image", "images") if name in row}
             group = groups[-1]
         elif rows and (offset + i) % size:
@@ -36,6 +36,10 @@ def gather_groups(inputs: list[dict], size: int, offset: int) -> tuple[list[dict
         rows.append(row)
         groups.append(group)
     return rows, groups
+
+
+def _same(one, other) -> bool:
+    return one is other or one == other  # pictures compare pixel by pixel
 
 
 def group_starts(prompt_ids: torch.Tensor, num_images: Sequence[int] | None) -> list[int]:

@@ -1,12 +1,94 @@
-"""TRL's rows and two ways to their log-probabilities: TRL's own, and packed rows that share their prefix."""
+"""Log-probabilities of several answers to one prompt, from packed rows: for any model, and for TRL's batches."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
+
 import torch
+import torch.nn.functional as F
 from trl import GRPOTrainer
 
+from pr1kit.training.shared_prefix.attention import placeholder, share, unsupported_reason
 from pr1kit.training.shared_prefix.groups import IMAGE_FIELDS, group_starts, row_images
-from pr1kit.training.shared_prefix.packing import PackedRows, pack, unpack
+from pr1kit.training.shared_prefix.packing import PackedRow, pack, unpack
+
+
+def shared_logprobs(
+    model: torch.nn.Module, prompt: Mapping, answers: Sequence, *, temperature: float = 1.0
+) -> torch.Tensor:
+    """Log-probability of every token of G answers to one prompt, the prompt and its images read once; differentiable.
+
+    `prompt` is what the processor (or a tokenizer) makes of one prompt: `input_ids` (1, P), `attention_mask`, and for
+    images `pixel_values`, `image_grid_thw`, `mm_token_type_ids`. `answers` are G sequences of token ids, of any
+    lengths, the end of sequence included where it is to count. Returns (G, R) float32, R the longest, 0 beyond an
+    answer's end; logits are divided by `temperature`. With dropout off it equals a forward pass for each answer up to
+    rounding. Raises ValueError for a model that cannot read packed rows (sliding windows, linear attention, …), for
+    several prompts, and for no answers. Prefix Grouper (arXiv 2506.05433) computes attention the same way.
+
+    >>> inputs = policy.processor(text=[text], images=[image], return_tensors="pt")  # doctest: +SKIP
+    >>> shared_logprobs(policy.model, inputs, [[40, 11, 7], [40, 2]]).shape  # doctest: +SKIP
+    torch.Size([2, 3])
+    """
+    base = model.get_base_model() if hasattr(model, "peft_config") else model
+    if reason := unsupported_reason(base):
+        raise ValueError(f"The prompt cannot be shared: {reason}.")
+    fields = dict(prompt)
+    ids, mask = fields.pop("input_ids"), fields.pop("attention_mask", None)
+    answers = [torch.as_tensor(answer, dtype=torch.long, device=ids.device).flatten() for answer in answers]
+    if len(ids) != 1 or not answers:
+        raise ValueError(f"One prompt and at least one answer are needed, got {len(ids)} and {len(answers)}.")
+    if mask is not None and not mask.all():
+        ids, fields = (
+            ids[:, mask[0].bool()],
+            {k: v[:, mask[0].bool()] if k == "mm_token_type_ids" else v for k, v in fields.items()},
+        )
+    rows = torch.nn.utils.rnn.pad_sequence(answers, batch_first=True)
+    answered = torch.arange(rows.shape[1], device=ids.device) < torch.tensor([[len(a)] for a in answers]).to(ids.device)
+    known = torch.cat([torch.ones_like(ids).expand(len(rows), -1), answered.long()], 1)
+    kinds = fields.pop("mm_token_type_ids", None)
+    packed = pack(
+        torch.cat([ids.expand(len(rows), -1), rows], 1),
+        known,
+        rows.shape[1],
+        [0],
+        prompt_positions(base, ids, torch.ones_like(ids), kinds, fields),
+        vision_tokens(base),
+    )
+    places = (packed.branch[0] > 0).nonzero()[:, 0]
+    outputs = model(**packed_inputs(base, packed), **fields, logits_to_keep=places, use_cache=False)
+    if 0 < packed.layout.calls < base.config.get_text_config().num_hidden_layers:  # compiled layers are not counted
+        raise ValueError(f"The prompt cannot be shared: not every layer of {type(base).__name__} reads packed rows.")
+    values = -F.cross_entropy(outputs.logits[0].float() / temperature, packed.labels[0, places], reduction="none")
+    return torch.zeros(rows.shape, device=ids.device).masked_scatter(answered, values)
+
+
+def packed_inputs(base: torch.nn.Module, packed: PackedRow) -> dict:
+    """What a model is called with to read a packed row; its language layers are made ready for it."""
+    share(base)
+    length = packed.input_ids.shape[1]
+    return {
+        "input_ids": packed.input_ids,
+        "attention_mask": placeholder(length, packed.input_ids.device),
+        "position_ids": packed.position_ids,
+        "shared_prefix": packed.layout,
+    }
+
+
+def prompt_positions(base: torch.nn.Module, ids, mask, kinds, fields: Mapping) -> torch.Tensor:
+    """Positions of prompts `(n, P)`, padded or not: (3, n, P) for M-RoPE, (n, P) for a model of text alone."""
+    grids = {name: fields[name] for name in ("image_grid_thw", "video_grid_thw") if fields.get(name) is not None}
+    plain = (mask.cumsum(-1) - 1).clamp(min=0)
+    if not hasattr(base.base_model, "get_rope_index"):
+        return plain
+    if not grids:
+        return plain.expand(3, -1, -1)
+    return base.base_model.get_rope_index(ids, kinds, **grids, attention_mask=mask)[0]
+
+
+def vision_tokens(base: torch.nn.Module) -> list[int]:
+    """The token that stands for an image's patches, in a list; none for a model of text alone."""
+    token = getattr(base.config, "image_token_id", None)
+    return [] if token is None else [token]
 
 
 class LogProbs:
@@ -30,7 +112,7 @@ class LogProbs:
         fields = {name: batch.get(name) for name in (*IMAGE_FIELDS, "num_images", "mm_token_type_ids")}
         return cls(trainer, trainer.model, ids, mask, batch["completion_ids"].shape[1], True, fields)
 
-    def _images(self, rows) -> tuple[dict, list[int] | None]:
+    def images(self, rows) -> tuple[dict, list[int] | None]:
         """`pixel_values` and `image_grid_thw` of these rows, each with its own copy, and how many each has."""
         if self.fields.get("image_grid_thw") is None:
             return {}, self.fields.get("num_images")
@@ -47,7 +129,7 @@ class LogProbs:
             for name, value in self.fields.items()
         }
         if self.fields.get("num_images") is not None and self.fields.get("image_grid_thw") is not None:
-            images, fields["num_images"] = self._images(rows)
+            images, fields["num_images"] = self.images(rows)
             fields |= dict.fromkeys(IMAGE_FIELDS) | images
         return GRPOTrainer._get_per_token_logps_and_entropies(
             self.trainer,
@@ -60,52 +142,30 @@ class LogProbs:
             **fields,
         )
 
-    def pack(self, rows: range) -> tuple[PackedRows, dict]:
+    def pack(self, rows: range) -> tuple[PackedRow, dict]:
         """These rows in their groups, and the images of each group once."""
         starts = [rows.start, *(start for start in self.starts if rows.start < start < rows.stop)]
-        images, _ = self._images(starts)
+        images, _ = self.images(starts)
         here = slice(rows.start, rows.stop)
-        base = self.trainer._base(self.model)
+        base, prompts = self.trainer._base(self.model), (starts, slice(None, -self.length))
+        kinds = self.fields.get("mm_token_type_ids")
+        kinds = None if kinds is None else kinds[prompts]
         packed = pack(
             self.input_ids[here],
             self.attention_mask[here],
             self.length,
             [start - rows.start for start in starts],
-            self._prompt_positions(base, starts, images),
-            [base.config.image_token_id],
+            prompt_positions(base, self.input_ids[prompts], self.attention_mask[prompts], kinds, images),
+            vision_tokens(base),
         )
         return packed, images
 
     def shared(self, rows: range) -> tuple[torch.Tensor, torch.Tensor | None]:
-        """From a packed row for each group: `(log-probabilities, entropies or None)`, each (rows, C)."""
+        """From one packed row of all groups: `(log-probabilities, entropies or None)`, each (rows, C)."""
         packed, images = self.pack(rows)
-        base = self.trainer._base(self.model)
-        attention = base.config.get_text_config()._attn_implementation
+        inputs = packed_inputs(self.trainer._base(self.model), packed)
         with self.trainer.accelerator.autocast():
-            outputs = self.model(
-                input_ids=packed.input_ids,
-                attention_mask=packed.mask(attention, base.dtype),
-                position_ids=packed.position_ids,
-                shift_labels=packed.labels,
-                fused_lm_head=True,
-                **images,
-            )
+            outputs = self.model(**inputs, **images, shift_labels=packed.labels, fused_lm_head=True)
         mask = self.completion_mask[rows.start : rows.stop]
         entropies = unpack(outputs.entropy, packed, mask) if self.compute_entropy else None
         return unpack(outputs.log_probs, packed, mask), entropies
-
-    def difference(self) -> torch.Tensor:
-        """Mean absolute difference of both ways' log-probabilities on the first group, a scalar; 0 without tokens."""
-        first = range([*self.starts, len(self.input_ids)][1])
-        mask = self.completion_mask[: len(first)].bool()
-        packed, stock = (path(first)[0][mask] for path in (self.shared, self.per_row))
-        return (packed - stock).abs().float().mean() if mask.any() else torch.zeros((), device=mask.device)
-
-    def _prompt_positions(self, base, starts, images) -> torch.Tensor:
-        prompts, mask = self.input_ids[starts, : -self.length], self.attention_mask[starts, : -self.length]
-        if not images:
-            return (mask.cumsum(-1) - 1).clamp(min=0).expand(3, -1, -1)
-        kinds = self.fields["mm_token_type_ids"][starts, : -self.length]
-        return base.model.get_rope_index(prompts, kinds, image_grid_thw=images["image_grid_thw"], attention_mask=mask)[
-            0
-        ]

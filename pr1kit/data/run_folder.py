@@ -97,8 +97,8 @@ class RunFolder:
             return self.read(path.name)
         except ValueError as error:
             for checkpoint in self.checkpoints():
-                if not find_damage(checkpoint):
-                    return checkpoint_notes(checkpoint)["settings"]
+                if not find_damage(checkpoint) and (known := checkpoint_notes(checkpoint)["settings"]):
+                    return known
             if path.exists():
                 raise
             if self.checkpoints():
@@ -106,6 +106,12 @@ class RunFolder:
                     f"{str(self.path)!r} holds checkpoints of an unknown run: choose another folder."
                 ) from error
             return None
+
+    def _settings_file(self) -> Any:
+        try:
+            return self.read("settings.json")
+        except ValueError:
+            return None  # a trainer of one's own, which claims no folder
 
     def claim(self, identity: Mapping) -> None:
         """Write down whose run this is."""
@@ -180,7 +186,7 @@ class RunFolder:
         logs = {file.name: file.stat().st_size for file in self.path.glob("*.jsonl")}
         files = {str(file.relative_to(draft)): _sum(file) for file in sorted(draft.rglob("*")) if file.is_file()}
         write_atomically(
-            draft / MANIFEST, json.dumps({"files": files, "settings": self.settings(), "logs": logs, **notes})
+            draft / MANIFEST, json.dumps({"files": files, "settings": self._settings_file(), "logs": logs, **notes})
         )
         goal = self.path / draft.name
         if goal.exists():

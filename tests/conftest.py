@@ -8,6 +8,11 @@ from transformers import (
     Qwen2VLConfig,
     Qwen2VLForConditionalGeneration,
     Qwen2VLProcessor,
+    Qwen3_5Config,
+    Qwen3_5ForConditionalGeneration,
+    Qwen3VLConfig,
+    Qwen3VLForConditionalGeneration,
+    Qwen3VLProcessor,
 )
 
 from pr1kit.models.tiny import SPECIAL_TOKENS, build_processor
@@ -15,14 +20,23 @@ from pr1kit.models.tiny import SPECIAL_TOKENS, build_processor
 CLASSES = {
     "qwen2_vl": (Qwen2VLConfig, Qwen2VLForConditionalGeneration),
     "qwen2_5_vl": (Qwen2_5_VLConfig, Qwen2_5_VLForConditionalGeneration),
+    "qwen3_vl": (Qwen3VLConfig, Qwen3VLForConditionalGeneration),
+    "qwen3_5": (Qwen3_5Config, Qwen3_5ForConditionalGeneration),
+}
+QWEN3_VISION = {"hidden_size": 32, "intermediate_size": 64, "out_hidden_size": 64, "num_position_embeddings": 64}
+EXTRA_ROPE = {
+    "qwen3_vl": {"mrope_interleaved": True},
+    "qwen3_5": {"mrope_interleaved": True, "partial_rotary_factor": 1.0},
 }
 
 
 def save_small_policy(kind: str, folder) -> str:
-    """A two-layer model of a real class with grouped-query attention, M-RoPE, and (Qwen2.5) window attention."""
+    """A two-layer model of a real class with grouped-query attention, M-RoPE, and what its family has besides: window
+    attention (Qwen2.5-VL), vision features in the language layers (Qwen3-VL), linear attention (Qwen3.5)."""
     processor = build_processor()
-    if kind == "qwen2_vl":
-        processor = Qwen2VLProcessor(
+    if kind != "qwen2_5_vl":
+        processor_class = Qwen2VLProcessor if kind == "qwen2_vl" else Qwen3VLProcessor
+        processor = processor_class(
             processor.image_processor, processor.tokenizer, processor.video_processor, processor.chat_template
         )
     ids = {token: processor.tokenizer.convert_tokens_to_ids(token) for token in SPECIAL_TOKENS}
@@ -36,6 +50,19 @@ def save_small_policy(kind: str, folder) -> str:
             "window_size": 32,
             "fullatt_block_indexes": [1],
         },
+        "qwen3_vl": QWEN3_VISION | {"deepstack_visual_indexes": [0]},
+        "qwen3_5": QWEN3_VISION,
+    }
+    text = {
+        "qwen3_vl": {"head_dim": 16},
+        "qwen3_5": {
+            "head_dim": 16,
+            "layer_types": ["linear_attention", "full_attention"],
+            "linear_num_key_heads": 2,
+            "linear_num_value_heads": 4,
+            "linear_key_head_dim": 16,
+            "linear_value_head_dim": 16,
+        },
     }
     config_class, model_class = CLASSES[kind]
     config = config_class(
@@ -47,11 +74,17 @@ def save_small_policy(kind: str, folder) -> str:
             "num_attention_heads": 4,
             "num_key_value_heads": 2,
             "initializer_range": 0.2,
-            "rope_parameters": {"rope_type": "default", "rope_theta": 10000.0, "mrope_section": [2, 3, 3]},
+            "rope_parameters": {
+                "rope_type": "default",
+                "rope_theta": 10000.0,
+                "mrope_section": [2, 3, 3],
+                **EXTRA_ROPE.get(kind, {}),
+            },
             "bos_token_id": ids["<|endoftext|>"],
             "eos_token_id": ids["<|im_end|>"],
             "pad_token_id": ids["<|endoftext|>"],
             "tie_word_embeddings": True,
+            **text.get(kind, {}),
         },
         vision_config={**shape, **vision[kind], "initializer_range": 0.2},
         image_token_id=ids["<|image_pad|>"],

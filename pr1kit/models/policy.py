@@ -9,7 +9,6 @@ import torch
 from peft import PeftModel
 from transformers import AutoConfig, AutoModelForImageTextToText, AutoProcessor
 
-from pr1kit.data.boxes import smart_resize
 from pr1kit.data.sample import Sample
 from pr1kit.data.shipped import shipped
 from pr1kit.models.adapters import LoRASettings, adapter_base, add_lora, base_of, lora_settings
@@ -21,6 +20,7 @@ from pr1kit.models.backends import (
     quantization_config,
     quiet,
 )
+from pr1kit.models.families import FAMILIES, family_of
 from pr1kit.models.profiles import get_profile
 from pr1kit.rewards.tasks import get_task
 
@@ -44,19 +44,11 @@ class Policy:
         return base_of(self.model)
 
     def frame(self, image_size: tuple[int, int]):
-        """How this model's numbers are to be read for an image of `(width, height)` pixels.
+        """How this model's numbers are to be read for an image of `(width, height)` pixels, by its family.
 
-        Qwen2-VL writes coordinates normalised to 0–1000, Qwen2.5-VL pixels of the resized image that it saw.
+        Raises ValueError for a family that `families` does not know.
         """
-        if self.model.config.model_type == "qwen2_vl":
-            return "norm1000"
-        image_processor = self.processor.image_processor
-        return smart_resize(
-            image_size,
-            factor=image_processor.patch_size * image_processor.merge_size,
-            min_pixels=image_processor.size["shortest_edge"],
-            max_pixels=image_processor.size["longest_edge"],
-        )
+        return family_of(self.model.config.model_type).frame_of(image_size, self.processor.image_processor)
 
 
 def chat(sample: Sample, thinking: bool = False) -> list[dict]:
@@ -87,7 +79,8 @@ def load_policy(
     this GPU) chooses what is not given. What was chosen is said in one line, unless `verbose` is False or the name is
     "tiny" without options.
 
-    Raises FileNotFoundError where a folder holds no checkpoint; ValueError for what is not a vision-language model,
+    Raises FileNotFoundError where a folder holds no checkpoint; ValueError for what is not a vision-language model, a
+    family that `families` does not know, a processor of another patch size,
     a hub id that is absent or gated, a missing GPU or package; MemoryError, which says what to lower,
     where it does not fit.
     """
@@ -108,9 +101,12 @@ def load_policy(
         config = AutoConfig.from_pretrained(source)
         if not hasattr(config, "vision_config"):
             raise ValueError(
-                f"{name!r} ({config.model_type}) is not a vision-language model: choose a Qwen2-VL or Qwen2.5-VL."
+                f"{name!r} ({config.model_type}) is not a vision-language model, it has no vision tower: choose one of "
+                f"the families {', '.join(family.name for family in FAMILIES.values())}."
             )
+        family_of(config.model_type)
         processor = AutoProcessor.from_pretrained(adapter or source)
+        check_grid(processor, config, str(name))
         dtype = choose_dtype(dtype, config, device)
         attn, why = choose_attention(attn, device, dtype)
         quantized = quantization_config(quantization, dtype)
@@ -181,6 +177,18 @@ def _say(policy: Policy, device, attn: str, why: str, profile: str | None, lora:
         f"on {device}{f', profile {profile}' if profile else ''}",
     ]
     print(", ".join(part for part in parts if part))
+
+
+def check_grid(processor, config, name: str) -> None:
+    """Raises ValueError where the processor cuts images into other patches than the model was made for."""
+    images, tower = processor.image_processor, config.vision_config
+    cuts, takes = (images.patch_size, images.merge_size), (tower.patch_size, tower.spatial_merge_size)
+    if cuts != takes:
+        raise ValueError(
+            f"The processor of {name!r} cuts images into patches of {cuts[0]} pixels, merged {cuts[1]} by {cuts[1]}, "
+            f"its model takes {takes[0]}, merged {takes[1]} by {takes[1]}: save the processor of the model's own base "
+            "beside it."
+        )
 
 
 def check_padding(processor) -> None:

@@ -14,6 +14,7 @@ from transformers import (
     Qwen3VLForConditionalGeneration,
     Qwen3VLProcessor,
 )
+from transformers.models.qwen3_vl.video_processing_qwen3_vl import Qwen3VLVideoProcessor
 
 from pr1kit.models.tiny import SPECIAL_TOKENS, build_processor
 
@@ -35,9 +36,10 @@ def save_small_policy(kind: str, folder) -> str:
     attention (Qwen2.5-VL), vision features in the language layers (Qwen3-VL), linear attention (Qwen3.5)."""
     processor = build_processor()
     if kind != "qwen2_5_vl":
-        processor_class = Qwen2VLProcessor if kind == "qwen2_vl" else Qwen3VLProcessor
-        processor = processor_class(
-            processor.image_processor, processor.tokenizer, processor.video_processor, processor.chat_template
+        three = kind.startswith("qwen3")
+        videos = Qwen3VLVideoProcessor(patch_size=8, merge_size=2) if three else processor.video_processor
+        processor = (Qwen3VLProcessor if three else Qwen2VLProcessor)(
+            processor.image_processor, processor.tokenizer, videos, processor.chat_template
         )
     ids = {token: processor.tokenizer.convert_tokens_to_ids(token) for token in SPECIAL_TOKENS}
     shape = {"depth": 2, "num_heads": 2, "patch_size": 8, "spatial_merge_size": 2}
@@ -50,7 +52,7 @@ def save_small_policy(kind: str, folder) -> str:
             "window_size": 32,
             "fullatt_block_indexes": [1],
         },
-        "qwen3_vl": QWEN3_VISION | {"deepstack_visual_indexes": [0]},
+        "qwen3_vl": QWEN3_VISION | {"deepstack_visual_indexes": [0, 1]},
         "qwen3_5": QWEN3_VISION,
     }
     text = {

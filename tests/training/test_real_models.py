@@ -16,7 +16,7 @@ from pr1kit.models.memory import Geometry
 from pr1kit.models.profiles import get_profile
 from pr1kit.training.grpo import to_dataset, train_grpo
 from pr1kit.training.grpo_settings import TINY
-from pr1kit.training.shared_prefix.logprobs import Rows
+from pr1kit.training.shared_prefix.logprobs import LogProbs
 
 KINDS = ("qwen2_vl", "qwen2_5_vl")
 SHORT = replace(TINY, steps=2, prompts_per_step=2, micro_prompts=1, num_generations=4, max_completion_length=12)
@@ -49,11 +49,12 @@ def stir(policy, scale=0.05):
 
 
 def trainer_of(policy, scenes, folder, **options):
-    settings = replace(SHORT, gradient_checkpointing=True, learning_rate=1e-3, prompts_per_step=1)
+    options = {"gradient_checkpointing": True, "learning_rate": 1e-3, "prompts_per_step": 1, **options}
+    settings = replace(SHORT, **options)
     t = PerceptionGRPOTrainer(
         model=policy.model,
         reward_funcs=spread,
-        args=settings.config(folder, **options),
+        args=settings.config(folder),
         train_dataset=to_dataset(scenes, policy),
         processing_class=policy.processor,
     )
@@ -89,7 +90,7 @@ def test_activations_are_what_autograd_keeps(small_policies, scenes, tmp_path, k
     t = trainer_of(policy, scenes, tmp_path)
     t.model.gradient_checkpointing_enable(t.args.gradient_checkpointing_kwargs)
     batch = t._prepare_inputs(next(iter(t.get_train_dataloader())))
-    rows = Rows.of_batch(t, batch)
+    rows = LogProbs.of_batch(t, batch)
     kept: dict[int, int] = {}
     own = {p.data_ptr() for p in t.model.parameters()}
 
@@ -99,7 +100,7 @@ def test_activations_are_what_autograd_keeps(small_policies, scenes, tmp_path, k
         return tensor
 
     with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
-        logps, _ = rows.packed(range(len(rows.input_ids)))
+        logps, _ = rows.shared(range(len(rows.input_ids)))
     assert logps.requires_grad
     shape = Geometry(policy.core.config)
     tokens = rows.pack(range(len(rows.input_ids)))[0].input_ids.numel()
@@ -452,7 +453,7 @@ def test_four_bit_weights_alone_are_not_trained(small_policies, scenes, tmp_path
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_adapters_on_four_bits_train_share_their_prefix_and_leave_merged(small_policies, scenes, tmp_path, kind):
-    options = {"dtype": "float32", "device": "cpu", "say": False}
+    options = {"dtype": "float32", "device": "cpu", "verbose": False}
     policy = load_policy(small_policies[kind], quantization="4bit", lora={"r": 4, "vision": True}, **options)
     before = {name: p.clone() for name, p in policy.model.named_parameters() if "lora_B" in name}
     settings = replace(SHORT, beta=0.04, learning_rate=1e-2, gradient_checkpointing=True)
@@ -480,9 +481,9 @@ def test_packed_rows_over_four_bit_weights_score_as_trls_rows(small_policies, sc
     )
     stir(policy)
     t = trainer_of(policy, scenes, tmp_path, gradient_checkpointing=False)
-    rows = Rows.of_batch(t, t._prepare_inputs(next(iter(t.get_train_dataloader()))))
+    rows = LogProbs.of_batch(t, t._prepare_inputs(next(iter(t.get_train_dataloader()))))
     results = []
-    for path in (rows.packed, rows.stock):
+    for path in (rows.shared, rows.per_row):
         t.model.zero_grad()
         logps, entropies = path(range(len(rows.input_ids)))[:2]
         (logps * rows.completion_mask).sum().backward()

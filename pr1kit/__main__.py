@@ -1,4 +1,4 @@
-"""`python -m pr1kit demo | train | eval | experiments | explore | make-tiny-policy`: the kit from the command line."""
+"""`python -m pr1kit demo | train | eval | experiments | explore | doctor | make-tiny-policy`: the kit from the command line."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from pathlib import Path
 
 from pr1kit.evaluation import command as eval_command
 from pr1kit.training import command as train
+from pr1kit.training import doctor
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -41,6 +42,7 @@ def main(argv: list[str] | None = None) -> int:
 
     train.add_command(commands)
     eval_command.add_command(commands)
+    doctor.add_command(commands)
 
     grids = commands.add_parser(
         "experiments", help="run the grids that test the paper's claims, or what is left of them"

@@ -36,14 +36,7 @@ class Family:
     def frame_of(self, image_size: tuple[int, int], image_processor):
         """The frame of the numbers that this family writes about an image of `(width, height)` pixels: "norm1000", or
         the `(width, height)` to which `image_processor` resizes it."""
-        if self.frame == "norm1000":
-            return "norm1000"
-        return smart_resize(
-            image_size,
-            factor=image_processor.patch_size * image_processor.merge_size,
-            min_pixels=image_processor.size["shortest_edge"],
-            max_pixels=image_processor.size["longest_edge"],
-        )
+        return "norm1000" if self.frame == "norm1000" else seen_size(image_size, image_processor)
 
     def adapted(self, *, language: bool, vision: bool, merger: bool) -> str:
         """The regular expression that the full names of the linear layers of the chosen parts match."""
@@ -53,6 +46,16 @@ class Family:
             rf"visual\.({self.merger_layer})": merger,
         }
         return rf"(.*\.)?({'|'.join(part for part, wanted in parts.items() if wanted)})"
+
+
+def seen_size(image_size: tuple[int, int], image_processor) -> tuple[int, int]:
+    """The `(width, height)` to which a Qwen processor resizes an image of `(width, height)` pixels."""
+    return smart_resize(
+        image_size,
+        factor=image_processor.patch_size * image_processor.merge_size,
+        min_pixels=image_processor.size["shortest_edge"],
+        max_pixels=image_processor.size["longest_edge"],
+    )
 
 
 # Module names as in transformers 5.10 to 5.23; frames from the models' own cookbooks.

@@ -136,7 +136,7 @@ def load_policy(
             'order, dtype="bfloat16", quantization="8bit", quantization="4bit", or the 2B model.'
         ) from error
     processor.tokenizer.padding_side = "left"  # completions follow their prompts; Qwen2.5-VL's files do not say so
-    _bound_pixels(processor, min_pixels, max_pixels)
+    bound_pixels(processor, min_pixels, max_pixels)
     policy = Policy(model.eval(), processor, str(name), str(base), quantization)
     if verbose and (name != "tiny" or profile or adapter or lora or quantization):
         _say(policy, device, attn, why, profile, lora)
@@ -154,7 +154,8 @@ def _source(name: str) -> str:
     return source
 
 
-def _bound_pixels(processor, least: int | None, most: int | None) -> None:
+def bound_pixels(processor, least: int | None, most: int | None) -> None:
+    """Set the least and the most pixels that the processor makes of an image; None leaves a bound as it is."""
     size = dict(processor.image_processor.size)
     size |= {key: value for key, value in (("shortest_edge", least), ("longest_edge", most)) if value}
     if size["shortest_edge"] > size["longest_edge"]:

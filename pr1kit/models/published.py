@@ -62,3 +62,35 @@ def published_config(name: str):
             "(AutoConfig.from_pretrained)."
         )
     return AutoConfig.for_model(**PUBLISHED[name])
+
+
+def random_model(name: str, device, dtype):
+    """A model in the shape of a released one with random weights, made on `device` itself: to measure without weights."""
+    import torch
+    from transformers import AutoModelForImageTextToText
+
+    with torch.device(device):
+        return AutoModelForImageTextToText.from_config(published_config(name), dtype=dtype).eval()
+
+
+def synthetic_prompt(config, side: int, device="cpu", text: int = 40) -> dict:
+    """What a processor makes of one prompt: noise of `side` × `side` visual tokens between `text` tokens of words.
+
+    `input_ids`, `attention_mask` and `mm_token_type_ids` (1, P), `pixel_values`, `image_grid_thw`; seeded.
+    """
+    import torch
+
+    draw, vision = torch.Generator().manual_seed(1), config.vision_config
+    words = torch.randint(10, 500, (text,), generator=draw).tolist()
+    half, image = text // 2, [config.image_token_id] * side**2
+    ids = [*words[:half], config.vision_start_token_id, *image, config.vision_end_token_id, *words[half:]]
+    grid = side * vision.spatial_merge_size
+    values = vision.in_channels * vision.temporal_patch_size * vision.patch_size**2
+    input_ids = torch.tensor([ids])
+    return {
+        "input_ids": input_ids.to(device),
+        "attention_mask": torch.ones_like(input_ids).to(device),
+        "mm_token_type_ids": (input_ids == config.image_token_id).long().to(device),
+        "pixel_values": torch.randn(grid**2, values, generator=draw).to(device),
+        "image_grid_thw": torch.tensor([[1, grid, grid]]).to(device),
+    }

@@ -1,4 +1,4 @@
-"""`python -m pr1kit demo | train | eval | experiments | explore | doctor | make-tiny-policy`: the kit from the command line."""
+"""`python -m pr1kit demo | train | eval | experiments | explore | doctor | make-tiny-policy`: the command line."""
 
 from __future__ import annotations
 

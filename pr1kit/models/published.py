@@ -65,7 +65,7 @@ def published_config(name: str):
 
 
 def random_model(name: str, device, dtype):
-    """A model in the shape of a released one with random weights, made on `device` itself: to measure without weights."""
+    """A model in the shape of a released one with random weights, made on `device` itself."""
     import torch
     from transformers import AutoModelForImageTextToText
 

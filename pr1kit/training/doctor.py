@@ -42,7 +42,7 @@ def examine(device: str | None = None) -> dict:
         "attention": attention_kernels(chosen),
         "bitsandbytes": four_bit(chosen),
         "vllm": vllm_problem() or f"{vllm_version()} fits",
-        "shared_prefix": _tried(lambda: self_test(*test_model(chosen))),
+        "shared_prefix": _tried(lambda: self_test(*probe_model(chosen))),
         "advice": advice(chosen),
     }
     outside = [f"{name} {row['here'] or 'is missing'}, wanted {row['window']}"
@@ -125,7 +125,7 @@ def four_bit(device) -> str:
     return _tried(multiply)
 
 
-def test_model(device):
+def probe_model(device):
     """`(model, name)` for the self-test: on a GPU random weights in the shape of the model that its memory suggests,
     with adapters; on the CPU the tiny policy."""
     import torch
@@ -219,8 +219,8 @@ def page(found: dict) -> str:
         lines += [
             f"Shared prefix   {'equal' if test['equal'] else 'NOT EQUAL'} on {test['model']}, {test['dtype']}: mean "
             f"difference {test['difference']} (rounding alone: {test['noise']})",
-            f"                {test['prompt_tokens']} prompt tokens, {test['answers']}: {test['per_row_seconds']} s a row "
-            f"each, {test['shared_seconds']} s shared, {test['faster']} times as fast{peaks}",
+            f"                {test['prompt_tokens']} prompt tokens, {test['answers']}: "
+            f"{test['per_row_seconds']} s a row each, {test['shared_seconds']} s shared, {test['faster']} times as fast{peaks}",
         ]
     else:
         lines += [f"Shared prefix   {test}"]

@@ -220,7 +220,8 @@ def page(found: dict) -> str:
             f"Shared prefix   {'equal' if test['equal'] else 'NOT EQUAL'} on {test['model']}, {test['dtype']}: mean "
             f"difference {test['difference']} (rounding alone: {test['noise']})",
             f"                {test['prompt_tokens']} prompt tokens, {test['answers']}: "
-            f"{test['per_row_seconds']} s a row each, {test['shared_seconds']} s shared, {test['faster']} times as fast{peaks}",
+            f"{test['per_row_seconds']} s a row each, {test['shared_seconds']} s shared, "
+            f"{test['faster']} times as fast{peaks}",
         ]
     else:
         lines += [f"Shared prefix   {test}"]

@@ -8,7 +8,6 @@ from pathlib import Path
 
 from pr1kit.evaluation import command as eval_command
 from pr1kit.training import command as train
-from pr1kit.training import doctor
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -31,6 +30,11 @@ def main(argv: list[str] | None = None) -> int:
     explore.add_argument("--no-browser", action="store_true", help="print the address and open nothing")
     explore.set_defaults(run=_explore)
 
+    doctor = commands.add_parser("doctor", help="what this machine has, what of it works, which profile it is for")
+    doctor.add_argument("--json", action="store_true", help="print JSON, to attach to an issue")
+    doctor.add_argument("--device", help="cpu, cuda, cuda:1 (default: the GPU where there is one)")
+    doctor.set_defaults(run=_doctor)
+
     tiny = commands.add_parser("make-tiny-policy", help="train the tiny policy from random weights")
     tiny.add_argument("--out", type=Path, default=Path("data/tiny-policy"), help="default: %(default)s")
     tiny.add_argument(
@@ -42,7 +46,6 @@ def main(argv: list[str] | None = None) -> int:
 
     train.add_command(commands)
     eval_command.add_command(commands)
-    doctor.add_command(commands)
 
     grids = commands.add_parser(
         "experiments", help="run the grids that test the paper's claims, or what is left of them"
@@ -80,6 +83,16 @@ def _explore(arguments) -> int:
 
     serve_explorer(arguments.path, arguments.annotations, port=arguments.port, browser=not arguments.no_browser)
     return 0
+
+
+def _doctor(arguments) -> int:
+    import json
+
+    from pr1kit.training.doctor import examine, page
+
+    found = examine(arguments.device)
+    print(json.dumps(found, indent=1) if arguments.json else page(found))
+    return 1 if found["problems"] else 0
 
 
 def _make_tiny_policy(arguments) -> int:

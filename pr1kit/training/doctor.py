@@ -2,30 +2,13 @@
 
 from __future__ import annotations
 
-import argparse
 import importlib.metadata
-import json
 import platform
 import time
 from importlib.util import find_spec
 
 SHOWN = ("torch", "torchvision", "transformers", "trl", "peft", "accelerate", "datasets", "numpy", "pillow")
 KERNELS = ("FLASH_ATTENTION", "EFFICIENT_ATTENTION", "CUDNN_ATTENTION", "MATH")
-
-
-def add_command(commands) -> None:
-    """Add `doctor` to the subcommands of `python -m pr1kit`."""
-    parser = commands.add_parser("doctor", help="what this machine has, what of it works, which profile it is for")
-    parser.add_argument("--json", action="store_true", help="print JSON, to attach to an issue")
-    parser.add_argument("--device", help="cpu, cuda, cuda:1 (default: the GPU where there is one)")
-    parser.set_defaults(run=run)
-
-
-def run(arguments: argparse.Namespace) -> int:
-    """The subcommand: print the page; 1 where something that training needs does not work."""
-    found = examine(arguments.device)
-    print(json.dumps(found, indent=1) if arguments.json else page(found))
-    return 0 if found["problems"] == [] else 1
 
 
 def examine(device: str | None = None) -> dict:

@@ -87,6 +87,7 @@ def attention_kernels(device) -> dict[str, str]:
         return "works"
 
     tried = {f"SDPA {name.lower()}": _tried(lambda name=name: attend(name)) for name in KERNELS}
+    tried = {name: "not on this device" if "No viable backend" in state else state for name, state in tried.items()}
     taken, why = choose_attention("auto", device, dtype)
     return tried | {"chosen": f"{taken} ({why})" if why else taken}
 
@@ -135,8 +136,8 @@ def self_test(model, name: str, *, side: int = 0, group: int = 8, answer: int = 
     """
     import torch
 
-    from pr1kit import shared_logprobs
     from pr1kit.models.published import synthetic_prompt
+    from pr1kit.training.shared_prefix.logprobs import shared_logprobs
 
     base = model.get_base_model() if hasattr(model, "peft_config") else model
     device, cuda = base.device, base.device.type == "cuda"

@@ -31,7 +31,7 @@ EXTRA_ROPE = {
 }
 
 
-def save_small_policy(kind: str, folder) -> str:
+def save_small_policy(kind: str, folder, heads: int = 4) -> str:
     """A two-layer model of a real class with grouped-query attention, M-RoPE, and what its family has besides: window
     attention (Qwen2.5-VL), vision features in the language layers (Qwen3-VL), linear attention (Qwen3.5)."""
     processor = build_processor()
@@ -56,9 +56,9 @@ def save_small_policy(kind: str, folder) -> str:
         "qwen3_5": QWEN3_VISION,
     }
     text = {
-        "qwen3_vl": {"head_dim": 16},
+        "qwen3_vl": {"head_dim": 64 // heads},
         "qwen3_5": {
-            "head_dim": 16,
+            "head_dim": 64 // heads,
             "layer_types": ["linear_attention", "full_attention"],
             "linear_num_key_heads": 2,
             "linear_num_value_heads": 4,
@@ -73,13 +73,13 @@ def save_small_policy(kind: str, folder) -> str:
             "hidden_size": 64,
             "intermediate_size": 128,
             "num_hidden_layers": 2,
-            "num_attention_heads": 4,
-            "num_key_value_heads": 2,
+            "num_attention_heads": heads,
+            "num_key_value_heads": heads // 2,
             "initializer_range": 0.2,
             "rope_parameters": {
                 "rope_type": "default",
                 "rope_theta": 10000.0,
-                "mrope_section": [2, 3, 3],
+                "mrope_section": [8 // heads, 12 // heads, 12 // heads],
                 **EXTRA_ROPE.get(kind, {}),
             },
             "bos_token_id": ids["<|endoftext|>"],
@@ -109,3 +109,10 @@ def small_policies(tmp_path_factory) -> dict[str, str]:
     """Folder of a small policy by model type."""
     folder = tmp_path_factory.mktemp("policies")
     return {kind: save_small_policy(kind, folder / kind) for kind in CLASSES}
+
+
+@pytest.fixture(scope="session")
+def wider_policies(tmp_path_factory) -> dict[str, str]:
+    """As `small_policies`, with heads of 32 numbers: vLLM's attention on the CPU takes no fewer."""
+    folder = tmp_path_factory.mktemp("wider")
+    return {kind: save_small_policy(kind, folder / kind, heads=2) for kind in CLASSES}

@@ -37,9 +37,9 @@ def engines(model: str):
 
 @real
 @pytest.mark.parametrize("name", ["tiny", "qwen2_vl", "qwen3_vl"])
-def test_vllm_answers_as_transformers_does(small_policies, scenes, name):
+def test_vllm_answers_as_transformers_does(wider_policies, scenes, name):
     """Greedy, in float32, where no image is resized; the engine itself compares the counts of prompt tokens."""
-    hf, vllm = engines(small_policies.get(name, name))
+    hf, vllm = engines(wider_policies.get(name, name))
     for task in ("grounding", "counting", "ocr"):
         same = [sample for sample in scenes if sample.task == task and sample.target.image_size == (64, 64)]
         protocol = replace(PROTOCOLS["paper"][task], max_new_tokens=40)
@@ -50,13 +50,13 @@ def test_vllm_answers_as_transformers_does(small_policies, scenes, name):
 
 @real
 @pytest.mark.parametrize("name", ["tiny", "qwen2_vl", "qwen3_vl"])
-def test_trl_hands_vllm_the_prompt_that_it_trains_on(small_policies, scenes, name):
+def test_trl_hands_vllm_the_prompt_that_it_trains_on(wider_policies, scenes, name):
     """TRL's own `VLLMGeneration.generate` on real vLLM: image tokens expanded, the raw image beside them."""
     import trl.generation.vllm_generation as trl_vllm
     import vllm
 
     trl_vllm.SamplingParams = vllm.SamplingParams  # TRL imports it for the package named vllm alone
-    policy = load_policy(small_policies.get(name, name), dtype="float32", device="cpu", verbose=False)
+    policy = load_policy(wider_policies.get(name, name), dtype="float32", device="cpu", verbose=False)
     llm = vllm.LLM(model=policy.model.name_or_path, limit_mm_per_prompt={"image": 1}, **OPTIONS)
     generation = trl_vllm.VLLMGeneration.__new__(trl_vllm.VLLMGeneration)
     settings = {"temperature": 0, "top_p": 1, "top_k": 0, "min_p": None, "repetition_penalty": 1.0}

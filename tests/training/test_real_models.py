@@ -451,6 +451,22 @@ def test_four_bit_weights_alone_are_not_trained(small_policies, scenes, tmp_path
         export_model(policy, tmp_path)
 
 
+def test_float16_weights_train_with_adapters_alone(small_policies, scenes, tmp_path):
+    """What `load_policy` makes of published bfloat16 weights on a T4."""
+    whole = load_policy(small_policies["qwen2_vl"], dtype="float16", device="cpu", verbose=False)
+    with pytest.raises(ValueError, match=r"float16 weights cannot be trained themselves.*lora=True") as caught:
+        train_grpo(whole, scenes, tmp_path / "whole", SHORT)
+    assert "\n" not in str(caught.value)
+    adapted = load_policy(small_policies["qwen2_vl"], dtype="float16", device="cpu", lora=True, verbose=False)
+    assert trainer_of(adapted, scenes, tmp_path).model is not None
+
+
+def test_rollouts_by_vllm_take_no_quantized_weights(small_policies, scenes, tmp_path):
+    policy = load_policy(small_policies["qwen2_vl"], device="cpu", quantization="4bit", lora=True, verbose=False)
+    with pytest.raises(ValueError, match="--engine vllm cannot take 4-bit or 8-bit weights"):
+        train_grpo(policy, scenes, tmp_path, SHORT, trl={"use_vllm": True})
+
+
 @pytest.mark.parametrize("kind", KINDS)
 def test_adapters_on_four_bits_train_share_their_prefix_and_leave_merged(small_policies, scenes, tmp_path, kind):
     options = {"dtype": "float32", "device": "cpu", "verbose": False}

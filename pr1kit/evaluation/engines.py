@@ -99,12 +99,14 @@ def _vllm(model: str, quantization: str | None = None, max_pixels: int | None = 
             temperature=0,
             max_tokens=protocol.max_new_tokens,
             repetition_penalty=protocol.repetition_penalty,
-            skip_special_tokens=False,
+            detokenize=False,
         )
         requests, tokens = zip(*(request(sample, protocol) for sample in samples), strict=True)
         outputs = llm.generate(list(requests), settings, use_tqdm=False)
         check_prompts(tokens, [len(output.prompt_token_ids) for output in outputs])
-        return _rows(samples, [END.split(output.outputs[0].text, maxsplit=1)[0] for output in outputs], policy)
+        # decoded as transformers does: vLLM's own text differs where a token is part of a character
+        texts = processor.batch_decode([output.outputs[0].token_ids for output in outputs], skip_special_tokens=False)
+        return _rows(samples, [END.split(text, maxsplit=1)[0] for text in texts], policy)
 
     return answer
 

@@ -61,14 +61,29 @@ def check_prompts(sent: Sequence[int], read: Sequence[int]) -> None:
             )
 
 
-def watch_prompts(generation) -> None:
-    """Have TRL's `VLLMGeneration` refuse answers to a prompt that vLLM did not read as it was sent."""
+def send_prompts_whole(generation, image_token: int) -> None:
+    """Have TRL's `VLLMGeneration` answer the prompts that are trained on, and refuse what vLLM read otherwise.
+
+    Beside vLLM in this process (`vllm_mode="colocate"`) TRL 1.16 sends image tokens that are expanded already, of which
+    vLLM expands the first again; they are sent one for each image instead. In server mode TRL places the features
+    itself. Either way the counts are compared, at every call.
+    """
     ask = generation.generate
 
     @wraps(ask)
     def generate(prompts, *args, **kwargs):
-        answers = ask(prompts, *args, **kwargs)
+        sent = prompts if generation.mode == "server" else [one_per_image(ids, image_token) for ids in prompts]
+        answers = ask(sent, *args, **kwargs)
         check_prompts([len(ids) for ids in prompts], [len(ids) for ids in answers[0]])
         return answers
 
     generation.generate = generate
+
+
+def one_per_image(ids: Sequence[int], image_token: int) -> list[int]:
+    """The prompt with every run of image tokens as one.
+
+    >>> one_per_image([5, 9, 9, 9, 6, 9, 9], 9)
+    [5, 9, 6, 9]
+    """
+    return [token for i, token in enumerate(ids) if token != image_token or i == 0 or ids[i - 1] != image_token]

@@ -26,7 +26,7 @@ from trl.trainer.utils import pad
 from pr1kit.models.adapters import cast_adapters_and_freeze_tower, is_quantized
 from pr1kit.models.backends import check_trainable
 from pr1kit.models.policy import check_padding
-from pr1kit.models.vllm import require_vllm, watch_prompts
+from pr1kit.models.vllm import require_vllm, send_prompts_whole
 from pr1kit.rollouts.branched_decoding import branches, can_branch
 from pr1kit.rollouts.log import log_groups
 from pr1kit.training.kl import kl_per_token
@@ -78,7 +78,7 @@ class PerceptionGRPOTrainer(ResumesWhole, GRPOTrainer):
         super().__init__(*args, **kwargs)
         check_trainable(self.model)
         if self.use_vllm:
-            watch_prompts(self.vllm_generation)
+            send_prompts_whole(self.vllm_generation, self._base(self.model).config.image_token_id)
         kl_per_token(torch.zeros(1), kl_estimator)
         if kl_estimator != "k3" and (self.loss_type != "grpo" or self.args.use_bias_correction_kl):
             raise ValueError('A KL estimator other than "k3" needs loss_type="grpo" and use_bias_correction_kl=False.')

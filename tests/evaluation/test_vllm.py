@@ -13,15 +13,15 @@ from pr1kit.evaluation.benchmarks import PROTOCOLS
 from pr1kit.evaluation.engines import make_engine
 from pr1kit.models.families import seen_size
 from pr1kit.models.policy import chat
-from pr1kit.models.vllm import check_prompts, require_vllm, vllm_problem, vllm_version, watch_prompts
+from pr1kit.models.vllm import check_prompts, require_vllm, send_prompts_whole, vllm_problem, vllm_version
 
 real = pytest.mark.skipif(bool(vllm_problem()), reason=vllm_problem() or "vLLM is here")
 OPTIONS = {"dtype": "float32", "enforce_eager": True, "max_model_len": 1024, "gpu_memory_utilization": 0.5}
 
 
 @pytest.fixture(scope="module", autouse=True)
-def _one_process():
-    os.environ |= {"VLLM_ENABLE_V1_MULTIPROCESSING": "0", "VLLM_CPU_KVCACHE_SPACE": "1"}
+def _little_memory():
+    os.environ["VLLM_CPU_KVCACHE_SPACE"] = "1"
 
 
 @pytest.fixture(scope="module")
@@ -65,12 +65,15 @@ def test_trl_hands_vllm_the_prompt_that_it_trains_on(wider_policies, scenes, nam
         "max_completion_length": 12, "generation_kwargs": {}, "structured_outputs_regex": None,
         "tensor_parallel_size": 1, "enable_sleep_mode": False, "model": policy.model,
     }  # fmt: skip
-    watch_prompts(generation)
+    ask = generation.generate
+    send_prompts_whole(generation, policy.processor.image_token_id)
     for sample in (scenes[0], scenes[-1]):
         words = policy.processor.apply_chat_template(chat(sample), add_generation_prompt=True)
         ids = policy.processor(text=[words], images=[sample.load_image()])["input_ids"]
         read, *_ = generation.generate(list(ids), [[sample.load_image()]], 1, profiler=nullcontext())
         assert list(read[0]) == list(ids[0])
+        read, *_ = ask(list(ids), [[sample.load_image()]], 1, profiler=nullcontext())  # as TRL sends it by itself
+        assert len(read[0]) > len(ids[0])
 
 
 def test_a_prompt_that_was_read_otherwise_is_refused():
@@ -81,11 +84,13 @@ def test_a_prompt_that_was_read_otherwise_is_refused():
     class Corrupted:
         """Puts the image's tokens in once more."""
 
+        mode = "colocate"
+
         def generate(self, prompts, images, num_generations):
             return [[*ids, 0, 0, 0] for ids in prompts], [[1]] * len(prompts), None, None
 
     generation = Corrupted()
-    watch_prompts(generation)
+    send_prompts_whole(generation, 9)
     with pytest.raises(ValueError, match=r"as 5 tokens where 2 were sent.* use --engine hf for this model"):
         generation.generate([[1, 2]], [None], 1)
 

@@ -62,6 +62,8 @@ class PerceptionGRPOTrainer(ResumesWhole, GRPOTrainer):
         kl_estimator: str = "k3",
         **kwargs,
     ):
+        if (options := kwargs.get("args")) is not None and options.use_vllm:
+            require_vllm("4-bit or 8-bit" if is_quantized(kwargs["model"]) else None)
         if (processor := kwargs.get("processing_class")) is not None and hasattr(processor, "tokenizer"):
             check_padding(processor)
         if (data := kwargs.get("train_dataset")) is not None and data.column_names is not None:
@@ -73,17 +75,15 @@ class PerceptionGRPOTrainer(ResumesWhole, GRPOTrainer):
                 raise ValueError(
                     f"The training data lack the column {', '.join(missing)}: they have {', '.join(data.column_names)}."
                 )
-        if (options := kwargs.get("args")) is not None and options.use_vllm:
-            require_vllm("4-bit or 8-bit" if is_quantized(kwargs["model"]) else None)
         super().__init__(*args, **kwargs)
-        check_trainable(self.model)
-        if self.use_vllm:
-            send_prompts_whole(self.vllm_generation, self._base(self.model).config.image_token_id)
         kl_per_token(torch.zeros(1), kl_estimator)
         if kl_estimator != "k3" and (self.loss_type != "grpo" or self.args.use_bias_correction_kl):
             raise ValueError('A KL estimator other than "k3" needs loss_type="grpo" and use_bias_correction_kl=False.')
         self.kl_estimator = kl_estimator
         cast_adapters_and_freeze_tower(self.model, self._base(self.model))
+        check_trainable(self.model)
+        if self.use_vllm:
+            send_prompts_whole(self.vllm_generation, self._base(self.model).config.image_token_id)
         self.rollout_log = Path(rollout_log) if rollout_log else None
         self.shared_prefix = shared_prefix
         self._checked, self._group_of_row = False, None

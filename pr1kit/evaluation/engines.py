@@ -7,12 +7,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from importlib.util import find_spec
 from types import SimpleNamespace
 from typing import Any
 
+from PIL import Image
+
 from pr1kit.data.sample import Sample
 from pr1kit.evaluation.benchmarks import Protocol
+from pr1kit.models.vllm import check_prompts, require_vllm
 from pr1kit.rewards.parsing import END, build_prompt
 
 ENGINES = ("hf", "vllm")
@@ -63,38 +65,48 @@ def _hf(model: str, **options: Any) -> Engine:
     return answer
 
 
-def _vllm(model: str, **options: Any) -> Engine:
-    if find_spec("vllm") is None:
-        raise ValueError("--engine vllm needs vLLM, which is not installed: pip install vllm, or use --engine hf.")
+def _vllm(model: str, quantization: str | None = None, max_pixels: int | None = None, **options: Any) -> Engine:
+    require_vllm(quantization)
     from transformers import AutoConfig, AutoProcessor
     from vllm import LLM, SamplingParams
 
     from pr1kit.data.shipped import shipped
-    from pr1kit.models.policy import Policy, chat
+    from pr1kit.models.families import seen_size
+    from pr1kit.models.policy import Policy, bound_pixels, chat
 
     source = str(shipped("tiny-policy")) if model == "tiny" else model
-    processor = AutoProcessor.from_pretrained(source)
-    policy = Policy(SimpleNamespace(config=AutoConfig.from_pretrained(source)), processor, model)
+    config, processor = AutoConfig.from_pretrained(source), AutoProcessor.from_pretrained(source)
+    bound_pixels(processor, None, max_pixels)
+    policy = Policy(SimpleNamespace(config=config), processor, model)
+    policy.frame((64, 64))  # an unknown family is refused before its weights are read
+    images = processor.image_processor
     llm = LLM(model=source, limit_mm_per_prompt={"image": 1}, **options)
+
+    def request(sample: Sample, protocol: Protocol) -> tuple[dict, int]:
+        """What vLLM is sent, and how many tokens it should read. The image comes in the size that the model sees, so
+        that nobody resizes it again."""
+        words = processor.apply_chat_template(chat(asked(sample, protocol)), add_generation_prompt=True, tokenize=False)
+        image = sample.load_image().convert("RGB")
+        width, height = seen_size(image.size, images)
+        if image.size != (width, height):
+            image = image.resize((width, height), Image.Resampling.BICUBIC)
+        visual = width * height // (images.patch_size * images.merge_size) ** 2
+        tokens = len(processor.tokenizer(words)["input_ids"]) - 1 + visual
+        return {"prompt": words, "multi_modal_data": {"image": image}}, tokens
 
     def answer(samples: Sequence[Sample], protocol: Protocol) -> list[dict]:
         settings = SamplingParams(
             temperature=0,
             max_tokens=protocol.max_new_tokens,
             repetition_penalty=protocol.repetition_penalty,
-            skip_special_tokens=False,
+            detokenize=False,
         )
-        requests = [
-            {
-                "prompt": processor.apply_chat_template(
-                    chat(asked(sample, protocol)), add_generation_prompt=True, tokenize=False
-                ),
-                "multi_modal_data": {"image": sample.load_image()},
-            }
-            for sample in samples
-        ]
-        outputs = llm.generate(requests, settings, use_tqdm=False)
-        return _rows(samples, [END.split(output.outputs[0].text, maxsplit=1)[0] for output in outputs], policy)
+        requests, tokens = zip(*(request(sample, protocol) for sample in samples), strict=True)
+        outputs = llm.generate(list(requests), settings, use_tqdm=False)
+        check_prompts(tokens, [len(output.prompt_token_ids) for output in outputs])
+        # decoded as transformers does: vLLM's own text differs where a token is part of a character
+        texts = processor.batch_decode([output.outputs[0].token_ids for output in outputs], skip_special_tokens=False)
+        return _rows(samples, [END.split(text, maxsplit=1)[0] for text in texts], policy)
 
     return answer
 

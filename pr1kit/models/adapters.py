@@ -1,7 +1,7 @@
 """LoRA adapters: which layers get one, and how a trained policy leaves the kit.
 
 Low-rank adapters (arXiv 2106.09685) through peft, on the language model and by choice on the vision tower and the
-merger between them, by patterns that hold for the module names of Qwen2-VL and of Qwen2.5-VL.
+merger between them; which layers those are in a model, `families` says.
 """
 
 from __future__ import annotations
@@ -13,9 +13,7 @@ from pathlib import Path
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model
 
-LANGUAGE = r"language_model\.layers\.\d+\.(self_attn\.(q|k|v|o)|mlp\.(gate|up|down))_proj"
-VISION = r"visual\.blocks\.\d+\.(attn\.(qkv|proj)|mlp\.(fc1|fc2|gate_proj|up_proj|down_proj))"
-MERGER = r"visual\.merger\.mlp\.(0|2)"
+from pr1kit.models.families import family_of
 
 
 @dataclass(frozen=True)
@@ -35,20 +33,17 @@ class LoRASettings:
         if not (self.language or self.vision or self.merger):
             raise ValueError("LoRA on no part of the model: set language, vision or merger.")
 
-    def pattern(self) -> str:
-        """The regular expression that the full name of an adapted layer matches."""
-        parts = [
-            part for wanted, part in ((self.language, LANGUAGE), (self.vision, VISION), (self.merger, MERGER)) if wanted
-        ]
-        return rf"(.*\.)?({'|'.join(parts)})"
+    def pattern(self, model_type: str) -> str:
+        """The regular expression that the full name of an adapted layer matches in a model of this family."""
+        return family_of(model_type).adapted(language=self.language, vision=self.vision, merger=self.merger)
 
-    def config(self) -> LoraConfig:
-        """These settings as peft's own configuration."""
+    def config(self, model_type: str) -> LoraConfig:
+        """These settings as peft's own configuration, for a model of this family."""
         return LoraConfig(
             r=self.r,
             lora_alpha=self.alpha,
             lora_dropout=self.dropout,
-            target_modules=self.pattern(),
+            target_modules=self.pattern(model_type),
             task_type="CAUSAL_LM",
         )
 
@@ -73,7 +68,7 @@ def lora_settings(lora: bool | LoRASettings | dict | None) -> LoRASettings | Non
 
 def add_lora(model: torch.nn.Module, settings: LoRASettings) -> PeftModel:
     """`model` with fresh adapters (which change nothing yet); all its other weights are frozen."""
-    return get_peft_model(model, settings.config())
+    return get_peft_model(model, settings.config(model.config.model_type))
 
 
 def base_of(model: torch.nn.Module) -> torch.nn.Module:

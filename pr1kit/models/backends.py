@@ -94,6 +94,20 @@ def quantization_config(quantization: str | None, dtype: torch.dtype):
     )
 
 
+def check_trainable(model: torch.nn.Module) -> None:
+    """Raises ValueError where the weights that `model` would train cannot take an optimizer's small steps."""
+    kinds = {parameter.dtype for parameter in model.parameters() if parameter.requires_grad}
+    quantized = getattr(model, "is_loaded_in_4bit", False) or getattr(model, "is_loaded_in_8bit", False)
+    if quantized and not hasattr(model, "peft_config"):
+        raise ValueError("4-bit and 8-bit weights cannot be trained themselves: load the policy with lora=True.")
+    if torch.float16 in kinds:
+        raise ValueError(
+            "float16 weights cannot be trained themselves, since their gradients underflow and cannot be unscaled: "
+            'load the policy with lora=True, or with dtype="float32" where the memory allows (GPUs before Ampere, such '
+            "as a T4, have no bfloat16)."
+        )
+
+
 def explain_hub_error(name: str, error: OSError) -> ValueError:
     """What went wrong when `name` was fetched from the Hugging Face hub, and what to do, as one sentence."""
     from huggingface_hub.errors import GatedRepoError, RepositoryNotFoundError

@@ -1,14 +1,19 @@
-"""Will it fit? The GPU memory of a GRPO step on a Qwen2-VL or Qwen2.5-VL model, by formula, before it is tried.
+"""Will it fit? The GPU memory of a GRPO step on a model of a known family, before it is tried.
 
 Two moments compete for the peak: the rollouts (key-value cache of every branch) and the update (gradients,
 activations, logits); weights, optimizer state and reference stand through both. Weights, gradients, optimizer and cache
-are exact counts. Activations follow what transformers 5.23 keeps for the backward pass (one layer's input per layer
-with gradient checkpointing, and the inner tensors of one layer at a time); logits are TRL 1.16's tiles.
+are counted on the model's own class. Activations follow what transformers keeps for the backward pass (one layer's
+input per layer with gradient checkpointing, and the inner tensors of one layer at a time); logits are TRL's tiles.
 """
 
 from __future__ import annotations
 
+import copy
+import re
 from dataclasses import dataclass
+
+from pr1kit.models.families import family_of
+from pr1kit.models.published import published_config
 
 GIB = 2**30
 BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
@@ -19,98 +24,46 @@ OPTIMIZERS = {"adamw_bnb_8bit": 2, "adamw_8bit": 2, "paged_adamw_8bit": 2, "sgd"
 TILE_TOKENS, TILE_WORDS = 4096, 32768  # TRL's fused head makes logits in tiles of this size
 
 
-@dataclass(frozen=True)
 class Geometry:
-    """The numbers of a model's configuration that its memory depends on."""
+    """What a model's memory depends on, counted on its real class without weights (on torch's meta device).
 
-    layers: int
-    width: int
-    inner: int
-    heads: int
-    kv_heads: int
-    vocabulary: int
-    tied: bool
-    vision_layers: int
-    vision_width: int
-    vision_inner: int
-    patch: int
-    merge: int
-    gated_vision: bool
+    `config` is a configuration of transformers' class, or the name of a `PUBLISHED` model. Raises ValueError for a
+    family that `families` does not know.
+    """
 
-    @classmethod
-    def of(cls, config) -> Geometry:
-        """From a `Qwen2VLConfig` or `Qwen2_5_VLConfig`, or the name of a `PUBLISHED` model. Raises ValueError."""
-        if isinstance(config, str):
-            if config not in PUBLISHED:
-                raise ValueError(f"The geometry of {config!r} is not written down: known are {', '.join(PUBLISHED)}.")
-            return PUBLISHED[config]
-        if config.model_type not in ("qwen2_vl", "qwen2_5_vl"):
-            raise ValueError(f"The memory of a {config.model_type} model is not known: only Qwen2-VL and Qwen2.5-VL.")
+    def __init__(self, config):
+        import torch
+        from transformers import AutoModelForImageTextToText
+
+        config = published_config(config) if isinstance(config, str) else copy.deepcopy(config)
+        family_of(config.model_type)
+        with torch.device("meta"):
+            model = AutoModelForImageTextToText.from_config(config)
         text, vision = config.get_text_config(), config.vision_config
-        gated = config.model_type == "qwen2_5_vl"
-        width = vision.hidden_size if gated else vision.embed_dim
-        return cls(
-            layers=text.num_hidden_layers,
-            width=text.hidden_size,
-            inner=text.intermediate_size,
-            heads=text.num_attention_heads,
-            kv_heads=text.num_key_value_heads,
-            vocabulary=text.vocab_size,
-            tied=config.tie_word_embeddings,
-            vision_layers=vision.depth,
-            vision_width=width,
-            vision_inner=vision.intermediate_size if gated else int(width * vision.mlp_ratio),
-            patch=vision.patch_size,
-            merge=vision.spatial_merge_size,
-            gated_vision=gated,
-        )
-
-    @property
-    def kv_width(self) -> int:
-        return self.width // self.heads * self.kv_heads
-
-    def language_layers(self) -> list[tuple[int, int]]:
-        """`(inputs, outputs)` of the linear layers of one language layer."""
-        w, kv, i = self.width, self.kv_width, self.inner
-        return [(w, w), (w, kv), (w, kv), (w, w), (w, i), (w, i), (i, w)]
-
-    def vision_block(self) -> list[tuple[int, int]]:
-        """`(inputs, outputs)` of the linear layers of one vision block."""
-        e, i = self.vision_width, self.vision_inner
-        return [(e, 3 * e), (e, e), *([(e, i)] * (2 if self.gated_vision else 1)), (i, e)]
-
-    def merger(self) -> list[tuple[int, int]]:
-        """`(inputs, outputs)` of the merger's linear layers."""
-        e = self.vision_width * self.merge**2
-        return [(e, e), (e, self.width)]
-
-    def parameters(self) -> dict[str, int]:
-        """The number of weights by part; their sum is the model's."""
-        norms = 1 if self.gated_vision else 2  # RMSNorm has a scale, LayerNorm a bias too
-        linear = sum(a * b for a, b in self.language_layers())
-        blocks = sum(a * b + b for a, b in self.vision_block())
-        return {
-            "embedding": self.vocabulary * self.width * (1 if self.tied else 2),
-            "language": self.layers * linear,
-            "language norms and biases": self.layers * (3 * self.width + 2 * self.kv_width) + self.width,
-            "vision": 3 * 2 * self.patch**2 * self.vision_width
-            + self.vision_layers * (blocks + 2 * norms * self.vision_width),
-            "merger": sum(a * b + b for a, b in self.merger()) + norms * self.vision_width,
+        tower = model.model.visual
+        self.model_type, self.merge = config.model_type, vision.spatial_merge_size
+        self.layers, self.width, self.inner = text.num_hidden_layers, text.hidden_size, text.intermediate_size
+        self.vocabulary, self.grid = text.vocab_size, vision.patch_size * vision.spatial_merge_size
+        self.vision_layers = vision.depth
+        self.linear = {
+            name: (module.in_features, module.out_features)
+            for name, module in model.named_modules()
+            if isinstance(module, torch.nn.Linear)
         }
+        block = [size for name, size in self.linear.items() if "visual.blocks.0." in name]
+        self.vision_width, self.vision_inner = tower.blocks[0].norm1.weight.numel(), block[-1][0]
+        self.parameters = sum(p.numel() for p in model.parameters())
+        self.quantizable = sum(a * b for name, (a, b) in self.linear.items() if "language_model.layers." in name)
+        # numbers in the cache for one token of one row, over all layers that attend
+        self.cached = sum(b for name, (_, b) in self.linear.items() if name.endswith(("attn.k_proj", "attn.v_proj")))
+        # and for one row whatever its length: the states of linear-attention layers
+        recurrent = [m for m in model.modules() if hasattr(m, "conv1d") and hasattr(m, "num_v_heads")]
+        self.state = sum(m.conv1d.weight.numel() + m.num_v_heads * m.head_k_dim * m.head_v_dim for m in recurrent)
 
     def lora_parameters(self, lora) -> int:
         """The number of weights of the adapters that `lora` (`adapters.LoRASettings`) asks for."""
-        layers = self.layers * self.language_layers() if lora.language else []
-        layers += self.vision_layers * self.vision_block() if lora.vision else []
-        layers += self.merger() if lora.merger else []
-        return lora.r * sum(a + b for a, b in layers)
-
-
-# The released models, from their config.json.
-PUBLISHED = {
-    "Qwen/Qwen2-VL-2B-Instruct": Geometry(28, 1536, 8960, 12, 2, 151936, True, 32, 1280, 5120, 14, 2, False),
-    "Qwen/Qwen2.5-VL-3B-Instruct": Geometry(36, 2048, 11008, 16, 2, 151936, True, 32, 1280, 3420, 14, 2, True),
-}
+        adapted = re.compile(lora.pattern(self.model_type))
+        return lora.r * sum(a + b for name, (a, b) in self.linear.items() if adapted.fullmatch(name))
 
 
 @dataclass(frozen=True)
@@ -161,11 +114,8 @@ def estimate_memory(
     `micro_prompts` go through the model in one update. Adapters are float32; their reference is a copy of the adapter,
     no second model.
     """
-    shape = Geometry.of(config)
-    count, half = shape.parameters(), 2
-    width = BYTES[dtype]
-    whole = sum(count.values())
-    linear = count["language"]
+    shape, half = Geometry(config), 2
+    width, whole, linear = BYTES[dtype], shape.parameters, shape.quantizable
     weights = (whole - linear) * width + linear * (QUANTIZED[quantization] if quantization else width)
     adapters = 0
     if lora:
@@ -178,7 +128,7 @@ def estimate_memory(
 
     prompt = image_tokens + text_tokens
     branches = num_generations * prompts_at_once
-    cache = branches * (prompt + completion_tokens) * shape.layers * 2 * shape.kv_width * half
+    cache = branches * ((prompt + completion_tokens) * shape.cached * half + shape.state * BYTES["float32"])
 
     rows = num_generations * micro_prompts
     tokens = micro_prompts * prompt + rows * completion_tokens if shared_prefix else rows * (prompt + completion_tokens)

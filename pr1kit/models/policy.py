@@ -10,8 +10,8 @@ import torch
 from peft import PeftModel
 from transformers import AutoConfig, AutoModelForImageTextToText, AutoProcessor
 
-from pr1kit.data.boxes import smart_resize
 from pr1kit.data.sample import Sample
+from pr1kit.data.scenes import DEFAULTS
 from pr1kit.data.shipped import shipped
 from pr1kit.models.adapters import LoRASettings, adapter_base, add_lora, base_of, lora_settings
 from pr1kit.models.backends import (
@@ -22,6 +22,7 @@ from pr1kit.models.backends import (
     quantization_config,
     quiet,
 )
+from pr1kit.models.families import FAMILIES, family_of
 from pr1kit.models.profiles import get_profile
 from pr1kit.rewards.tasks import get_task
 
@@ -45,19 +46,25 @@ class Policy:
         return base_of(self.model)
 
     def frame(self, image_size: tuple[int, int]):
-        """How this model's numbers are to be read for an image of `(width, height)` pixels.
+        """How this model's numbers are to be read for an image of `(width, height)` pixels, by its family.
 
-        Qwen2-VL writes coordinates normalised to 0–1000, Qwen2.5-VL pixels of the resized image that it saw.
+        Raises ValueError for a family that `families` does not know.
         """
-        if self.model.config.model_type == "qwen2_vl":
-            return "norm1000"
-        image_processor = self.processor.image_processor
-        return smart_resize(
-            image_size,
-            factor=image_processor.patch_size * image_processor.merge_size,
-            min_pixels=image_processor.size["shortest_edge"],
-            max_pixels=image_processor.size["longest_edge"],
-        )
+        return family_of(self.model.config.model_type).frame_of(image_size, self.processor.image_processor)
+
+
+def scene_knobs(policy: Policy, task: str) -> dict:
+    """What `make_scenes(task, …)` is told so that `policy` can see the scenes: 16 × 16 of its visual tokens.
+
+    The tiny policy's 64 × 64 pixels would be four tokens of a real model. Objects grow with the image. {} for a policy
+    whose visual token has 16 pixels or fewer, which sees scenes as they are.
+    """
+    images = policy.processor.image_processor
+    grid = images.patch_size * images.merge_size
+    if grid <= 16:
+        return {}
+    side, default = 16 * grid, DEFAULTS[task]
+    return {"image_size": side, "size": tuple(round(each * side / default.image_size) for each in default.size)}
 
 
 def chat(sample: Sample, thinking: bool = False) -> list[dict]:
@@ -88,7 +95,8 @@ def load_policy(
     this GPU) chooses what is not given. What was chosen is said in one line, unless `verbose` is False or the name is
     "tiny" without options.
 
-    Raises FileNotFoundError where a folder holds no checkpoint; ValueError for what is not a vision-language model,
+    Raises FileNotFoundError where a folder holds no checkpoint; ValueError for what is not a vision-language model, a
+    family that `families` does not know, a processor of another patch size,
     a hub id that is absent or gated, a missing GPU or package; MemoryError, which says what to lower,
     where it does not fit.
     """
@@ -109,9 +117,12 @@ def load_policy(
         config = AutoConfig.from_pretrained(source)
         if not hasattr(config, "vision_config"):
             raise ValueError(
-                f"{name!r} ({config.model_type}) is not a vision-language model: choose a Qwen2-VL or Qwen2.5-VL."
+                f"{name!r} ({config.model_type}) is not a vision-language model, it has no vision tower: choose one of "
+                f"the families {', '.join(family.name for family in FAMILIES.values())}."
             )
+        family_of(config.model_type)
         processor = AutoProcessor.from_pretrained(adapter or source)
+        check_grid(processor, config, str(name))
         dtype = choose_dtype(dtype, config, device)
         attn, why = choose_attention(attn, device, dtype)
         quantized = quantization_config(quantization, dtype)
@@ -141,7 +152,7 @@ def load_policy(
             'order, dtype="bfloat16", quantization="8bit", quantization="4bit", or the 2B model.'
         ) from error
     processor.tokenizer.padding_side = "left"  # completions follow their prompts; Qwen2.5-VL's files do not say so
-    _bound_pixels(processor, min_pixels, max_pixels)
+    bound_pixels(processor, min_pixels, max_pixels)
     policy = Policy(model.eval(), processor, str(name), str(base), quantization)
     if verbose and (name != "tiny" or profile or adapter or lora or quantization):
         _say(policy, device, attn, why, profile, lora)
@@ -159,7 +170,8 @@ def _source(name: str) -> str:
     return source
 
 
-def _bound_pixels(processor, least: int | None, most: int | None) -> None:
+def bound_pixels(processor, least: int | None, most: int | None) -> None:
+    """Set the least and the most pixels that the processor makes of an image; None leaves a bound as it is."""
     size = dict(processor.image_processor.size)
     size |= {key: value for key, value in (("shortest_edge", least), ("longest_edge", most)) if value}
     if size["shortest_edge"] > size["longest_edge"]:
@@ -182,6 +194,18 @@ def _say(policy: Policy, device, attn: str, why: str, profile: str | None, lora:
         f"on {device}{f', profile {profile}' if profile else ''}",
     ]
     print(", ".join(part for part in parts if part))
+
+
+def check_grid(processor, config, name: str) -> None:
+    """Raises ValueError where the processor cuts images into other patches than the model was made for."""
+    images, tower = processor.image_processor, config.vision_config
+    cuts, takes = (images.patch_size, images.merge_size), (tower.patch_size, tower.spatial_merge_size)
+    if cuts != takes:
+        raise ValueError(
+            f"The processor of {name!r} cuts images into patches of {cuts[0]} pixels, merged {cuts[1]} by {cuts[1]}, "
+            f"its model takes {takes[0]}, merged {takes[1]} by {takes[1]}: save the processor of the model's own base "
+            "beside it."
+        )
 
 
 def check_padding(processor) -> None:

@@ -1,4 +1,4 @@
-"""What to choose on a GPU of a given size: precision, adapters, image size, optimizer."""
+"""What to choose on a GPU of a given size: model, precision, adapters, image size, optimizer."""
 
 from __future__ import annotations
 
@@ -13,11 +13,13 @@ from pr1kit.models.adapters import LoRASettings
 class Profile:
     """Choices for a GPU with `memory` bytes.
 
+    `model` is the one to begin with on such a card; the largest profile trains a model of the paper, all weights.
     `max_pixels` is Perception-R1's (its released scripts). The paper's learning rate of 1e-6 trains all weights in
     float32; adapters want about ten times that of full training (Schulman et al., "LoRA Without Regret", 2025).
     """
 
     memory: float
+    model: str
     dtype: str
     quantization: str | None
     lora: LoRASettings | None
@@ -27,9 +29,9 @@ class Profile:
 
 
 PROFILES = {
-    "16GB": Profile(16e9, "bfloat16", "4bit", LoRASettings(), 1e-5, "adamw_torch_fused"),
-    "24GB": Profile(24e9, "bfloat16", None, LoRASettings(), 1e-5, "adamw_torch_fused"),
-    "80GB": Profile(80e9, "float32", None, None, 1e-6, "adamw_bnb_8bit"),
+    "16GB": Profile(16e9, "Qwen/Qwen3-VL-2B-Instruct", "bfloat16", "4bit", LoRASettings(), 1e-5, "adamw_torch_fused"),
+    "24GB": Profile(24e9, "Qwen/Qwen3-VL-4B-Instruct", "bfloat16", None, LoRASettings(), 1e-5, "adamw_torch_fused"),
+    "80GB": Profile(80e9, "Qwen/Qwen2.5-VL-3B-Instruct", "float32", None, None, 1e-6, "adamw_bnb_8bit"),
 }
 
 

@@ -25,8 +25,10 @@ from trl import GRPOTrainer
 from trl.models import unwrap_model_for_generation
 from trl.trainer.utils import pad
 
-from pr1kit.models.adapters import cast_adapters_and_freeze_tower, kept_in_float32
+from pr1kit.models.adapters import cast_adapters_and_freeze_tower, is_quantized, kept_in_float32
+from pr1kit.models.backends import check_trainable
 from pr1kit.models.policy import check_padding
+from pr1kit.models.vllm import require_vllm, send_prompts_whole
 from pr1kit.rollouts.branched_decoding import branches, can_branch
 from pr1kit.rollouts.log import log_groups
 from pr1kit.training.kl import kl_per_token
@@ -63,6 +65,8 @@ class PerceptionGRPOTrainer(WholeCheckpoints, GRPOTrainer):
         reference: Mapping[str, torch.Tensor] | None = None,
         **kwargs,
     ):
+        if (options := kwargs.get("args")) is not None and options.use_vllm:
+            require_vllm("4-bit or 8-bit" if is_quantized(kwargs["model"]) else None)
         if (processor := kwargs.get("processing_class")) is not None and hasattr(processor, "tokenizer"):
             check_padding(processor)
         if (data := kwargs.get("train_dataset")) is not None and data.column_names is not None:
@@ -83,6 +87,9 @@ class PerceptionGRPOTrainer(WholeCheckpoints, GRPOTrainer):
             raise ValueError('A KL estimator other than "k3" needs loss_type="grpo" and use_bias_correction_kl=False.')
         self.kl_estimator = kl_estimator
         cast_adapters_and_freeze_tower(self.model, self._base(self.model))
+        check_trainable(self.model)
+        if self.use_vllm:
+            send_prompts_whole(self.vllm_generation, self._base(self.model).config.image_token_id)
         self.rollout_log = Path(rollout_log) if rollout_log else None
         self.shared_prefix = shared_prefix
         self._checked, self._group_of_row = False, None

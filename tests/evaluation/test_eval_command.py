@@ -8,7 +8,6 @@ import sys
 from collections import defaultdict
 from dataclasses import replace
 from pathlib import Path
-from types import ModuleType, SimpleNamespace
 
 import numpy as np
 import pytest
@@ -438,7 +437,7 @@ def test_bad_input_is_one_sentence_and_loses_nothing(official, tmp_path, capsys)
         (["--model", str(tmp_path / "nothing")], "holds no config.json"),
         (["--frame", "norm1000", "--task", "ocr"], "holds grounding samples, not ocr"),
         (["--data", path, path], "Two of the data are called 'refcoco_val'"),
-        (["--engine", "vllm"], "needs vLLM, which is not installed: pip install vllm, or use --engine hf"),
+        (["--engine", "vllm"], "--engine vllm cannot run: vLLM is not installed: pip install 'pr1kit[vllm]'"),
     ):
         assert main([*data, *options]) == 2, options
         error = capsys.readouterr().err
@@ -449,36 +448,7 @@ def test_bad_input_is_one_sentence_and_loses_nothing(official, tmp_path, capsys)
     assert main([*data, "--completions", str(kept), "--answer-frame", "64x64", "--out", str(tmp_path)]) == 0
 
 
-def test_vllm_is_asked_as_its_documentation_says(official, monkeypatch, capsys):
-    """A stand-in with vLLM's documented call: it tests what the kit sends and reads, not vLLM."""
-    seen = []
-
-    class LLM:
-        def __init__(self, model, *, limit_mm_per_prompt, dtype, tensor_parallel_size):
-            assert limit_mm_per_prompt == {"image": 1}
-
-        def generate(self, prompts, sampling_params, *, use_tqdm):
-            seen.extend((prompt, sampling_params) for prompt in prompts)
-            texts = [f"<|box_start|>(1,1),({i + 2},9)<|box_end|><|im_end|>" for i in range(len(prompts))]
-            return [SimpleNamespace(outputs=[SimpleNamespace(text=text)]) for text in texts]
-
-    fake = ModuleType("vllm")
-    fake.__spec__ = SimpleNamespace(name="vllm")
-    fake.LLM, fake.SamplingParams = LLM, lambda **settings: settings
-    monkeypatch.setitem(sys.modules, "vllm", fake)
-    engine = make_engine("vllm", "tiny", dtype="auto", tensor_parallel_size=1)
-    samples = samples_of(official, "grounding")
-    rows = engine(samples, PROTOCOLS["released"]["grounding"])
-    assert [row["id"] for row in rows] == [sample.id for sample in samples]
-    assert rows[2] == {"id": samples[2].id, "completion": "<|box_start|>(1,1),(4,9)<|box_end|>", "frame": (64, 64)}
-    request, settings = seen[0]
-    assert settings == {
-        "temperature": 0, "max_tokens": 512, "repetition_penalty": 1.05, "skip_special_tokens": False,
-    }  # fmt: skip
-    assert request["prompt"].count("<|image_pad|>") == 1
-    assert f"Output the bounding box of the {samples[0].question} in the image." in request["prompt"]
-    assert request["prompt"].endswith("<|im_start|>assistant\n")
-    assert request["multi_modal_data"]["image"].size == (64, 64)
+def test_vllm_is_asked_by_one_process(official, monkeypatch, capsys):
     monkeypatch.setenv("WORLD_SIZE", "2")
     path, images = file_of(official, "grounding")
     assert main(["eval", "--data", path, "--images", images, "--engine", "vllm"]) == 2

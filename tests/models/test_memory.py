@@ -1,0 +1,102 @@
+"""Will it fit: what is counted, against the published models and against the real classes."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+from transformers import AutoConfig
+
+from pr1kit import LoRASettings, load_policy
+from pr1kit.models.families import FAMILIES
+from pr1kit.models.memory import Geometry, check_fits, estimate_memory, estimate_run
+from pr1kit.models.profiles import PROFILES
+from pr1kit.models.published import PUBLISHED, published_config
+from pr1kit.training.grpo_settings import TINY
+
+# The sums over the released weight files.
+WEIGHTS = {
+    "Qwen/Qwen2-VL-2B-Instruct": 2_208_985_600,
+    "Qwen/Qwen2.5-VL-3B-Instruct": 3_754_622_976,
+    "Qwen/Qwen3-VL-2B-Instruct": 2_127_532_032,
+    "Qwen/Qwen3-VL-4B-Instruct": 4_437_815_808,
+    "Qwen/Qwen3-VL-8B-Instruct": 8_767_123_696,
+}
+
+
+@pytest.mark.parametrize("name", PUBLISHED)
+def test_a_published_model_has_as_many_weights_as_its_files(name):
+    shape = Geometry(name)
+    assert shape.parameters == WEIGHTS[name]
+    assert shape.grid == FAMILIES[shape.model_type].grid
+    assert estimate_memory(name, dtype="bfloat16").weights == 2 * WEIGHTS[name]
+
+
+@pytest.mark.parametrize("kind", FAMILIES)
+def test_geometry_is_that_of_the_loaded_model(small_policies, kind):
+    lora = LoRASettings(r=2, vision=True, merger=True)
+    policy = load_policy(small_policies[kind], lora=lora, verbose=False)
+    shape = Geometry(policy.core.config)
+    trained = sum(p.numel() for p in policy.model.parameters() if p.requires_grad)
+    assert shape.lora_parameters(lora) == trained
+    assert shape.parameters == sum(p.numel() for p in policy.model.parameters()) - trained
+    assert (shape.layers, shape.width, shape.inner) == (2, 64, 128)
+    assert (shape.vision_layers, shape.vision_width, shape.vision_inner) == (2, 32, 64)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("kind", FAMILIES)
+def test_the_cache_is_as_large_as_the_models_own(small_policies, kind):
+    policy = load_policy(small_policies[kind], verbose=False)
+    rows, tokens = 3, 11
+    cache = policy.model(input_ids=torch.full((rows, tokens), 40)).past_key_values
+    shape = Geometry(policy.core.config)
+    held = 0
+    for layer in cache.layers:
+        for value in vars(layer).values():
+            for tensor in (
+                value if isinstance(value, list | tuple) else value.values() if isinstance(value, dict) else [value]
+            ):
+                held += tensor.numel() if isinstance(tensor, torch.Tensor) and tensor.dim() > 1 else 0
+    assert held == rows * (tokens * shape.cached + shape.state)
+
+
+def test_an_unknown_shape_or_family_is_refused():
+    with pytest.raises(ValueError, match=r"shape of 'Qwen/None' is not written down: known are Qwen/Qwen2-VL-2B"):
+        Geometry("Qwen/None")
+    with pytest.raises(ValueError, match="family 'llava' is not known"):
+        Geometry(AutoConfig.for_model("llava"))
+
+
+@pytest.mark.parametrize("profile", PROFILES)
+def test_a_profile_fits_its_own_model_into_what_it_is_named_for(profile):
+    chosen = PROFILES[profile]
+    shape = Geometry(chosen.model)
+    estimate = estimate_memory(
+        chosen.model,
+        dtype=chosen.dtype,
+        quantization=chosen.quantization,
+        lora=chosen.lora,
+        image_tokens=chosen.max_pixels // shape.grid**2,
+        optimizer=chosen.optim,
+    )
+    assert estimate.total < 0.95 * chosen.memory, f"{profile}: {estimate}"
+
+
+def test_what_cannot_fit_is_refused_and_what_may_not_is_warned_of():
+    config = published_config("Qwen/Qwen2.5-VL-3B-Instruct")
+    everything = estimate_memory(config, dtype="float32")
+    with pytest.raises(ValueError, match=r"will not fit: .* need 69\.\d GiB, the GPU has 14\.9 GiB\. Use LoRA"):
+        check_fits(everything, 16e9)
+    tight = estimate_memory(config, lora=LoRASettings(), completion_tokens=8192)
+    assert "lower in this order: micro_prompts=1, then gradient_checkpointing=True" in check_fits(tight, 16e9)
+    assert check_fits(tight, 200e9) == " of 186.3 GiB"
+
+
+def test_a_run_is_estimated_from_its_policy_and_settings(small_policies):
+    policy = load_policy(small_policies["qwen2_vl"], lora=True, max_pixels=64 * 64)
+    short = replace(TINY, steps=2, prompts_per_step=4, num_generations=4, max_completion_length=12)
+    one, two = (estimate_run(policy, short, n) for n in (1, 2))
+    assert one.cache == 2 * two.cache
+    assert one.weights == two.weights
+    assert one.optimizer == 8 * sum(p.numel() for p in policy.model.parameters() if p.requires_grad)
+    assert "estimated peak" in str(one)

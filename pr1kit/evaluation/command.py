@@ -157,7 +157,12 @@ def _engine(arguments: EvalOptions, world: World):
                 "vLLM spreads over GPUs by itself: run it without accelerate launch, with --tensor-parallel N."
             )
         return make_engine(
-            "vllm", arguments.policy, dtype=arguments.dtype, tensor_parallel_size=arguments.tensor_parallel
+            "vllm",
+            arguments.policy,
+            dtype=arguments.dtype,
+            tensor_parallel_size=arguments.tensor_parallel,
+            quantization=arguments.quantization,
+            max_pixels=arguments.max_pixels,
         )
     options = {name: getattr(arguments, name) for name in ("dtype", "attn", *SEEN)}
     return make_engine("hf", arguments.policy, device=world.device, **options)

@@ -182,7 +182,7 @@ def _result(text: str, target: Target, task: str, key: tuple, group: list, membe
     place = member if member is not None and 0 <= member < len(totals) else len(totals)
     totals[place : place + 1] = [result.total]
     advantages = group_advantages(np.array(totals)).tolist()
-    perfect = get_task(task).write_answer(target, label="object")
+    perfect = get_task(task).write_answer(target, label="object", recipe=recipe)
     return {
         "recipe": recipe,
         "total": result.total,

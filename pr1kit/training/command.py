@@ -9,6 +9,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+from pr1kit.models.vllm import require_vllm
 from pr1kit.training.config import RunConfig, read_run
 from pr1kit.training.grpo_settings import GRPOSettings
 
@@ -73,8 +74,8 @@ def main(flags: Sequence[str]) -> int:
 
 def trl_options(run: RunConfig) -> dict[str, Any]:
     """What the run says to TRL directly. Raises ValueError where an engine or a tracker is not installed."""
-    if run.engine == "vllm" and find_spec("vllm") is None:
-        raise ValueError("--engine vllm needs vLLM and a GPU: pip install 'trl[vllm]', or use --engine hf.")
+    if run.engine == "vllm":
+        require_vllm(run.quantization)
     trackers = [name for name in run.report_to.replace(" ", "").split(",") if name not in ("", "none")]
     for name in trackers:
         if name not in TRACKERS:

@@ -83,7 +83,7 @@ def read_run(flags: Sequence[str]) -> tuple[RunConfig, GRPOSettings, bool]:
 
         _, profile = get_profile(values["profile"])
         rate = {"learning_rate": profile.learning_rate} if _value(values.get("lora")) is not False else {}
-        values = paper | rate | {"optim": profile.optim} | said
+        values = {"policy": profile.model} | paper | rate | {"optim": profile.optim} | said
     run = RunConfig(**of_kind(RunConfig, values))
     base = TINY if run.policy == "tiny" and config not in shipped else PAPER
     settings = replace(base, **of_kind(GRPOSettings, values))

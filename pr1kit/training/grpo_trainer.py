@@ -9,7 +9,8 @@ TRL trains; what is overridden of it (TRL 1.16; `tests/test_trl_contract.py` say
 - `_get_per_token_logps_and_entropies`: log-probabilities and entropies from packed rows (`shared_prefix`);
 - `_get_train_sampler`: a run resumed after its first epoch sees the data in the order of one that was not cut off;
 - `_compute_loss`: another estimator of the KL term than TRL's (`kl_estimator`);
-- `_load_from_checkpoint`: all weights are resumed from, see `training.WholeCheckpoints`.
+- `_save_checkpoint`, `_get_output_dir`, `_load_from_checkpoint`: checkpoints count when they are whole, and are resumed
+  from whole, see `resumable_run.WholeCheckpoints`.
 """
 
 from __future__ import annotations

@@ -20,8 +20,8 @@ from transformers import PrinterCallback, Trainer, TrainingArguments
 from pr1kit.data.fingerprint import differences, fingerprint
 from pr1kit.data.run_folder import RunFolder, checkpoint_notes, checkpoint_step, read_log, remove_tree
 from pr1kit.data.sample import Sample
-from pr1kit.models.adapters import is_quantized, load_adapter_weights
-from pr1kit.models.backends import quiet
+from pr1kit.models.adapters import load_adapter_weights
+from pr1kit.models.backends import check_trainable, quiet
 from pr1kit.models.memory import out_of_memory_advice
 from pr1kit.models.policy import Policy
 from pr1kit.training.step_log import RunLog, log_row
@@ -98,11 +98,10 @@ def train_in_folder(
 
     `identity` holds the settings that make this run another than its neighbours; policy and samples add their own.
     Raises ValueError where the folder holds another run, is being written by another process, or cannot be resumed
-    equally, or where quantized weights have no adapter; MemoryError (what to lower, in which order) where the GPU's
+    equally, or where its weights cannot be trained; MemoryError (what to lower, in which order) where the GPU's
     memory is not enough; OSError where the disk is full; KeyboardInterrupt (after saving) when interrupted.
     """
-    if is_quantized(policy.model) and not hasattr(policy.model, "peft_config"):
-        raise ValueError("4-bit and 8-bit weights cannot be trained themselves: load the policy with lora=True.")
+    check_trainable(policy.model)
     folder, log = RunFolder(args.output_dir), RunLog(Path(args.output_dir), bar)
     if args.process_index:
         return _run(folder, policy, samples, identity, args, make_trainer, log, resume)

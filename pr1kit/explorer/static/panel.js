@@ -1,5 +1,5 @@
 // The numbers beside the picture: switches, parts, pairs, the group, the run, and the completion's text.
-const TASKS = ["grounding", "counting", "detection", "ocr"], RECIPES = ["kit", "paper", "released"];
+const TASKS = ["grounding", "counting", "detection", "ocr"], RECIPES = ["kit", "paper", "released", "released-strict"];
 const MATCHINGS = ["optimal", "greedy", "sequential"];
 
 function createSwitches(ui) {

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -106,6 +107,26 @@ def check_trainable(model: torch.nn.Module) -> None:
             'load the policy with lora=True, or with dtype="float32" where the memory allows (GPUs before Ampere, such '
             "as a T4, have no bfloat16)."
         )
+
+
+@contextmanager
+def time_limit(seconds: float, sentence: str) -> Iterator[None]:
+    """Raises ValueError with `sentence` after `seconds`; in the main thread only, where signals can interrupt."""
+
+    def stop(number, frame):
+        raise ValueError(sentence)
+
+    try:
+        before = signal.signal(signal.SIGALRM, stop)
+    except (ValueError, AttributeError):  # another thread, or Windows
+        yield
+        return
+    signal.setitimer(signal.ITIMER_REAL, seconds)
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
 
 
 def explain_hub_error(name: str, error: OSError) -> ValueError:

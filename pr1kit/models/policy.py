@@ -21,10 +21,13 @@ from pr1kit.models.backends import (
     explain_hub_error,
     quantization_config,
     quiet,
+    time_limit,
 )
 from pr1kit.models.families import FAMILIES, family_of
 from pr1kit.models.profiles import get_profile
 from pr1kit.rewards.tasks import get_task
+
+TEMPLATE_SECONDS = 10  # for a template that is rendered in a millisecond
 
 
 @dataclass(frozen=True, eq=False)
@@ -96,9 +99,8 @@ def load_policy(
     "tiny" without options.
 
     Raises FileNotFoundError where a folder holds no checkpoint; ValueError for what is not a vision-language model, a
-    family that `families` does not know, a processor of another patch size,
-    a hub id that is absent or gated, a missing GPU or package; MemoryError, which says what to lower,
-    where it does not fit.
+    family that `families` does not know, a processor of another patch size, an endless chat template, a hub id that is
+    absent or gated, a missing GPU or package; MemoryError, which says what to lower, where it does not fit.
     """
     source = _source(name)
     adapter = source if os.path.isfile(os.path.join(source, "adapter_config.json")) else None
@@ -153,6 +155,11 @@ def load_policy(
         ) from error
     processor.tokenizer.padding_side = "left"  # completions follow their prompts; Qwen2.5-VL's files do not say so
     bound_pixels(processor, min_pixels, max_pixels)
+    if name != "tiny" and processor.chat_template:
+        endless = f"The chat template of {name!r} did not come to its end in {TEMPLATE_SECONDS} s."
+        with time_limit(TEMPLATE_SECONDS, endless):
+            words = [{"type": "image"}, {"type": "text", "text": "What is this?"}]
+            processor.apply_chat_template([{"role": "user", "content": words}], add_generation_prompt=True)
     policy = Policy(model.eval(), processor, str(name), str(base), quantization)
     if verbose and (name != "tiny" or profile or adapter or lora or quantization):
         _say(policy, device, attn, why, profile, lora)

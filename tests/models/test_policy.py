@@ -1,6 +1,7 @@
 """The tiny policy's body and how policies are loaded: the real classes, one code path."""
 
 import json
+import shutil
 
 import pytest
 import torch
@@ -108,3 +109,12 @@ def test_a_processor_that_pads_on_the_right_is_made_to_pad_on_the_left(processor
     wrong.tokenizer.padding_side = "right"
     wrong.save_pretrained(tmp_path)
     assert load_policy(str(tmp_path)).processor.tokenizer.padding_side == "left"
+
+
+def test_an_endless_chat_template_is_one_sentence(small_policies, tmp_path, monkeypatch):
+    shutil.copytree(small_policies["qwen2_5_vl"], folder := tmp_path / "policy")
+    loops = "{% for i in range(99999) %}" * 3 + "{% endfor %}" * 3
+    (folder / "chat_template.jinja").write_text(loops)
+    monkeypatch.setattr("pr1kit.models.policy.TEMPLATE_SECONDS", 0.5)
+    with pytest.raises(ValueError, match=r"The chat template of .* did not come to its end in 0\.5 s"):
+        load_policy(str(folder))

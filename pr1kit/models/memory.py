@@ -141,7 +141,7 @@ def estimate_memory(
     vision_kept = (shape.vision_width if checkpointing else vision_inner) if sees else 0
     activations += patches * half * (shape.vision_layers * vision_kept + (2 if sees else 1) * vision_inner)
     if shared_prefix:  # the prefix's keys and values once more for every branch, in one layer or in all
-        expanded = rows * (prompt + completion_tokens) * 2 * shape.kv_width * half
+        expanded = rows * (prompt + completion_tokens) * shape.cached / shape.layers * half
         activations += expanded * (1 if checkpointing else shape.layers)
     if not lora and width == 4:
         activations += whole * half  # autocast's half-precision copies of float32 weights

@@ -364,8 +364,11 @@ def test_the_tiny_policys_raw_completions_keep_their_box_tokens(official, tmp_pa
         kept, stripped = pr1kit.parse("counting", row["completion"]), pr1kit.parse("counting", text)
         assert kept.boxes.tolist() == stripped.boxes.tolist()
     policy.model.generation_config.repetition_penalty = 30.0
-    penalised = pr1kit.generate_completions(policy, samples, max_new_tokens=96, batch_size=4)
-    same = pr1kit.generate_completions(policy, samples, max_new_tokens=96, batch_size=4, repetition_penalty=1.0)
+    same = pr1kit.generate_completions(
+        policy, samples, max_new_tokens=96, batch_size=4
+    )  # the checkpoint's is not taken
+    penalty = {"repetition_penalty": 30.0}
+    penalised = pr1kit.generate_completions(policy, samples, max_new_tokens=96, batch_size=4, **penalty)
     assert penalised != plain
     assert same == plain
 

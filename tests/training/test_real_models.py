@@ -285,8 +285,6 @@ def test_too_little_memory_says_what_to_choose(small_policies, scenes, tmp_path,
     def full(*args, **kwargs):
         raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate …")
 
-    policy = load_policy("tiny")
-    train_grpo(policy, scenes, tmp_path, replace(SHORT, steps=1, save_steps=1))
     with monkeypatch.context() as patch:
         patch.setattr("pr1kit.models.policy.AutoModelForImageTextToText.from_pretrained", full)
         with pytest.raises(MemoryError, match=r'in this order, dtype="bfloat16", quantization="8bit"'):
@@ -302,7 +300,7 @@ def test_too_little_memory_says_what_to_choose(small_policies, scenes, tmp_path,
 
         patch.setattr(PerceptionGRPOTrainer, "training_step", step)
         with pytest.raises(MemoryError, match=r"saved up to step 1\. Lower in this order: micro_prompts=1, then grad"):
-            train_grpo(policy, scenes, folder, settings)
+            train_grpo(load_policy("tiny"), scenes, folder, settings)
     lighter = replace(settings, gradient_checkpointing=True)
     assert [row["step"] for row in train_grpo(load_policy("tiny"), scenes, folder, lighter)] == [1, 2]
 

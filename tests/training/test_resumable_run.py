@@ -79,8 +79,8 @@ def test_other_samples_are_named(copied, load):
 
 def test_other_settings_policies_and_weights_are_named(copied, load):
     folder, samples, *_ = copied
-    with pytest.raises(ValueError, match=r"trl was \{\}, is \{'top_k': 3\}"):
-        train_grpo(load(), samples, folder, RUN, trl={"top_k": 3})
+    with pytest.raises(ValueError, match=r"trl was \{\}, is \{'min_p': 0\.1\}"):
+        train_grpo(load(), samples, folder, RUN, trl={"min_p": 0.1})
     with pytest.raises(ValueError, match="dtype was 'float32', is 'bfloat16'"):
         train_grpo(load(dtype="bfloat16"), samples, folder, RUN)
     with pytest.raises(ValueError, match=r"lora was None, is \{'r': 4, 'lora_alpha': 8"):

@@ -115,11 +115,12 @@ def test_bad_settings_are_one_sentence_each(tmp_path, capsys):
 def test_engines_and_trackers_that_are_not_installed_say_what_to_install(monkeypatch):
     run, _ = run_of("--task", "ocr", "--data", "scenes", "--engine", "vllm")
     monkeypatch.setattr("pr1kit.training.command.find_spec", lambda name: None)
-    with pytest.raises(ValueError, match=r"--engine vllm needs vLLM and a GPU: pip install 'trl\[vllm\]'"):
+    with pytest.raises(ValueError, match="--engine vllm cannot run: vLLM is not installed"):
         trl_options(run)
     with pytest.raises(ValueError, match="--report-to wandb needs its package: pip install wandb"):
         trl_options(replace(run, engine="hf", report_to="wandb"))
     monkeypatch.setattr("pr1kit.training.command.find_spec", lambda name: True)
+    monkeypatch.setattr("pr1kit.training.command.require_vllm", lambda quantization: None)
     more = {"vllm_mode": "server", "vllm_server_port": 8001}
     options = trl_options(replace(run, report_to="tensorboard, wandb", trl=more))
     assert options == {"use_vllm": True, "report_to": ["tensorboard", "wandb"], **more}

@@ -101,7 +101,7 @@ def main(flags: Sequence[str]) -> int:
 
 def _about(arguments: EvalOptions, task: str) -> dict:
     """What makes the completions: everything that changes them besides their question and picture."""
-    made_by = {"model": arguments.policy, "engine": arguments.engine, "dtype": arguments.dtype}
+    made_by: dict[str, Any] = {"model": arguments.policy, "engine": arguments.engine, "dtype": arguments.dtype}
     made_by |= {name: getattr(arguments, name) for name in SEEN if getattr(arguments, name) is not None}
     made_by |= {"task": task, "protocol": _protocol(arguments, task).to_dict()}
     return made_by | {"weights": model_digest(arguments.policy)}

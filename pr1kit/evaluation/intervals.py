@@ -23,7 +23,7 @@ def share_interval(values: np.ndarray, level: float = 0.95) -> tuple[float, floa
     [0.839, 1.0]
     """
     n, mean = len(values), float(values.mean())
-    z, trials = _quantile(level), n
+    z, trials = _quantile(level), float(n)
     if not np.isin(values, (0, 1)).all():
         if n < 2:
             return 0.0, 1.0

@@ -97,7 +97,7 @@ class Metrics(Mapping):
         ):
             raise ValueError("Only metrics of one task over the same samples and resamples can be paired.")
         drawn, change = self.resampled(name) - other.resampled(name), self[name] - other[name]
-        if self._per_sample is None:
+        if self._per_sample is None or other._per_sample is None:
             one = np.ones((1, self.samples))
             value = self._weighted(name, one)[0] - other._weighted(name, one)[0]
             return change, *corrected_interval(value, drawn, self.samples, level)

@@ -112,7 +112,7 @@ def _table(task: str, results: Sequence[Result]) -> list[str]:
         if result.official is not None and (cells := _cells(result.official, task)) != rows[-1][2:]:
             rows.append([f"{result.name}, official rules", "", *cells])
         for model, values in paper_rows(result.name, task):
-            cells = (f"{values[name]:.1f}" if name in values else "" for name in REPORTED[task])
+            cells = [f"{values[name]:.1f}" if name in values else "" for name in REPORTED[task]]
             rows.append([f"*paper: {model}*", "", *cells])
     widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
     lines = [

@@ -9,6 +9,7 @@ from __future__ import annotations
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model
@@ -66,7 +67,7 @@ def lora_settings(lora: bool | LoRASettings | dict | None) -> LoRASettings | Non
     return lora or None
 
 
-def add_lora(model: torch.nn.Module, settings: LoRASettings) -> PeftModel:
+def add_lora(model: Any, settings: LoRASettings) -> PeftModel:
     """`model` with fresh adapters (which change nothing yet); all its other weights are frozen."""
     return get_peft_model(model, settings.config(model.config.model_type))
 

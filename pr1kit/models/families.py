@@ -7,6 +7,7 @@ the wrong frame, every reward is wrong and nothing says so.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 from pr1kit.data.boxes import smart_resize
 
@@ -59,7 +60,7 @@ def seen_size(image_size: tuple[int, int], image_processor) -> tuple[int, int]:
 
 
 # Module names as in transformers 5.10 to 5.23; frames from the models' own cookbooks.
-_QWEN3 = {"frame": "norm1000", "grid": 32, "notation": "json", "vision_block": r"linear_fc[12]"}
+_QWEN3: dict[str, Any] = {"frame": "norm1000", "grid": 32, "notation": "json", "vision_block": r"linear_fc[12]"}
 FAMILIES = {
     "qwen2_vl": Family("Qwen2-VL", "norm1000", 28, "tokens", r"fc[12]", r"merger\.mlp\.[02]"),
     "qwen2_5_vl": Family("Qwen2.5-VL", "resized", 28, "json", r"(gate|up|down)_proj", r"merger\.mlp\.[02]"),

@@ -12,10 +12,9 @@ _VISION_3 = {"depth": 24, "hidden_size": 1024, "intermediate_size": 4096, "num_h
 _VISION_8B = {"depth": 27, "hidden_size": 1152, "intermediate_size": 4304, "num_heads": 16}
 
 
-def _qwen(
-    kind: str, width: int, inner: int, layers: int, heads: int, kv: int, tied: bool, vision: dict, **rope
-) -> dict:
-    """Keyword arguments for `AutoConfig.for_model`."""
+def _qwen(*shape: Any, tied: bool, vision: dict, **rope: Any) -> dict:
+    """Keyword arguments for `AutoConfig.for_model`; `shape`: kind, width, inner width, layers, heads, KV heads."""
+    kind, width, inner, layers, heads, kv = shape
     text = {
         "vocab_size": 151936,
         "hidden_size": width,
@@ -30,13 +29,13 @@ def _qwen(
 
 
 def _qwen2(*shape: Any, **vision: Any) -> dict:
-    return _qwen(*shape, True, _VISION_2 | vision, rope_theta=1e6, mrope_section=[16, 24, 24])
+    return _qwen(*shape, tied=True, vision=_VISION_2 | vision, rope_theta=1e6, mrope_section=[16, 24, 24])
 
 
 def _qwen3(*shape: Any, tied: bool = True, deepstack: tuple = (5, 11, 17), vision: dict = _VISION_3) -> dict:
     tower = vision | {"out_hidden_size": shape[0], "deepstack_visual_indexes": list(deepstack)}
-    rope = {"rope_theta": 5e6, "mrope_section": [24, 20, 20], "mrope_interleaved": True}
-    config = _qwen("qwen3_vl", *shape, 8, tied, tower, **rope)
+    rope: dict[str, Any] = {"rope_theta": 5e6, "mrope_section": [24, 20, 20], "mrope_interleaved": True}
+    config = _qwen("qwen3_vl", *shape, 8, tied=tied, vision=tower, **rope)
     config["text_config"]["head_dim"] = 128
     return config
 

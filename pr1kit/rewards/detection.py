@@ -108,11 +108,13 @@ def released(answer: Answer, target: Target, options: Options) -> RewardResult:
     if not n or not m:
         return _sum_up(answer, target, options, [], weights=RELEASED_WEIGHTS)
     unit = np.tile(answer.scale, 2)  # pixels of the original image to those of the frame
-    a, b = (np.float32(boxes / unit) for boxes in (answer.boxes, target.boxes))
+    a, b = ((boxes / unit).astype(np.float32) for boxes in (answer.boxes, target.boxes))
     distance = np.abs(_cxcywh(a)[:, None] - _cxcywh(b)[None]).sum(2)  # L1, (N, M)
     probability = np.where(_same_label(answer, target), np.float32(SAME), np.float32(OTHER))
-    cost = np.float32(5) * distance - probability - 2 * np.float32(giou(a, b))
-    overlap = np.float32(iou(a, b))  # in single precision, as the official code has it: ties fall as they do there
+    cost = np.float32(5) * distance - probability - 2 * giou(a, b).astype(np.float32)
+    overlap = iou(a, b).astype(
+        np.float32
+    )  # in single precision, as the official code has it: ties fall as they do there
     pairs = [(p, t, 0) for p, t in zip(*assign(-cost, options.matching), strict=True)]
     hits = _hits(pairs, overlap, np.nextafter(np.float32(options.threshold or HIT), np.float32(1)))
     missing = -(n - len(hits)) / n - (m - len(hits)) / m

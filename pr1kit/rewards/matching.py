@@ -23,13 +23,11 @@ def match(scores: np.ndarray, how: str = "optimal") -> list[tuple[int, int, floa
     >>> match(np.array([[0.5, 0.4], [0.6, 0.1]]), "sequential")
     [(0, 0, 0.5), (1, 1, 0.1)]
     """
-    useful = scores.any(1) if how == "optimal" and scores.size > 1 else None
-    if useful is not None and not useful.all():  # a thousand guesses that hit nothing need no assignment
-        useful = useful.nonzero()[0]
-        rows, columns = assign(scores[useful], how)
-        rows = useful[rows].tolist()
-    else:
-        rows, columns = assign(scores, how)
+    useful = np.arange(len(scores))
+    if how == "optimal" and scores.size > 1:  # a thousand guesses that hit nothing need no assignment
+        useful = np.flatnonzero(scores.any(1))
+    picked, columns = assign(scores[useful], how)
+    rows = useful[picked].tolist()
     values = scores[rows, columns].tolist() if len(rows) else []
     return [pair for pair in zip(rows, columns, values, strict=True) if pair[2] > 0]
 

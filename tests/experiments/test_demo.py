@@ -140,6 +140,15 @@ def test_the_tiny_policy_can_be_made_from_nothing_and_its_making_resumed(tmp_pat
     assert main([*arguments, "--seed", "1"]) == 2
     assert "holds a run with other settings (recipe was" in capsys.readouterr().err
 
+    class Attack:
+        def __reduce__(self):
+            return (Path.touch, (tmp_path / "executed",))
+
+    torch.save(Attack(), tmp_path / "work" / "1-vision.pt")
+    assert main(arguments) == 2
+    assert "1-vision.pt is damaged" in capsys.readouterr().err
+    assert not (tmp_path / "executed").exists(), "a pickle was executed"
+
 
 if __name__ == "__main__":
     import tempfile

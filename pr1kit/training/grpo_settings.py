@@ -58,13 +58,16 @@ class GRPOSettings:
         """
         from trl import GRPOConfig
 
+        from pr1kit.models.backends import quiet
+
         options = self.options(output_dir)
         if unknown := sorted(set(trl) - set(GRPOConfig.__dataclass_fields__)):
             raise ValueError(f"TRL's GRPOConfig has no option {unknown[0]!r}.")
         if owned := sorted((set(trl) & set(options)) - FREE_OPTIONS):
             raise ValueError(f"TRL's option {owned[0]!r} follows from the run's own settings: change those.")
         try:
-            return GRPOConfig(**options | trl)
+            with quiet():
+                return GRPOConfig(**options | trl)
         except (ValueError, TypeError, ImportError, OSError) as error:
             raise ValueError(f"TRL does not take these options: {' '.join(str(error).split())}") from error
 

@@ -13,6 +13,7 @@ from pr1kit.data.boxes import from_pixels
 from pr1kit.data.images import image_size
 from pr1kit.data.sample import Sample
 from pr1kit.models.adapters import kept_in_float32
+from pr1kit.models.backends import quiet
 from pr1kit.models.policy import Policy, chat
 from pr1kit.rewards.tasks import get_task
 from pr1kit.training.grpo_settings import shared_options
@@ -42,13 +43,14 @@ class SFTSettings:
         """These settings as TRL's own configuration, for a run in `output_dir`."""
         if self.batch_size % self.micro_batch:
             raise ValueError(f"batch_size ({self.batch_size}) is no multiple of micro_batch ({self.micro_batch}).")
-        return SFTConfig(
-            **shared_options(self, output_dir),
-            per_device_train_batch_size=self.micro_batch,
-            gradient_accumulation_steps=self.batch_size // self.micro_batch,
-            max_length=None,
-            completion_only_loss=True,
-        )
+        with quiet():
+            return SFTConfig(
+                **shared_options(self, output_dir),
+                per_device_train_batch_size=self.micro_batch,
+                gradient_accumulation_steps=self.batch_size // self.micro_batch,
+                max_length=None,
+                completion_only_loss=True,
+            )
 
 
 # What the tiny policy needs, see `grpo.TINY`.

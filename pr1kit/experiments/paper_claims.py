@@ -162,7 +162,7 @@ missing; several processes may share the work.
 
 Written by `python -m pr1kit experiments --claims --write`: paired differences over seeds with 95 % t-intervals, in
 mean IoU, accuracy, AP50 or 1 − edit distance. A claim holds where the interval of sampled answers lies above zero;
-*not shown* is not *equal*.
+*not shown* is not *equal*. Runs under the recipe `kit` were trained before its rule about near-duplicate boxes.
 
 {claim_table(root=root)}
 """

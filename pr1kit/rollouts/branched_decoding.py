@@ -34,7 +34,8 @@ def branches(counts: int | Sequence[int], synced: bool = False, draws: torch.Ten
         each = torch.as_tensor(counts, device=device).expand(len(input_ids))
         prompt = torch.arange(len(input_ids), device=device).repeat_interleave(each)
         steps, blank = generation_config.max_length - length, generation_config._pad_token_tensor
-        cache, mask = outputs.past_key_values, _Mask(model, first.get("attention_mask"), prompt, steps)
+        name = "cache" if "cache" in outputs else "past_key_values"  # as it was called before transformers 5.24
+        cache, mask = outputs[name], _Mask(model, first.get("attention_mask"), prompt, steps)
         cache.layers = [
             PreallocatedCacheLayer(layer) if type(layer) is DynamicLayer else layer for layer in cache.layers
         ]
@@ -78,9 +79,9 @@ def branches(counts: int | Sequence[int], synced: bool = False, draws: torch.Ten
                 input_ids=ids[:, end - 1 : end],
                 position_ids=positions,
                 attention_mask=None if over else mask.upto(end),
-                past_key_values=cache,
                 use_cache=True,
                 return_dict=True,
+                **{name: cache},
             ).logits[:, -1]
         return result[:, : length + longest]
 

@@ -48,7 +48,8 @@ def test_geometry_is_that_of_the_loaded_model(small_policies, kind):
 def test_the_cache_is_as_large_as_the_models_own(small_policies, kind):
     policy = load_policy(small_policies[kind], verbose=False)
     rows, tokens = 3, 11
-    cache = policy.model(input_ids=torch.full((rows, tokens), 40)).past_key_values
+    outputs = policy.model(input_ids=torch.full((rows, tokens), 40))
+    cache = outputs["cache" if "cache" in outputs else "past_key_values"]  # as before transformers 5.24
     shape = Geometry(policy.core.config)
     held = 0
     for layer in cache.layers:

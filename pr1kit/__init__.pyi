@@ -1,7 +1,7 @@
 # The public names, each from its home: `__init__.py` reads this file, and so do type checkers.
+from .data.durable_files import read_log as read_log
 from .data.layouts.official import save_official as save_official
 from .data.load import load_dataset as load_dataset
-from .data.run_folder import read_log as read_log
 from .data.sample import Sample as Sample
 from .data.sample import Target as Target
 from .data.scenes import make_scenes as make_scenes

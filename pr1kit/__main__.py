@@ -120,7 +120,7 @@ def _make_tiny_policy(arguments) -> int:
 def _experiments(arguments) -> int:
     from dataclasses import replace
 
-    from pr1kit.data.run_folder import write_atomically
+    from pr1kit.data.durable_files import write_atomically
     from pr1kit.experiments.grid import fast, full, of_policy
     from pr1kit.experiments.paper_claims import claim_table, claims_page
     from pr1kit.experiments.paper_grids import GRIDS

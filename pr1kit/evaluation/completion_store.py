@@ -17,8 +17,9 @@ from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
+from pr1kit.data.durable_files import append_lines, write_atomically
 from pr1kit.data.fingerprint import fingerprint, folder_fingerprint
-from pr1kit.data.run_folder import RunFolder, append_lines, write_atomically
+from pr1kit.data.run_folder import RunFolder
 from pr1kit.data.sample import Sample
 from pr1kit.data.shipped import shipped
 

@@ -15,7 +15,8 @@ from pathlib import Path
 
 import matplotlib
 
-from pr1kit.data.run_folder import RunFolder, write_atomically
+from pr1kit.data.durable_files import write_atomically
+from pr1kit.data.run_folder import RunFolder
 from pr1kit.experiments.condition import HEADLINE, Condition
 from pr1kit.experiments.grid import Grid, fast
 from pr1kit.experiments.run_condition import Outcome, run_condition

@@ -17,8 +17,8 @@ from pathlib import Path
 import numpy as np
 from filelock import FileLock
 
+from pr1kit.data.durable_files import write_atomically
 from pr1kit.data.label_noise import corrupt_labels
-from pr1kit.data.run_folder import write_atomically
 from pr1kit.data.sample import Sample
 from pr1kit.evaluation.complexity import rl_headroom
 from pr1kit.evaluation.metrics import Metrics, evaluate

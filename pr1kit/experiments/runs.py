@@ -20,7 +20,7 @@ from pathlib import Path
 
 from filelock import FileLock
 
-from pr1kit.data.run_folder import write_atomically
+from pr1kit.data.durable_files import write_atomically
 from pr1kit.data.shipped import shipped
 from pr1kit.experiments.grid import Grid
 

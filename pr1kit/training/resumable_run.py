@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import shutil
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from importlib.metadata import version
@@ -17,8 +18,9 @@ from pathlib import Path
 import torch
 from transformers import PrinterCallback, Trainer, TrainingArguments
 
+from pr1kit.data.durable_files import read_log
 from pr1kit.data.fingerprint import differences, fingerprint
-from pr1kit.data.run_folder import RunFolder, checkpoint_notes, checkpoint_step, read_log, remove_tree
+from pr1kit.data.run_folder import RunFolder, checkpoint_notes, checkpoint_step
 from pr1kit.data.sample import Sample
 from pr1kit.models.adapters import load_adapter_weights
 from pr1kit.models.backends import check_trainable, quiet
@@ -49,7 +51,7 @@ class WholeCheckpoints:
         folder, main = RunFolder(self.args.output_dir), self.accelerator.is_main_process
         aside, step = folder.path / ".saving", self.state.global_step
         if main:
-            remove_tree(aside)
+            shutil.rmtree(aside, ignore_errors=True)
         self.accelerator.wait_for_everyone()
         try:
             self._aside = aside
@@ -65,7 +67,7 @@ class WholeCheckpoints:
         finally:
             self._aside = None
             if main:
-                remove_tree(aside)
+                shutil.rmtree(aside, ignore_errors=True)
         self.accelerator.wait_for_everyone()
 
     def _load_from_checkpoint(self, resume_from_checkpoint, model=None):

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from transformers import TrainerCallback
 
-from pr1kit.data.run_folder import append_lines
+from pr1kit.data.durable_files import append_lines
 
 
 class RunLog(TrainerCallback):

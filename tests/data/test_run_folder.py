@@ -8,7 +8,8 @@ import sys
 
 import pytest
 
-from pr1kit.data.run_folder import RunFolder, append_lines, find_damage, read_log, write_atomically
+from pr1kit.data.durable_files import append_lines, read_log, write_atomically
+from pr1kit.data.run_folder import RunFolder, find_damage
 
 
 def checkpoint(folder, step, **files):

@@ -35,7 +35,7 @@ import torch
 from conftest import save_small_policy
 
 from pr1kit import load_policy, make_scenes
-from pr1kit.data.run_folder import read_log
+from pr1kit.data.durable_files import read_log
 from pr1kit.training.grpo import train_grpo
 from pr1kit.training.grpo_settings import TINY
 from pr1kit.training.weights import trained_weights

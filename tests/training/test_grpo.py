@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from pr1kit import PerceptionGRPOTrainer, make_scenes, reward_function, sample_rollouts
-from pr1kit.data.run_folder import read_log
+from pr1kit.data.durable_files import read_log
 from pr1kit.data.sample import Target
 from pr1kit.models.policy import chat, load_policy
 from pr1kit.models.tiny import build_model, build_processor

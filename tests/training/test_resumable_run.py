@@ -10,7 +10,8 @@ import torch
 from PIL import Image
 
 from pr1kit import export_adapter, load_policy, make_scenes, train_sft
-from pr1kit.data.run_folder import RunFolder, read_log
+from pr1kit.data.durable_files import read_log
+from pr1kit.data.run_folder import RunFolder
 from pr1kit.data.sample import Sample, Target
 from pr1kit.training import resumable_run
 from pr1kit.training.curriculum import Stage, train_curriculum

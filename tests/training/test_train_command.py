@@ -13,7 +13,7 @@ from PIL import Image
 from safetensors.torch import load_file
 
 from pr1kit.__main__ import main
-from pr1kit.data.run_folder import read_log
+from pr1kit.data.durable_files import read_log
 from pr1kit.data.sample import TASKS
 from pr1kit.models.policy import load_policy
 from pr1kit.training.command import trl_options

@@ -21,8 +21,9 @@ from torch import nn
 from torch.nn import functional as F
 from tqdm.auto import tqdm
 
+from pr1kit.data.durable_files import write_atomically
 from pr1kit.data.label_noise import corrupt_labels
-from pr1kit.data.run_folder import RunFolder, write_atomically
+from pr1kit.data.run_folder import RunFolder
 from pr1kit.data.sample import TASKS, Sample
 from pr1kit.data.scenes import DEFAULTS, draw_scene, make_scenes, scene_rng
 from pr1kit.experiments.condition import HEADLINE, Condition

@@ -52,7 +52,7 @@ def read_log(path: str | Path) -> list[dict]:
 
 
 def cut_log(path: Path, last_step: int) -> list[str]:
-    """Drop a log's rows past `last_step`, a torn last line, and unreadable lines; a sentence for each of the last.
+    """Drop a log's rows past `last_step`, a torn last line, and unreadable lines; returns a sentence for each of these.
 
     Where rows or unreadable lines go, a copy of the log as it was stays beside it.
     """

@@ -50,7 +50,7 @@ class GRPOSettings:
     def __post_init__(self):
         object.__setattr__(self, "drop", (self.drop,) if isinstance(self.drop, str) else tuple(self.drop))
 
-    def config(self, output_dir: str | Path, **trl):
+    def config(self, output_dir: str | Path, /, **trl):
         """These settings as TRL's own configuration, for a run in `output_dir`; `trl` adds options.
 
         Raises ValueError where the step cannot be shared evenly, TRL has no such option or refuses its value, or the

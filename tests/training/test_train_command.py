@@ -103,6 +103,8 @@ def test_bad_settings_are_one_sentence_each(tmp_path, capsys):
     assert "--trl takes key=value, got 'x'" in said(fine, "--trl", "x")
     assert "Unknown profile '12GB'" in said(fine, "--profile", "12GB")
     assert "no option 'top_q'" in said(fine, "--out", str(tmp_path / "out"), "--trl", "top_q=1")
+    for owned in ("beta", "output_dir"):
+        assert f"TRL's option '{owned}' follows from" in said(fine, "--trl", f"{owned}=1")
     assert "no multiple of micro_prompts" in said(
         fine, *QUICK[:2], "--out", str(tmp_path / "o"), "--micro-prompts", "3"
     )

@@ -34,10 +34,10 @@ from pr1kit.rollouts.branched_decoding import branches, can_branch
 from pr1kit.rollouts.log import log_groups
 from pr1kit.training.kl import kl_per_token
 from pr1kit.training.resumable_run import WholeCheckpoints
-from pr1kit.training.shared_prefix.attention import PackedRowError, unshare, unsupported_reason
+from pr1kit.training.shared_prefix.attention import unshare, unsupported_reason
 from pr1kit.training.shared_prefix.groups import ProcessedOnce, gather_groups, micro_batches
 from pr1kit.training.shared_prefix.logprobs import LogProbs
-from pr1kit.training.shared_prefix.self_check import differences
+from pr1kit.training.shared_prefix.self_check import find_disagreement
 
 
 class PerceptionGRPOTrainer(WholeCheckpoints, GRPOTrainer):
@@ -70,15 +70,7 @@ class PerceptionGRPOTrainer(WholeCheckpoints, GRPOTrainer):
             require_vllm("4-bit or 8-bit" if is_quantized(kwargs["model"]) else None)
         if (processor := kwargs.get("processing_class")) is not None and hasattr(processor, "tokenizer"):
             check_padding(processor)
-        if (data := kwargs.get("train_dataset")) is not None and data.column_names is not None:
-            rewards = kwargs.get("reward_funcs") or []
-            rewards = rewards if isinstance(rewards, list) else [rewards]
-            needed = [("prompt",), ("image", "images"), *(c for f in rewards for c in getattr(f, "columns", ()))]
-            missing = [" or ".join(names) for names in needed if not set(names) & set(data.column_names)]
-            if missing:
-                raise ValueError(
-                    f"The training data lack the column {', '.join(missing)}: they have {', '.join(data.column_names)}."
-                )
+        _check_columns(kwargs.get("train_dataset"), kwargs.get("reward_funcs") or [])
         with kept_in_float32(kwargs.get("model", args[0] if args else None)):
             super().__init__(*args, **kwargs)
         if self.beta:
@@ -176,16 +168,14 @@ class PerceptionGRPOTrainer(WholeCheckpoints, GRPOTrainer):
         return [prompt_ids[group] for group in self._group_of_row], images, self._fields
 
     def _generate_single_turn(self, prompt_ids, images, multimodal_fields, num_generations, *args, **kwargs):
-        if self._group_of_row is None:
+        if self._group_of_row is None or self.use_vllm:
+            if self._group_of_row is not None:
+                starts = np.unique(self._group_of_row, return_index=True)[1]
+                images = images and [images[starts[group]] for group in self._group_of_row]
             return super()._generate_single_turn(
                 prompt_ids, images, multimodal_fields, num_generations, *args, **kwargs
             )
         starts, counts = np.unique(self._group_of_row, return_index=True, return_counts=True)[1:]
-        if self.use_vllm:
-            images = images and [images[starts[group]] for group in self._group_of_row]
-            return super()._generate_single_turn(
-                prompt_ids, images, multimodal_fields, num_generations, *args, **kwargs
-            )
         prompts = [prompt_ids[i] for i in starts]
         inputs = {"input_ids": prompts, "attention_mask": [[1] * len(ids) for ids in prompts], **multimodal_fields}
         inputs = self._left_padded(inputs)
@@ -275,30 +265,14 @@ class PerceptionGRPOTrainer(WholeCheckpoints, GRPOTrainer):
 
     def _check(self, model, rows) -> None:
         """Both paths on the first group: a model or a backend that reads packed rows otherwise is not trained so."""
-        training, reason, base = model.training, "", self._base(model)
+        training = model.training
         model.eval()  # dropout would differ
-        exact = not self._sharded() and not getattr(base, "is_loaded_in_8bit", False)
         try:
-            try:
-                difference, allowed = differences(rows, exact)
-            except torch.OutOfMemoryError:
-                difference, allowed = differences(rows, exact=False)
-        except torch.OutOfMemoryError:
-            raise
-        except Exception as error:  # whatever a foreign model or kernel makes of a packed row
-            difference, allowed, kind = float("inf"), 1.0, type(error).__name__
-            reason = f"{type(base).__name__} cannot read packed rows ({kind}: {str(error).partition(chr(10))[0]})"
-            reason = str(error) if isinstance(error, PackedRowError) else reason
+            reason = find_disagreement(rows, exact=not self._sharded())
         finally:
             model.train(training)
-        pairs = torch.tensor([[difference, allowed]], device=self.accelerator.device)
-        difference, allowed = max(self.accelerator.gather(pairs).tolist(), key=lambda pair: pair[0] / pair[1])
-        if not difference <= allowed:
-            self._disable_shared_prefix(
-                reason
-                or f"on the first group its log-probabilities differ from TRL's by {difference:.2g} on average "
-                f"(rounding explains {allowed:.2g})"
-            )
+        if reason:
+            self._disable_shared_prefix(reason)
 
     # Checkpoints
 
@@ -313,6 +287,17 @@ class PerceptionGRPOTrainer(WholeCheckpoints, GRPOTrainer):
 
         sampler.set_epoch = set_epoch
         return sampler
+
+
+def _check_columns(data, rewards) -> None:
+    """Raises ValueError where training data lack a column that the prompt or a reward function needs."""
+    if data is None or data.column_names is None:
+        return
+    rewards = rewards if isinstance(rewards, list) else [rewards]
+    needed = [("prompt",), ("image", "images"), *(names for f in rewards for names in getattr(f, "columns", ()))]
+    if missing := [" or ".join(names) for names in needed if not set(names) & set(data.column_names)]:
+        has = ", ".join(data.column_names)
+        raise ValueError(f"The training data lack the column {', '.join(missing)}: they have {has}.")
 
 
 def _to_end(tokens: list[int], ends: list[int]) -> list[int]:

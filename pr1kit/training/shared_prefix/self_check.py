@@ -8,12 +8,41 @@ from itertools import chain
 import torch
 import torch.nn.functional as F
 
-from pr1kit.training.shared_prefix.attention import unshare
+from pr1kit.training.shared_prefix.attention import PackedRowError, unshare
 from pr1kit.training.shared_prefix.logprobs import LogProbs, packed_inputs
 
 EXACT = 1e-4  # mean difference of log-probabilities that rounding in float32 explains
 NOISE = 3.0  # how much farther from the reference than the stock path the shared one may be
 LOW = (torch.bfloat16, torch.float16)
+
+
+def find_disagreement(rows: LogProbs, exact: bool = True) -> str:
+    """Why this model's packed rows cannot be trusted, "" where they can; the same on every process.
+
+    `exact` as in `differences`; weights in 8 bits are never compared in float32. Raises torch.OutOfMemoryError.
+    """
+    base, accelerator, reason = rows.trainer._base(rows.model), rows.trainer.accelerator, ""
+    exact = exact and not getattr(base, "is_loaded_in_8bit", False)
+    try:
+        try:
+            difference, allowed = differences(rows, exact)
+        except torch.OutOfMemoryError:  # float32 takes twice the memory
+            difference, allowed = differences(rows, exact=False)
+    except torch.OutOfMemoryError:
+        raise
+    except PackedRowError as error:
+        difference, allowed, reason = float("inf"), 1.0, str(error)
+    except Exception as error:  # whatever a foreign model or kernel makes of a packed row
+        difference, allowed, first_line = float("inf"), 1.0, str(error).partition("\n")[0]
+        reason = f"{type(base).__name__} cannot read packed rows ({type(error).__name__}: {first_line})"
+    pairs = torch.tensor([[difference, allowed]], device=accelerator.device)
+    difference, allowed = max(accelerator.gather(pairs).tolist(), key=lambda pair: pair[0] / pair[1])
+    if difference <= allowed:
+        return ""
+    return reason or (
+        f"on the first group its log-probabilities differ from TRL's by {difference:.2g} on average "
+        f"(rounding explains {allowed:.2g})"
+    )
 
 
 @torch.no_grad()

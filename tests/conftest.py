@@ -3,6 +3,10 @@
 import pr1kit  # noqa: F401  before torch: it sets how long OpenMP's threads spin
 
 # isort: split
+import json
+from pathlib import Path
+
+import numpy as np
 import pytest
 import torch
 from transformers import (
@@ -19,7 +23,12 @@ from transformers import (
 )
 from transformers.models.qwen3_vl.video_processing_qwen3_vl import Qwen3VLVideoProcessor
 
+from pr1kit.data.scenes import make_scenes
+from pr1kit.explorer.readout import perfect_answer
 from pr1kit.models.tiny import SPECIAL_TOKENS, build_processor
+from pr1kit.rewards.groups import group_advantages
+from pr1kit.rewards.score import score
+from pr1kit.rewards.tasks import get_task
 
 CLASSES = {
     "qwen2_vl": (Qwen2VLConfig, Qwen2VLForConditionalGeneration),
@@ -126,3 +135,33 @@ def wider_policies(tmp_path_factory) -> dict[str, str]:
     """As `small_policies`, with heads of 32 numbers: vLLM's attention on the CPU takes no fewer."""
     folder = tmp_path_factory.mktemp("wider")
     return {kind: save_small_policy(kind, folder / kind, heads=2) for kind in CLASSES}
+
+
+@pytest.fixture
+def write_run():
+    """Writes a run's rollout log: groups of counting answers to synthetic scenes, more right from step to step."""
+
+    def write(folder: Path, steps, groups: int = 2, size: int = 4) -> list[dict]:
+        folder.mkdir(parents=True, exist_ok=True)
+        rows = []
+        for step in steps:
+            for index in range(groups):
+                (scene,) = make_scenes("counting", 1, 0, start=index)
+                texts = [perfect_answer(scene) if g < step % (size + 1) else "None" for g in range(size)]
+                rewards = [score("counting", text, scene.target, recipe="released").total for text in texts]
+                rows.append(
+                    {
+                        "step": step,
+                        "id": scene.id,
+                        "prompt": get_task("counting").prompt(scene.question),
+                        "completions": texts,
+                        "rewards": rewards,
+                        "advantages": group_advantages(np.array(rewards)).round(5).tolist(),
+                        "parts": {},
+                    }
+                )
+        (folder / "rollouts.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+        (folder / "settings.json").write_text(json.dumps({"recipe": "released", "task": "counting"}), encoding="utf-8")
+        return rows
+
+    return write

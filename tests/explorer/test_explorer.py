@@ -10,7 +10,6 @@ import sys
 import zlib
 from base64 import b64decode
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -31,8 +30,6 @@ from pr1kit.rewards.matching import MATCHINGS
 from pr1kit.rewards.results import Answer
 from pr1kit.rewards.score import RECIPES, score
 from pr1kit.rewards.tasks import get_task
-from pr1kit.rollouts import log as rollout_log
-from pr1kit.rollouts.log import RolloutLog
 
 CAT = Target(boxes=[[10, 10, 30, 30], [40, 10, 60, 40]], labels=["cat", "cat"], image_size=(64, 64))
 NOTATIONS = {
@@ -326,80 +323,7 @@ def test_without_torch():
 # Rollouts of a run
 
 
-def write_run(folder: Path, steps, groups: int = 2, size: int = 4) -> list[dict]:
-    """A log as a run leaves it: groups of counting answers to synthetic scenes, more right from step to step."""
-    folder.mkdir(parents=True, exist_ok=True)
-    rows = []
-    for step in steps:
-        for index in range(groups):
-            (scene,) = make_scenes("counting", 1, 0, start=index)
-            texts = [perfect_answer(scene) if g < step % (size + 1) else "None" for g in range(size)]
-            rewards = [score("counting", text, scene.target, recipe="released").total for text in texts]
-            rows.append(
-                {
-                    "step": step,
-                    "id": scene.id,
-                    "prompt": get_task("counting").prompt(scene.question),
-                    "completions": texts,
-                    "rewards": rewards,
-                    "advantages": group_advantages(np.array(rewards)).round(5).tolist(),
-                    "parts": {},
-                }
-            )
-    (folder / "rollouts.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
-    (folder / "settings.json").write_text(json.dumps({"recipe": "released", "task": "counting"}), encoding="utf-8")
-    return rows
-
-
-def test_a_log_gives_the_groups_of_any_step_and_of_the_next_where_one_is_skipped(tmp_path):
-    rng = np.random.default_rng(0)
-    for draw in range(6):
-        steps = np.unique(rng.integers(1, 60, 12)).tolist()
-        rows = write_run(tmp_path / str(draw), steps, groups=1 + draw % 3)
-        log = RolloutLog(tmp_path / str(draw))
-        assert (log.first_step, log.last_step) == (steps[0], steps[-1])
-        for step in range(steps[-1] + 2):
-            wanted = next((s for s in steps if s >= step), None)
-            assert log.groups(step) == [row for row in rows if row["step"] == wanted]
-        curve = log.curve(1000)
-        assert [row["step"] for row in curve] == steps
-        assert [row["mean"] for row in curve] == pytest.approx(
-            [np.mean([row["rewards"] for row in rows if row["step"] == s]) for s in steps]
-        )
-        assert log.steps_with(rows[0]["id"], most=100) == steps
-        assert log.steps_with("scenes/x") == []
-
-
-def test_a_long_log_opens_without_being_read(tmp_path, monkeypatch):
-    rows = write_run(tmp_path, [1])
-    lines = [json.dumps({**rows[0], "step": step}) for step in range(1, 20_001) for _ in range(2)]
-    (tmp_path / "rollouts.jsonl").write_text("\n".join(lines) + "\n", encoding="utf-8")
-    read = []
-    monkeypatch.setattr(rollout_log, "_row", lambda line, real=rollout_log._row: read.append(line) or real(line))
-    log = RolloutLog(tmp_path)
-    assert (log.first_step, log.last_step) == (1, 20_000)
-    assert not read
-    assert [row["step"] for row in log.groups(12_345)] == [12_345] * 2
-    assert len(read) == 3
-    assert len(log.curve()) == 40
-    assert len(read) <= 3 + 3 * 40
-
-
-def test_a_line_half_written_is_no_group(tmp_path):
-    write_run(tmp_path, [1, 2])
-    with (tmp_path / "rollouts.jsonl").open("a") as file:
-        file.write('{"step": 3, "id": "scenes/coun')
-    log = RolloutLog(tmp_path)
-    assert log.last_step == 2
-    assert log.groups(3) == []
-    assert len(log.groups_at(3)) == 2
-    with (tmp_path / "rollouts.jsonl").open("a") as file:  # the run goes on
-        file.write('ting/train/0/0", "prompt": "", "completions": [], "rewards": [], "advantages": []}\n')
-    assert log.last_step == 3
-    assert len(log.groups(3)) == 1
-
-
-def test_stepping_through_a_run(tmp_path):
+def test_stepping_through_a_run(tmp_path, write_run):
     rows = write_run(tmp_path / "run", [1, 2, 5])
     explorer = RewardExplorer.from_run(tmp_path)  # the one run below a folder
     assert explorer.recipe == "released"
@@ -424,7 +348,7 @@ def test_stepping_through_a_run(tmp_path):
     assert "again" not in explorer.run
 
 
-def test_a_run_on_pictures_of_ones_own_needs_its_samples(tmp_path):
+def test_a_run_on_pictures_of_ones_own_needs_its_samples(tmp_path, write_run):
     rows = write_run(tmp_path, [1])
     for row in rows:
         row["id"] = "photo-7"

@@ -18,10 +18,11 @@ from pr1kit.data.sample import Sample, Target
 from pr1kit.rewards.groups import group_advantages
 from pr1kit.rewards.matching import MATCHINGS, match
 from pr1kit.rewards.notations import find_fault, read_notation, write_place
-from pr1kit.rewards.parsing import LONGEST, locate_answer, normalize_label
+from pr1kit.rewards.parsing import LONGEST, locate_answer, same_labels
 from pr1kit.rewards.results import Answer
 from pr1kit.rewards.score import read_answer, score
 from pr1kit.rewards.tasks import get_task
+from pr1kit.rewards.text_similarity import compare_texts
 
 LARGEST_TABLE = 400  # pairs; a larger table of overlaps is not read by anyone
 LONGEST_DIFF = 4_000  # characters of a transcript that are compared letter by letter
@@ -168,9 +169,7 @@ def _overlap(answer: Answer, target: Target, task: str, any_label: bool) -> np.n
         return get_task(task).closeness(np.concatenate([answer.boxes, points]), target)
     overlap = iou(answer.boxes, target.boxes)
     if task == "detection" and target.labels and answer.labels and not any_label:
-        overlap = overlap * [
-            [normalize_label(said) == normalize_label(name) for name in target.labels] for said in answer.labels
-        ]
+        overlap = overlap * same_labels(answer.labels, target.labels)
     return overlap
 
 
@@ -211,6 +210,4 @@ def _frozen(frame: Any) -> Any:
 
 
 def _transcript(said: str, truth: str) -> list[list[str]]:
-    from pr1kit.rewards.text_similarity import compare_texts  # brings matplotlib
-
     return [list(run) for run in compare_texts(truth[:LONGEST_DIFF], said[:LONGEST_DIFF])]

@@ -40,20 +40,11 @@ class Place(NamedTuple):
     span: tuple[int, int] = (0, 0)
 
 
-def find_places(text: str) -> list[Place]:
-    """The items of `text`, in the first notation that occurs in it.
-
-    >>> find_places("a cat (1,2),(3,4)")
-    [Place(values=[1.0, 2.0, 3.0, 4.0], label='a cat', fault='', span=(0, 17))]
-    """
-    return read_notation(text)[1]
-
-
 def read_notation(text: str) -> tuple[str, list[Place]]:
     """The name of the first notation that occurs in `text` ("json", "tokens", "pairs", "lists", or ""), and its items.
 
-    >>> read_notation("[1,2,3,4]")[0], read_notation("no boxes")
-    ('lists', ('', []))
+    >>> read_notation("a cat (1,2),(3,4)")
+    ('pairs', [Place(values=[1.0, 2.0, 3.0, 4.0], label='a cat', fault='', span=(0, 17))])
     """
     for name, read in (("json", _objects), ("tokens", _tokens), ("pairs", _pairs), ("lists", _lists)):
         if places := read(text):

@@ -74,7 +74,6 @@ class Rollout:
     completion: str
     reward: RewardResult
     advantage: float = 0.0
-    token_ids: tuple[int, ...] = ()
 
     @property
     def total(self) -> float:

@@ -1,4 +1,4 @@
-"""Which condition is better, and how sure is that? Charts of experiments over seeds, reached through `pr1kit.plots`.
+"""Which condition is better, and how sure is that? Charts of experiments over seeds.
 
 A dot is one seed, a bar its mean, a line the 95 % t-interval over seeds.
 """

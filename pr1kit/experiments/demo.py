@@ -130,7 +130,7 @@ def _draw(folder: Path, outcomes: dict[str, Outcome], rows: list[dict], each: in
 
     from pr1kit.plots.charts import plot_metric_intervals, plot_reward_curves
     from pr1kit.plots.drawing import style
-    from pr1kit.plots.pictures import plot_before_after
+    from pr1kit.plots.galleries import plot_before_after
 
     with style():
         curves, axes = plt.subplots(1, len(outcomes), figsize=(5.2 * len(outcomes), 3.4))

@@ -1,7 +1,7 @@
 """What the kit's pictures are made of: the house style, colours with fixed meanings, boxes, tags and transcripts.
 
-`plots.py` composes them. Tags are placed when the figure is drawn, since only then the size of a picture in pixels and
-of a text is known: none covers another, none leaves its picture.
+Tags are placed when the figure is drawn, since only then the size of a picture in pixels and of a text is known: none
+covers another, none leaves its picture.
 """
 
 from __future__ import annotations
@@ -31,6 +31,7 @@ TRUTH, PREDICTION, BETTER, WORSE = "#0072B2", "#E69F00", "#009E73", "#D55E00"
 NEUTRAL, INK = "#8C8C8C", "#262626"
 LEGEND: dict[str, tuple[str, Any, float]] = {"truth": (TRUTH, (0, (3, 1.6)), 1.9), "prediction": (PREDICTION, "-", 2.2)}
 MISSING = "#CFE6F5"  # a pale truth blue, behind what an answer left out
+IOU_NOTE = "(number: IoU, ✕: no partner)"
 CROWDED = 0.2  # of a picture's area
 MONO_ADVANCE = 0.602  # width of a character of DejaVu Sans Mono, in font sizes
 
@@ -38,17 +39,6 @@ MONO_ADVANCE = 0.602  # width of a character of DejaVu Sans Mono, in font sizes
 def style():
     """The house style as a context, for axes of your own: `with style(): figure, axes = plt.subplots(1, 3)`."""
     return plt.style.context(Path(__file__).with_name("pr1kit.mplstyle"))
-
-
-def area_of(ax, figsize: tuple[float, float]):
-    """The figure that a plot of several axes fills: a new one of `figsize` inches, or one in the place of `ax`."""
-    if ax is None:
-        return plt.figure(figsize=figsize)
-    if ax.get_subplotspec() is None:
-        raise ValueError("ax must come from plt.subplots or add_subplot: its place is divided into several axes.")
-    parent, place = ax.figure, ax.get_subplotspec()
-    ax.remove()
-    return parent.add_subfigure(place)
 
 
 def draw_picture(ax, image) -> None:
@@ -103,13 +93,8 @@ def legend_below(ax, handles: list | None = None, points: float = 2) -> None:
     if inches < 2.2:
         return
     lower = ax.transAxes + ScaledTranslation(0, -points / 72, ax.get_figure(root=True).dpi_scale_trans)
-    look = {
-        "loc": "upper center",
-        "bbox_to_anchor": (0.5, 0),
-        "bbox_transform": lower,
-        "ncols": 2 if inches > 3.5 else 1,
-    }
-    ax.legend(columnspacing=1.6, **look, **({} if handles is None else {"handles": handles}))
+    where = {"loc": "upper center", "bbox_to_anchor": (0.5, 0), "bbox_transform": lower}
+    ax.legend(handles=handles, columnspacing=1.6, ncols=2 if inches > 3.5 else 1, **where)
 
 
 class Tags(Artist):
@@ -221,9 +206,8 @@ def draw_scene(ax, scene: Panel, *, names: bool = True) -> None:
         draw_box(ax, box, "truth", thickness)
         name = target.labels[j] if names and target.labels else ""
         said = answer.labels[found[j]] if answer is not None and j in found and answer.labels else None
-        if name and (
-            said is None or normalize_label(said) != normalize_label(name)
-        ):  # the prediction's tag says it where they agree
+        agreed = said is not None and normalize_label(said) == normalize_label(name)
+        if name and not agreed:  # where they agree, the prediction's tag says it
             tags.add(name, box, TRUTH)
     if not len(target.boxes):
         ax.plot(*target.points.T, "o", mfc="none", mec=TRUTH, mew=1.8, ms=9, gid="truth", zorder=4)
@@ -248,9 +232,8 @@ def compact_figures(*, dpi: int = 80, colours: int = 160) -> None:
         large, small = io.BytesIO(), io.BytesIO()
         figure.savefig(large, dpi=dpi, bbox_inches="tight")
         picture, palette = Image.open(large).convert("RGB"), Image.new("P", (1, 1))
-        palette.putpalette(
-            (picture.quantize(colours).getpalette() or [])[: 3 * colours] + house
-        )  # these keep their meaning
+        own = picture.quantize(colours).getpalette() or []
+        palette.putpalette(own[: 3 * colours] + house)  # the house's colours keep their meaning
         picture.quantize(palette=palette, dither=Image.Dither.NONE).save(small, "PNG", optimize=True)
         return small.getvalue()
 

@@ -49,6 +49,8 @@ class Metrics(Mapping):
         self._drawn: dict[str, np.ndarray] = {}
 
     def __getitem__(self, name: str) -> float:
+        if name not in self._values:
+            raise KeyError(f"No metric {name!r}: there are {', '.join(self)}.")
         return self._values[name]
 
     def __iter__(self) -> Iterator[str]:
@@ -59,8 +61,6 @@ class Metrics(Mapping):
 
     def resampled(self, name: str) -> np.ndarray:
         """The metric's value in each of B bootstrap resamples, `(B,)`; the same resamples for every name and call."""
-        if name not in self._values:
-            raise KeyError(f"No metric {name!r}: there are {', '.join(self)}.")
         if name not in self._drawn:
             rng = np.random.default_rng(self._seed)
             share = np.full(self.samples, 1 / self.samples)
@@ -70,17 +70,15 @@ class Metrics(Mapping):
 
     def interval(self, name: str, level: float = 0.95) -> tuple[float, float]:
         """The interval of one metric, see `intervals`; nan where the metric is nan."""
-        if name not in self._values:
-            raise KeyError(f"No metric {name!r}: there are {', '.join(self)}.")
-        if math.isnan(self[name]):
+        value = self[name]
+        if math.isnan(value):
             return math.nan, math.nan
         if self._per_sample is None:  # AP and AR
-            value = self._weighted(name, np.ones((1, self.samples)))[0]
-            low, high = corrected_interval(value, self.resampled(name), self.samples, level)
-            low = math.nextafter(self[name], 0) if low > self[name] else low  # the number itself lies in it, see
-            high = (
-                math.nextafter(self[name], 1) if high < self[name] else high
-            )  # `average_precision` why it may be high
+            stable = self._weighted(name, np.ones((1, self.samples)))[0]
+            low, high = corrected_interval(stable, self.resampled(name), self.samples, level)
+            # The number itself lies in its interval; why it may be too high, `average_precision` says.
+            low = math.nextafter(value, 0) if low > value else low
+            high = math.nextafter(value, 1) if high < value else high
             return max(low, 0.0), min(high, 1.0)
         values = self._per_sample[name]
         if values.min() >= 0 and values.max() <= 1 and name != "mae":
@@ -89,14 +87,10 @@ class Metrics(Mapping):
 
     def difference(self, other: Metrics, name: str, level: float = 0.95) -> tuple[float, float, float]:
         """This minus `other` on the same samples, `(difference, low, high)`, paired: BCa, or as `interval` for AP."""
-        if (self.task, self.samples, self._seed, self._resamples) != (
-            other.task,
-            other.samples,
-            other._seed,
-            other._resamples,
-        ):
+        mine, theirs = ((m.task, m.samples, m._seed, m._resamples) for m in (self, other))
+        if mine != theirs:
             raise ValueError("Only metrics of one task over the same samples and resamples can be paired.")
-        drawn, change = self.resampled(name) - other.resampled(name), self[name] - other[name]
+        change, drawn = self[name] - other[name], self.resampled(name) - other.resampled(name)
         if self._per_sample is None or other._per_sample is None:
             one = np.ones((1, self.samples))
             value = self._weighted(name, one)[0] - other._weighted(name, one)[0]
@@ -186,7 +180,7 @@ def evaluate(
         values = {name: float(np.mean([coco.values[name] for coco in cocos])) for name in cocos[0].values}
 
         def weighted(name: str, weights: np.ndarray) -> np.ndarray:
-            return np.array([np.mean([coco.stable(name, row) for coco in cocos]) for row in weights])
+            return np.array([np.mean([coco.weighted(name, row, stable=True) for coco in cocos]) for row in weights])
     else:
         columns = [module.metrics(answers, truths, rules) for answers in rounds]
         per_sample = {name: np.mean([column[name] for column in columns], axis=0) for name in columns[0]}  # (S,)

@@ -97,25 +97,21 @@ def assemble(
                 skipped.append((records[i].id, answer))
             else:
                 found[i] = (_reframed(records[i], frame, box_format), image, *answer)
-        known = list(found.values())
-        check([record for record, *_ in known], [_written(*one)[0] for one in known], source, frame, box_format)
-        for i in chosen:
-            if i not in found:
-                continue
+        sizes = [_written(record, size, turn)[0] for record, _, size, turn in found.values()]
+        check([record for record, *_ in found.values()], sizes, source, frame, box_format)
+        for i in filter(found.get, chosen):
             record, image, size, turn = found[i]
             question = labels if record.task == "detection" and not record.question else record.question
             try:
-                target, own = _target(record, image, size, turn)
+                target, notes[i] = _target(record, image, size, turn)
                 samples[i] = Sample(image, record.task, question, target, record.id)
             except (ValueError, TypeError, KeyError, IndexError, OverflowError) as error:
                 skipped.append((record.id, str(error).rstrip(".")))
-                continue
-            if own is not None:
-                notes[i] = own
     if not samples:
         raise ValueError(_nothing(source, skipped))
     order = sorted(samples)
-    result = Samples([samples[i] for i in order], source, skipped, [notes[i] for i in order if i in notes], categories)
+    own = [notes[i] for i in order if notes[i] is not None]
+    result = Samples([samples[i] for i in order], source, skipped, own, categories)
     if skipped:
         warnings.warn(str(result), stacklevel=3)
     return result
@@ -183,17 +179,14 @@ def _places(name: str, folders: Sequence[Path]) -> Iterator[str]:
 
 def _reframed(record: Record, frame: Any, box_format: str | None) -> Record:
     """The record, its places read as the user says."""
-    if frame is None and box_format is None:
-        return record
+    said = {"frame": frame, "box_format": box_format}
+    changes = {name: value for name, value in said.items() if value is not None}
     if frame == "pixel" and record.pixel_boxes is not None:
-        record = replace(record, boxes=record.pixel_boxes)
-    changes = {} if frame is None else {"frame": frame}
-    if box_format is not None:
-        changes["box_format"] = box_format
-    return replace(record, **changes)
+        changes["boxes"] = record.pixel_boxes
+    return replace(record, **changes) if changes else record
 
 
-def _written(record: Record, image: Any, stored: tuple[int, int], turn: int) -> tuple[tuple[int, int], bool]:
+def _written(record: Record, stored: tuple[int, int], turn: int) -> tuple[tuple[int, int], bool]:
     """The `(width, height)` of the image that was annotated, and whether that was the stored one, not yet turned.
 
     A file that states the size of the stored image means that one. Where size cannot tell (none stated, a half turn),
@@ -209,7 +202,7 @@ def _written(record: Record, image: Any, stored: tuple[int, int], turn: int) -> 
 
 def _target(record: Record, image: Any, stored: tuple[int, int], turn: int) -> tuple[Target, CocoNotes | None]:
     """The truth in pixels of the upright image, and a COCO file's annotations in the same."""
-    upright, (size, unturned) = upright_size(stored, turn), _written(record, image, stored, turn)
+    upright, (size, unturned) = upright_size(stored, turn), _written(record, stored, turn)
     off = abs(size[0] * upright[1] / (size[1] * upright[0]) - 1)
     if not unturned and off > 0.02 and not is_resized(size, upright):
         raise ValueError(f"the file says {size[0]}x{size[1]} pixels, {image} has {upright[0]}x{upright[1]}")

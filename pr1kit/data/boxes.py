@@ -86,7 +86,7 @@ def box_iou(a: list[float], b: list[float]) -> float:
 
 
 def giou(a: np.ndarray, b: np.ndarray) -> np.ndarray:
-    """Generalised IoU `(N, M)` in [-1, 1] (Rezatofighi et al. 2019, algorithm 1): IoU less the hull's empty share.
+    """Generalised IoU `(N, M)` in [-1, 1] (Rezatofighi et al. 2019, algorithm 1): IoU minus the hull's empty share.
 
     >>> giou(np.array([[0, 0, 1, 1.0]]), np.array([[0, 0, 1, 1], [3, 0, 4, 1.0]])).tolist()
     [[1.0, -0.5]]

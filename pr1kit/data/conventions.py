@@ -1,8 +1,8 @@
 """In which convention are a file's boxes? Judged by their range against their images, and asked, never guessed.
 
-Thousandths read as pixels, corners read as sizes: such a mistake trains or measures nonsense without a word. Where the
-numbers of a file cannot be what they are taken for, `check` raises one sentence that names the option which says what
-they are; an option that the user gave is believed.
+Normalised coordinates read as pixels, corners read as sizes: such a mistake trains or measures nonsense without a word.
+Where the numbers of a file cannot be what they are taken for, `check` raises one sentence that names the option which
+says what they are; an option that the user gave is believed.
 """
 
 from __future__ import annotations

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import csv
 import os
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from functools import partial
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -35,7 +36,7 @@ def read_rows(source: Any, split: str | None = None, limit: int | None = None) -
         elif path.suffix not in ROW_FILES:
             raise ValueError(f"{str(source)!r} is no annotation file: expected one of {', '.join(ROW_FILES)}.")
         else:
-            rows = _table_rows(_parquet([path])) if path.suffix == ".parquet" else _READERS[path.suffix](path)
+            rows = _table_rows(_parquet([path])) if path.suffix == ".parquet" else _text_rows(path)
     elif hasattr(source, "features"):
         rows = _table_rows(source)
     elif isinstance(source, Iterable) and not isinstance(source, Mapping):
@@ -92,21 +93,21 @@ def _read_csv(path: Path, delimiter: str = ",") -> Iterator:
             yield BadRow(f"line {table.line_num} has more fields than the first") if too_long else row
 
 
-def _said(path: Path, rows: Iterator) -> Iterator:
-    """The rows; what no single row is to blame for is raised in one sentence."""
+def _text_rows(path: Path) -> Iterator:
+    """The rows of a text file; what no single row is to blame for is raised in one sentence."""
     try:
-        yield from rows
+        yield from _READERS[path.suffix](path)
     except UnicodeDecodeError:
         raise ValueError(f"{str(path)!r} is not written in UTF-8.") from None
     except csv.Error as error:
         raise ValueError(f"{str(path)!r} is no table of text: {error}.") from None
 
 
-_READERS = {
+_READERS: dict[str, Callable[[Path], Iterator]] = {
     ".json": _read_json,
-    ".jsonl": lambda path: _said(path, _read_jsonl(path)),
-    ".csv": lambda path: _said(path, _read_csv(path)),
-    ".tsv": lambda path: _said(path, _read_csv(path, "\t")),
+    ".jsonl": _read_jsonl,
+    ".csv": _read_csv,
+    ".tsv": partial(_read_csv, delimiter="\t"),
 }
 
 

@@ -120,9 +120,8 @@ class _Reader:
         if len(rest) > MAX_RECORD:
             raise self.bad(f"one value goes on for more than {MAX_RECORD:,} characters")
         try:
-            read = self.file.read(
-                max(CHUNK, len(rest))
-            )  # twice as much each time: no long value is parsed over and over
+            # twice as much each time: no long value is parsed over and over
+            read = self.file.read(max(CHUNK, len(rest)))
         except UnicodeDecodeError as problem:
             raise self.bad(problem) from None
         self.text, self.at = rest + read, 0

@@ -1,4 +1,4 @@
-"""The nouns of the kit: what is asked, what is true, what was answered, what that was worth.
+"""The nouns of the kit: what is asked and what is true.
 
 Boxes are `(N, 4)` float arrays `x1, y1, x2, y2`; points are `(N, 2)` float arrays `x, y`; both in pixels of the
 original image unless a name says otherwise. `image_size` is `(width, height)` as PIL has it.

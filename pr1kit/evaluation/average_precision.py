@@ -2,12 +2,12 @@
 
 Published numbers of the same model differ with the prompt, the score given to a box, the categories asked for, the
 coordinate frame and the number of detections kept: `DetectionProtocol` says them, and is printed with the result.
-pycocotools gives the numbers; only their bootstrap is ours, since images are then matched once and accumulated again with
-weights, where pycocotools would match every resample anew.
+pycocotools gives the numbers; only their bootstrap is ours: images are matched once and accumulated again with weights,
+where pycocotools would match every resample anew.
 
 AP as pycocotools has it is too high on few images: it orders equal scores by image, so that precision wanders at random
 at low recall, and then takes the best precision from there on. Every box of a generated answer scores 1.0: the excess
-is worth points (`tests/benchmarks/coverage.py`). Intervals are therefore of `CocoTable.weighted(stable=True)`, which
+is some points (`tests/benchmarks/coverage.py`). Intervals are therefore of `CocoTable.weighted(stable=True)`, which
 takes equal scores together and does not interpolate: the same in a large population, and nearly free of that excess.
 """
 

@@ -79,7 +79,7 @@ def plot_before_after(
 ) -> np.ndarray:  # fmt: skip
     """The same questions answered by two policies: a column per sample, a row per policy; returns Axes (2, N).
 
-    `before`, `after`: N completions each, in `frame`. Under each panel stands what it is worth (matched IoU over the
+    `before`, `after`: N completions each, in `frame`. Under each panel stands its score (matched IoU over the
     larger count, as the reward aggregates), green where the second row is better and vermillion where worse.
     `ax` gives its place away. Raises ValueError where the lengths differ or nothing is given.
 

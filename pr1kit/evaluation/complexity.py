@@ -37,7 +37,7 @@ class Perplexity:
 
     @property
     def log10_mean(self) -> float:
-        return _log10(self.mean)
+        return math.log10(self.mean.numerator) - math.log10(self.mean.denominator)
 
     def __str__(self) -> str:
         exponent = math.floor(self.log10_mean)
@@ -78,16 +78,6 @@ def matchings(count: int) -> int:
 def log10_matchings(count: int) -> float:
     """log10 n!, for plots."""
     return math.lgamma(count + 1) / math.log(10)
-
-
-def _log10(value: Fraction) -> float:
-    """log10 of a positive ratio of integers of any size."""
-    return _log10_int(value.numerator) - _log10_int(value.denominator)
-
-
-def _log10_int(value: int) -> float:
-    shift = max(0, value.bit_length() - 64)
-    return math.log10(value >> shift) + shift * math.log10(2)
 
 
 @dataclass(frozen=True)

@@ -22,8 +22,6 @@ from pr1kit.rewards.official import EVALUATED
 from pr1kit.rewards.score import check_target, completion_text, frames_of, read_answer
 from pr1kit.rewards.tasks import COUNTED, Rules, get_task
 
-__all__ = ["DetectionProtocol", "Metrics", "count_confusion", "evaluate"]
-
 
 class Metrics(Mapping):
     """A mapping from a metric's name to its value, with `.interval(name)`; shows itself as a table.
@@ -132,7 +130,7 @@ def evaluate(
     frame: Any = "pixel",
     protocol: DetectionProtocol | None = None,
     coco: dict | None = None,
-    rules: Rules | str = "kit",
+    rules: str = "kit",
     count_from: str | None = None,
     resamples: int | None = None,
     seed: int = 0,
@@ -150,8 +148,7 @@ def evaluate(
     >>> metrics["accuracy"], [round(v, 2) for v in metrics.interval("accuracy")]
     (1.0, [0.34, 1.0])
     """
-    module, count = get_task(task), len(targets)
-    rules = _rules(rules, count_from)
+    module, count, read_by = get_task(task), len(targets), _rules(rules, count_from)
     if not count or len(completions) != count:
         raise ValueError(f"Evaluation needs a completion for each target, got {len(completions)} for {count}.")
     truths = [check_target(task, target) for target in targets]
@@ -160,17 +157,17 @@ def evaluate(
     frames, groups = frames_of(frame, count), [_group(completion) for completion in completions]
     if len({len(group) for group in groups}) != 1 or not groups[0]:
         raise ValueError("Every sample needs the same number of completions, at least one.")
-    parser = EVALUATED.get(task) if rules.official else None
+    parser = EVALUATED.get(task) if read_by.official else None
     rounds = [  # K lists of S answers
         [read_answer(task, *one, parser) for one in zip(texts, truths, frames, strict=True)]
         for texts in zip(*groups, strict=True)
     ]
-    note, per_sample = rules.said(task), None
+    note, per_sample = read_by.said(task), None
     if task == "detection":
         shown = frame if not isinstance(frame, list) or len(frame) == 2 else "one per sample"
         protocol = DetectionProtocol(frame=shown) if protocol is None else protocol
         note = f"{protocol}; {note}"
-        if rules.official:
+        if read_by.official:
             rounds = [_letter_for_letter(answers, truths, protocol, coco) for answers in rounds]
         if coco is None:
             cocos = [answers_table(answers, truths, protocol) for answers in rounds]
@@ -182,7 +179,7 @@ def evaluate(
         def weighted(name: str, weights: np.ndarray) -> np.ndarray:
             return np.array([np.mean([coco.weighted(name, row, stable=True) for coco in cocos]) for row in weights])
     else:
-        columns = [module.metrics(answers, truths, rules) for answers in rounds]
+        columns = [module.metrics(answers, truths, read_by) for answers in rounds]
         per_sample = {name: np.mean([column[name] for column in columns], axis=0) for name in columns[0]}  # (S,)
         values = {name: float(column.mean()) for name, column in per_sample.items()}
 
@@ -193,9 +190,7 @@ def evaluate(
     return Metrics(task, values, weighted, count, note=note, resamples=draws, seed=seed, per_sample=per_sample)
 
 
-def _rules(rules: Rules | str, count_from: str | None) -> Rules:
-    if isinstance(rules, Rules):
-        return rules
+def _rules(rules: str, count_from: str | None) -> Rules:
     if rules not in ("kit", "official"):
         raise ValueError(f"Unknown rules {rules!r}: choose kit or official.")
     if count_from not in (None, *COUNTED):

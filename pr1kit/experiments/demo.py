@@ -47,10 +47,10 @@ PICTURES = ("intervals.png", "reward_curve.png", "before_after.png")
 def run_demo(out: str | Path, seeds: list[int], *, fresh: bool = False, small: bool = False) -> None:
     """Run the demo for each seed; with several, each in `out/seed-k` and one table of all in `out/seeds.md`."""
     out, rows = Path(out), {}
-    if fresh:
-        shutil.rmtree(out, ignore_errors=True)
     for seed in seeds:
         folder = out if len(seeds) == 1 else out / f"seed-{seed}"
+        if fresh and (folder / "settings.json").exists():  # a folder that holds no run is refused, not removed
+            shutil.rmtree(folder)
         rows[seed] = demo_run(folder, seed, fast(DEMO) if small else DEMO)
     if len(seeds) > 1:
         write_atomically(out / "seeds.md", table := seeds_table(rows))

@@ -119,6 +119,13 @@ def test_another_demo_in_its_folder_is_refused(finished, capsys):
     assert "holds a run with other settings (seed was 0, is 5): choose another folder" in capsys.readouterr().err
 
 
+def test_beginning_anew_removes_no_folder_that_holds_no_run(tmp_path, capsys):
+    (tmp_path / "thesis.txt").write_text("not of a demo")
+    assert main(["demo", "--out", str(tmp_path), "--fresh", "--fast"]) == 2
+    assert "is not empty and holds no run of this version: choose another folder" in capsys.readouterr().err
+    assert (tmp_path / "thesis.txt").read_text() == "not of a demo"
+
+
 def test_several_seeds_make_one_table(tmp_path, capsys):
     assert main(["demo", "--out", str(tmp_path / "seeds"), "--seeds", "0", "1", "--fast"]) == 0
     table = (tmp_path / "seeds" / "seeds.md").read_text()

@@ -16,7 +16,7 @@ from __future__ import annotations
 import contextlib
 import io
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -95,8 +95,7 @@ class CocoTable:
             classes = range(len(self.params.catIds))
             curves = (self._sorted(category, area, self.params.maxDets[depth]) for category in classes)
             self._curves[area, depth] = [curve for curve in curves if curve is not None]
-        measures = {"precision": _average_precision, "stable": stable_precision, "recall": _recall}
-        per_class = [measures[kind](*curve, weights) for curve in self._curves[area, depth]]  # (T,), nan without truth
+        per_class = [MEASURES[kind](*curve, weights) for curve in self._curves[area, depth]]  # (T,), nan without truth
         values = np.array(per_class).reshape(-1, len(self.params.iouThrs))
         with np.errstate(invalid="ignore"):
             return np.nansum(values, 0) / np.isfinite(values).sum(0)  # (T,), nan where no class has truth
@@ -155,6 +154,13 @@ def _average_precision(owner, scores, hits, misses, objects, weights) -> np.ndar
         at = np.searchsorted(recall, np.linspace(0, 1, 101), side="left")
         result[t] = np.where(at < recall.size, precision[t, np.minimum(at, recall.size - 1)], 0).mean()
     return result
+
+
+MEASURES: dict[str, Callable[..., np.ndarray]] = {
+    "precision": _average_precision,
+    "stable": stable_precision,
+    "recall": _recall,
+}
 
 
 def coco_table(truth: dict, detections: Sequence[dict], protocol: DetectionProtocol | None = None) -> CocoTable:

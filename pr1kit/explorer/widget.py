@@ -20,10 +20,11 @@ import traitlets
 
 from pr1kit.data.annotations import read_annotations
 from pr1kit.data.boxes import pixels_per_unit
+from pr1kit.data.images import picture_url
 from pr1kit.data.sample import TASKS, Sample, Target
 from pr1kit.explorer.readout import perfect_answer, read_out, rewrite
 from pr1kit.explorer.still import draw_explorer
-from pr1kit.explorer.wire import clean_text, count_in_utf16, picture_url
+from pr1kit.explorer.wire import clean_text, count_in_utf16
 from pr1kit.rewards.matching import MATCHINGS
 from pr1kit.rewards.score import RECIPES
 from pr1kit.rewards.tasks import get_task

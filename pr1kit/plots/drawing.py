@@ -7,6 +7,7 @@ covers another, none leaves its picture.
 from __future__ import annotations
 
 import io
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -20,6 +21,7 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Patch, Rectangle
 from matplotlib.text import Text
 from matplotlib.transforms import ScaledTranslation
+from PIL import Image
 
 from pr1kit.data.sample import Target
 from pr1kit.rewards.parsing import normalize_label
@@ -221,23 +223,23 @@ def draw_transcript(ax, scene: Panel, *, size: float) -> float:
     return write_transcript(ax, runs or [("(nothing)", "same")], size=size)
 
 
-def compact_figures(*, dpi: int = 80, colours: int = 160) -> None:
-    """In a notebook: show figures as PNGs of few colours. They look the same, and the file stays fit for GitHub."""
-    from IPython import get_ipython
-    from PIL import Image
-
+def compact_png(figure: Figure, *, dpi: int = 80, colours: int = 160) -> bytes:
+    """A figure as a PNG of few colours: it looks the same, and a notebook that holds it stays fit for GitHub."""
+    large, small = io.BytesIO(), io.BytesIO()
+    figure.savefig(large, dpi=dpi, bbox_inches="tight")
+    picture, palette = Image.open(large).convert("RGB"), Image.new("P", (1, 1))
     house = [round(255 * part) for colour in (TRUTH, PREDICTION, BETTER, WORSE, INK) for part in to_rgb(colour)]
+    own = picture.quantize(colours).getpalette() or []
+    palette.putpalette(own[: 3 * colours] + house)  # the house's colours keep their meaning
+    picture.quantize(palette=palette, dither=Image.Dither.NONE).save(small, "PNG", optimize=True)
+    return small.getvalue()
 
-    def compact(figure) -> bytes:
-        large, small = io.BytesIO(), io.BytesIO()
-        figure.savefig(large, dpi=dpi, bbox_inches="tight")
-        picture, palette = Image.open(large).convert("RGB"), Image.new("P", (1, 1))
-        own = picture.quantize(colours).getpalette() or []
-        palette.putpalette(own[: 3 * colours] + house)  # the house's colours keep their meaning
-        picture.quantize(palette=palette, dither=Image.Dither.NONE).save(small, "PNG", optimize=True)
-        return small.getvalue()
 
-    get_ipython().display_formatter.formatters["image/png"].for_type(Figure, compact)
+def compact_figures(*, dpi: int = 80) -> None:
+    """In a notebook: show figures by `compact_png`."""
+    from IPython import get_ipython
+
+    get_ipython().display_formatter.formatters["image/png"].for_type(Figure, partial(compact_png, dpi=dpi))
 
 
 def write_transcript(ax, runs: list[tuple[str, str]], *, size: float = 8.5, max_rows: int = 6) -> float:

@@ -71,8 +71,11 @@ class CocoTable:
 
     def __init__(self, evaluator: Any):
         self.params, self._images = evaluator.params, evaluator.evalImgs
-        tables = evaluator.eval
-        self.values = {name: _mean(tables[kind][_slot(tables[kind], at)]) for name, (kind, *at) in COCO_METRICS.items()}
+        self.values = {
+            # `precision` is (T, R, K, A, M), `recall` (T, K, A, M)
+            name: _mean(evaluator.eval[kind][slice(None) if threshold is None else threshold, ..., area, depth])
+            for name, (kind, threshold, area, depth) in COCO_METRICS.items()
+        }
         self._curves: dict = {}
         self._means: dict = {}
 
@@ -226,13 +229,6 @@ def _index(coco: Any, truth: dict, annotations: Sequence[dict]) -> Any:
     coco.dataset = {**truth, "annotations": [dict(row) for row in annotations]}
     coco.createIndex()
     return coco
-
-
-def _slot(values: np.ndarray, at: list) -> tuple:
-    """Where one metric stands in `precision` (T, R, K, A, M) or `recall` (T, K, A, M)."""
-    threshold, area, depth = at
-    middle = (slice(None),) * (values.ndim - 3)
-    return (slice(None) if threshold is None else threshold, *middle, area, depth)
 
 
 def _mean(values: np.ndarray) -> float:

@@ -8,10 +8,10 @@ what its rollouts already can do, and whether their rewards differ within a grou
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from fractions import Fraction
-from itertools import groupby
 
 import numpy as np
 
@@ -112,8 +112,9 @@ def rl_headroom(groups: Sequence[Sequence[Rollout]], *, threshold: float = 0.5) 
     if len(sizes) != 1 or min(sizes) < 2:
         raise ValueError("Headroom needs at least one group, and groups of one size, two rollouts or more.")
     rewards = np.array([[rollout.total for rollout in group] for group in groups])
-    shares = [_shares([rollout.completion.strip() for rollout in group]) for group in groups]
     k = rewards.shape[1]
+    same = [Counter(rollout.completion.strip() for rollout in group).values() for group in groups]
+    shares = [np.array(list(counts)) / k for counts in same]  # of each distinct answer
     by_prompt = {
         "reward": rewards.mean(1),
         "best_of_k": rewards.max(1),
@@ -125,7 +126,3 @@ def rl_headroom(groups: Sequence[Sequence[Rollout]], *, threshold: float = 0.5) 
         "agreement": np.array([((share * k) * (share * k - 1)).sum() / (k * (k - 1)) for share in shares]),
     }
     return Headroom(**{name: float(values.mean()) for name, values in by_prompt.items()}, k=k, by_prompt=by_prompt)
-
-
-def _shares(answers: list[str]) -> np.ndarray:
-    return np.array([len(list(same)) for _, same in groupby(sorted(answers))]) / len(answers)

@@ -9,7 +9,6 @@ import math
 from statistics import NormalDist
 
 import numpy as np
-from scipy.special import stdtrit
 
 NORMAL = NormalDist()
 
@@ -75,4 +74,6 @@ def corrected_interval(value: float, drawn: np.ndarray, samples: int, level: flo
 
 def _student(level: float, samples: int) -> float:
     """How many standard errors a two-sided t-interval of the mean of so many samples reaches."""
+    from scipy.special import stdtrit
+
     return float(stdtrit(max(samples - 1, 1), (1 + level) / 2))

@@ -64,8 +64,10 @@ def read_out(
     results = []
     for recipe in dict.fromkeys(recipes):
         parts = get_task(task).PARTS.get(recipe, ())
-        key = (recipe, _frozen(frame), matching, tuple(name for name in drop if name in parts))
+        written = tuple(frame) if isinstance(frame, list) else frame
+        key = (recipe, written, matching, tuple(name for name in drop if name in parts))
         results.append(_result(text, target, task, key, list(group), member))
+    runs = compare_texts(target.text[:LONGEST_DIFF], answer.text[:LONGEST_DIFF]) if task == "ocr" else []
     return {
         "text": text,
         "task": task,
@@ -76,7 +78,7 @@ def read_out(
         "predictions": len(overlap),
         "overlap": overlap.round(4).tolist() if overlap.size <= LARGEST_TABLE else [],
         "sums": {how: round(sum(pair[2] for pair in match(overlap, how)), 4) for how in MATCHINGS},
-        "transcript": _transcript(answer.text, target.text) if task == "ocr" else [],
+        "transcript": [list(run) for run in runs],
         "results": results,
     }
 
@@ -203,11 +205,3 @@ def _total(text: str, target: Target, task: str, key: tuple) -> float:
     """The reward of an answer that does not move while another one is dragged."""
     recipe, frame, matching, drop = key
     return score(task, text, target, recipe=recipe, frame=frame, matching=matching, drop=drop).total
-
-
-def _frozen(frame: Any) -> Any:
-    return tuple(frame) if isinstance(frame, list) else frame
-
-
-def _transcript(said: str, truth: str) -> list[list[str]]:
-    return [list(run) for run in compare_texts(truth[:LONGEST_DIFF], said[:LONGEST_DIFF])]

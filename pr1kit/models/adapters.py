@@ -60,9 +60,8 @@ def lora_settings(lora: bool | LoRASettings | dict | None) -> LoRASettings | Non
     if isinstance(lora, dict):
         unknown = sorted(set(lora) - set(LoRASettings.__dataclass_fields__))
         if unknown:
-            raise ValueError(
-                f"LoRA has no setting {unknown[0]!r}: it has {', '.join(LoRASettings.__dataclass_fields__)}."
-            )
+            known = ", ".join(LoRASettings.__dataclass_fields__)
+            raise ValueError(f"LoRA has no setting {unknown[0]!r}: it has {known}.")
         return LoRASettings(**lora)
     return lora or None
 
@@ -95,11 +94,6 @@ def lora_of(model: torch.nn.Module) -> LoRASettings | None:
         vision="visual.blocks." in names,
         merger="visual.merger." in names,
     )
-
-
-def adapter_base(folder: str | Path) -> str:
-    """The name of the model that the adapter in `folder` was trained on."""
-    return LoraConfig.from_pretrained(str(folder)).base_model_name_or_path
 
 
 def load_adapter_weights(model: PeftModel, checkpoint: str | Path) -> None:

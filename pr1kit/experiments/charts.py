@@ -6,6 +6,7 @@ A dot is one seed, a bar its mean, a line the 95 % t-interval over seeds.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from itertools import cycle
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -30,7 +31,7 @@ def plot_perplexity(counts: Mapping[str, Sequence[int]], *, ax=None):
     'perceptual perplexity of an image, log10 n!'
     """
     ax = ax or plt.subplots()[1]
-    for colour, (name, numbers) in zip(TASK_COLOURS.values(), counts.items(), strict=False):
+    for colour, (name, numbers) in zip(cycle(TASK_COLOURS.values()), counts.items(), strict=False):
         numbers = np.sort(np.asarray(numbers, int))
         at = [log10_matchings(n) for n in numbers]
         share = np.arange(1, len(at) + 1) / len(at)

@@ -226,10 +226,9 @@ def _target(record: Record, image: Any, stored: tuple[int, int], turn: int) -> t
 def _moved(record: Record, boxes: np.ndarray, size: tuple[int, int], upright: tuple[int, int]) -> CocoNotes:
     """A COCO file's annotations in pixels of the upright image, an area that the file does not give that of the box."""
     coco, areas = record.coco, area(boxes)
+    sides = np.concatenate([boxes[:, :2], boxes[:, 2:] - boxes[:, :2]], axis=1)
     if record.frame == "pixel" and record.box_format == "xywh":
         given = coco.areas * (upright[0] * upright[1] / (size[0] * size[1]))
         areas = np.where(np.isnan(given), areas, given)
-        if size == upright:
-            return CocoNotes(coco.image_id, coco.boxes, areas, coco.categories, coco.crowd)
-    sides = np.concatenate([boxes[:, :2], boxes[:, 2:] - boxes[:, :2]], axis=1)
-    return CocoNotes(coco.image_id, sides, areas, coco.categories, coco.crowd)
+        sides = coco.boxes if size == upright else sides  # to the last bit as the file has them
+    return replace(coco, boxes=sides, areas=areas)

@@ -85,7 +85,7 @@ def _vllm(model: str, quantization: str | None = None, max_pixels: int | None = 
         """What vLLM is sent, and how many tokens it should read. The image comes in the size that the model sees, so
         that nobody resizes it again."""
         words = processor.apply_chat_template(chat(asked(sample, protocol)), add_generation_prompt=True, tokenize=False)
-        image = sample.load_image().convert("RGB")
+        image = sample.load_image()
         width, height = seen_size(image.size, images)
         if image.size != (width, height):
             image = image.resize((width, height), Image.Resampling.BICUBIC)

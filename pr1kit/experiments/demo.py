@@ -23,9 +23,8 @@ from pr1kit.experiments.run_condition import Outcome, run_condition
 from pr1kit.experiments.runs import device_name
 
 # Chosen on validation scenes (seed 0). Counting is paid by the official code's formula, whose ratio of counts is what
-# exact-count accuracy asks for. Grounding learns more slowly: at the tiny default of 1.5e-4 boxes grow tight but the
-# policy forgets which object was asked for (greedy hits at IoU 0.3 fell from 0.53 to 0.44 in 240 steps), so it takes
-# the task's own rate of 5e-5. No choice of settings has seen the test scenes.
+# exact-count accuracy asks for. Grounding takes the task's own rate of 5e-5: at the tiny default of 1.5e-4 boxes grow
+# tight but the policy forgets which object was asked for. No choice of settings has seen the test scenes.
 DEMO = Grid(
     "demo",
     "GRPO lifts what the tiny policy samples, and its greedy answers with it.",

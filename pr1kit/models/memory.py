@@ -200,7 +200,7 @@ def estimate_run(policy, settings, processes: int = 1) -> MemoryEstimate:
 
 
 def check_fits(estimate: MemoryEstimate, available: float) -> str:
-    """A warning where the estimated peak exceeds `available` bytes, "" where it does not.
+    """What to say after the estimate: how many bytes are `available`, and a warning where its peak exceeds them.
 
     Raises ValueError where weights, optimizer, reference and gradients, which are certain, do so by themselves.
     """

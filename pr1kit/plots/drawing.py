@@ -35,6 +35,8 @@ LEGEND: dict[str, tuple[str, Any, float]] = {"truth": (TRUTH, (0, (3, 1.6)), 1.9
 MISSING = "#CFE6F5"  # a pale truth blue, behind what an answer left out
 IOU_NOTE = "(number: IoU, ✕: no partner)"
 CROWDED = 0.2  # of a picture's area
+COLOURS = 160  # of a compact figure, besides those above
+LONGEST_TRANSCRIPT = 6  # lines
 MONO_ADVANCE = 0.602  # width of a character of DejaVu Sans Mono, in font sizes
 
 
@@ -223,14 +225,14 @@ def draw_transcript(ax, scene: Panel, *, size: float) -> float:
     return write_transcript(ax, runs or [("(nothing)", "same")], size=size)
 
 
-def compact_png(figure: Figure, *, dpi: int = 80, colours: int = 160) -> bytes:
+def compact_png(figure: Figure, *, dpi: int = 80) -> bytes:
     """A figure as a PNG of few colours: it looks the same, and a notebook that holds it stays fit for GitHub."""
     large, small = io.BytesIO(), io.BytesIO()
     figure.savefig(large, dpi=dpi, bbox_inches="tight")
     picture, palette = Image.open(large).convert("RGB"), Image.new("P", (1, 1))
     house = [round(255 * part) for colour in (TRUTH, PREDICTION, BETTER, WORSE, INK) for part in to_rgb(colour)]
-    own = picture.quantize(colours).getpalette() or []
-    palette.putpalette(own[: 3 * colours] + house)  # the house's colours keep their meaning
+    own = picture.quantize(COLOURS).getpalette() or []
+    palette.putpalette(own[: 3 * COLOURS] + house)  # the house's colours keep their meaning
     picture.quantize(palette=palette, dither=Image.Dither.NONE).save(small, "PNG", optimize=True)
     return small.getvalue()
 
@@ -242,14 +244,14 @@ def compact_figures(*, dpi: int = 80) -> None:
     get_ipython().display_formatter.formatters["image/png"].for_type(Figure, partial(compact_png, dpi=dpi))
 
 
-def write_transcript(ax, runs: list[tuple[str, str]], *, size: float = 8.5, max_rows: int = 6) -> float:
+def write_transcript(ax, runs: list[tuple[str, str]], *, size: float) -> float:
     """Writes `runs` (of `compare_texts`) under the picture, wrapped to its width; returns the height in points."""
     ax.apply_aspect()
     width = ax.get_window_extent().width * 72 / ax.get_figure(root=True).dpi
     columns, advance, leading = max(12, int(width / (MONO_ADVANCE * size))), MONO_ADVANCE * size, 1.5 * size
     cells = [(letter, mark) for text, mark in runs for letter in text]
-    if len(cells) > columns * max_rows:
-        cells = [*cells[: columns * max_rows - 1], ("…", "same")]
+    if len(cells) > columns * LONGEST_TRANSCRIPT:
+        cells = [*cells[: columns * LONGEST_TRANSCRIPT - 1], ("…", "same")]
     looks = {"same": (INK, "none"), "wrong": ("white", WORSE), "missing": (TRUTH, MISSING)}
     left = -min(len(cells), columns) * advance / 2
     for row in range(0, len(cells), columns):

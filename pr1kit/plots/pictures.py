@@ -13,6 +13,7 @@ import numpy as np
 from matplotlib.patheffects import withStroke
 
 from pr1kit.data.boxes import centers, iou, is_valid, to_pixels
+from pr1kit.data.images import load_image
 from pr1kit.data.sample import Sample, Target, as_rows
 from pr1kit.plots import drawing
 from pr1kit.plots.drawing import INK, IOU_NOTE, PREDICTION, TRUTH, Panel, style
@@ -24,9 +25,9 @@ from pr1kit.rewards.score import parse
 
 def _open(image: Any) -> Any:
     """A PIL image or an array from a sample, a path, a PIL image or an array."""
-    if isinstance(image, str | Path):
-        image = Sample(image, "grounding", "", Target(), id=str(image))
-    return image.load_image() if isinstance(image, Sample) else image
+    if isinstance(image, Sample):
+        return image.load_image()
+    return load_image(image) if isinstance(image, str | Path) else image
 
 
 def _to_picture(answer: Answer, frame: Any, picture: Any) -> Answer:

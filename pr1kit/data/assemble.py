@@ -99,7 +99,7 @@ def assemble(
                 found[i] = (_reframed(records[i], frame, box_format), image, *answer)
         sizes = [_written(record, size, turn)[0] for record, _, size, turn in found.values()]
         check([record for record, *_ in found.values()], sizes, source, frame, box_format)
-        for i in filter(found.get, chosen):
+        for i in [i for i in chosen if i in found]:
             record, image, size, turn = found[i]
             question = labels if record.task == "detection" and not record.question else record.question
             try:

@@ -7,8 +7,8 @@ where pycocotools would match every resample anew.
 
 AP as pycocotools has it is too high on few images: it orders equal scores by image, so that precision wanders at random
 at low recall, and then takes the best precision from there on. Every box of a generated answer scores 1.0: the excess
-is some points (`tests/benchmarks/coverage.py`). Intervals are therefore of `CocoTable.weighted(stable=True)`, which
-takes equal scores together and does not interpolate: the same in a large population, and nearly free of that excess.
+is some hundredths (`data/benchmarks/interval_coverage.md`). Intervals are therefore of the `stable` number, which takes
+equal scores together and does not interpolate: the same in a large population, and nearly free of that excess.
 """
 
 from __future__ import annotations

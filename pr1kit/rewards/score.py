@@ -181,9 +181,8 @@ def completion_text(completion: Any) -> str | None:
 def check_target(task: str, target: Target | Mapping) -> Target:
     """`target` as a `Target` that has what `task` needs. Raises ValueError, one sentence that names what is missing."""
     if isinstance(target, Mapping):
-        nothing = target.get("boxes") is not None and len(target["boxes"]) == 0  # needs no labels
         for names in get_task(task).COLUMNS:
-            if all(target.get(name) is None for name in names) and not (nothing and names == ("labels",)):
+            if all(target.get(name) is None for name in names) and not (names == ("labels",) and _empty(target)):
                 raise ValueError(f"A {task} target needs {' or '.join(map(repr, names))}, got {sorted(target)}.")
     return Target.of(target)
 
@@ -225,6 +224,10 @@ def _recipe(task: str, recipe: str, options: Mapping, thinking: bool) -> tuple[C
         parts = ", ".join(module.PARTS[recipe])
         raise ValueError(f"The {recipe} reward of {task} has no part {unknown[0]!r} to drop: it has {parts}.")
     return module.RECIPES[recipe], switches
+
+
+def _empty(target: Mapping) -> bool:
+    return target.get("boxes") is not None and len(target["boxes"]) == 0
 
 
 def _nothing_passes(task: str, recipe: str, answers: int) -> str:

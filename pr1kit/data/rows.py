@@ -139,10 +139,11 @@ def _open_dataset(path: Path, name: str, split: str | None, limit: int | None):
     if name.count("/") != 1 or name.startswith((".", "/", "~")) or path.suffix in ROW_FILES:
         raise FileNotFoundError(f"{name[:200]!r} does not exist.")
     try:
-        return _one_split(datasets.load_dataset(name, split=split, streaming=limit is not None), name, split)
+        data = datasets.load_dataset(name, split=split, streaming=limit is not None)
     except Exception as error:  # offline, absent, gated: each library version has its own kinds
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise FileNotFoundError(f"{name!r} is neither a file nor a dataset that the hub gives: {reason}.") from None
+    return _one_split(data, name, split)
 
 
 def _one_split(data: Any, name: str, split: str | None):

@@ -66,12 +66,10 @@ def _draw_parts(ax, results: list[dict], error: str) -> None:
 def _write_words(ax, readout: dict, matching: str) -> None:
     from pr1kit.plots.drawing import NEUTRAL, WORSE
 
-    lines = textwrap.wrap(" ".join(readout["text"][:2000].split()), WIDTH) or ["(nothing)"]
-    if len(lines) > LINES:
-        lines[LINES - 1 :] = [f"{lines[LINES - 1][: WIDTH - 2]} …"]
+    words = " ".join(readout["text"][:2000].split()) or "(nothing)"
     note = f"completion ({readout['task']}, {matching} matching)"
     ax.text(0, 0.98, note, transform=ax.transAxes, va="top", fontsize=8, color=NEUTRAL)
-    said = "\n".join(lines)
+    said = textwrap.fill(words, WIDTH, max_lines=LINES, placeholder=" …")
     ax.text(0, 0.86, said, transform=ax.transAxes, va="top", fontsize=8, family="monospace", parse_math=False)
     if readout["reason"]:
         ax.text(0, 0, textwrap.shorten(readout["reason"], WIDTH), transform=ax.transAxes, fontsize=8, color=WORSE)

@@ -47,7 +47,7 @@ class Samples(list):
 
     def __str__(self) -> str:
         tasks = ", ".join(sorted({sample.task for sample in self}))
-        return f"{self.source}: {len(self)} {tasks} samples{self.left_out()}"
+        return ", ".join(filter(None, (f"{self.source}: {len(self)} {tasks} samples", self.left_out())))
 
     def left_out(self) -> str:
         """What is missing and why, "" where nothing is."""
@@ -55,7 +55,7 @@ class Samples(list):
             return ""
         named = "; ".join(f"{name}: {reason}" for name, reason in self.skipped[:NAMED])
         more = "; …" if len(self.skipped) > NAMED else ""
-        return f", {len(self.skipped)} left out ({named}{more})"
+        return f"{len(self.skipped)} left out ({named}{more})"
 
 
 def assemble(

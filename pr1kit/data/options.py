@@ -32,8 +32,13 @@ def make_parser(kinds: Sequence[type], prog: str, description: str | None = None
         def error(self, message: str):
             raise ValueError(f"{message[:1].upper()}{message[1:]}.")
 
-    shown = {"prog": prog, "description": description, "formatter_class": argparse.RawDescriptionHelpFormatter}
-    parser = Parser(kinds, allow_abbrev=False, **shown)
+    parser = Parser(
+        kinds,
+        prog=prog,
+        description=description,
+        allow_abbrev=False,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
     for action in parser._actions:
         action.default = argparse.SUPPRESS
     return parser

@@ -117,7 +117,7 @@ def _parquet(paths: list[Path]):
     try:
         return datasets.load_dataset("parquet", data_files=[str(path) for path in paths], split="train")
     except Exception as error:  # a dozen kinds, from pyarrow up
-        raise ValueError(f"{str(paths[0])!r} cannot be read as parquet: {str(error).splitlines()[0]}.") from None
+        raise ValueError(f"{str(paths[0])!r} cannot be read as parquet: {_first_line(error)}.") from None
 
 
 def _open_dataset(path: Path, name: str, split: str | None, limit: int | None):
@@ -141,9 +141,13 @@ def _open_dataset(path: Path, name: str, split: str | None, limit: int | None):
     try:
         data = datasets.load_dataset(name, split=split, streaming=limit is not None)
     except Exception as error:  # offline, absent, gated: each library version has its own kinds
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        reason = _first_line(error)
         raise FileNotFoundError(f"{name!r} is neither a file nor a dataset that the hub gives: {reason}.") from None
     return _one_split(data, name, split)
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).splitlines()[0] if str(error) else type(error).__name__
 
 
 def _one_split(data: Any, name: str, split: str | None):

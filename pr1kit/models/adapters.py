@@ -96,6 +96,11 @@ def lora_of(model: torch.nn.Module) -> LoRASettings | None:
     )
 
 
+def adapter_base(folder: str | Path) -> str:
+    """The name of the model that the adapter in `folder` was trained on."""
+    return LoraConfig.from_pretrained(str(folder)).base_model_name_or_path
+
+
 def load_adapter_weights(model: PeftModel, checkpoint: str | Path) -> None:
     """Copy a checkpoint's adapter weights into the adapter that `model` has."""
     from peft.utils import load_peft_weights, set_peft_model_state_dict

@@ -7,13 +7,13 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from peft import LoraConfig, PeftModel
+from peft import PeftModel
 from transformers import AutoConfig, AutoModelForImageTextToText, AutoProcessor
 
 from pr1kit.data.sample import Sample
 from pr1kit.data.scenes import DEFAULTS
 from pr1kit.data.shipped import shipped
-from pr1kit.models.adapters import LoRASettings, add_lora, base_of, lora_settings
+from pr1kit.models.adapters import LoRASettings, adapter_base, add_lora, base_of, lora_settings
 from pr1kit.models.backends import (
     choose_attention,
     choose_device,
@@ -113,7 +113,7 @@ def load_policy(
         quantization = quantization or chosen.quantization
         max_pixels = max_pixels or chosen.max_pixels
     lora, device = lora_settings(lora), choose_device(device)
-    base = LoraConfig.from_pretrained(adapter).base_model_name_or_path if adapter else name
+    base = adapter_base(adapter) if adapter else name
     source = _source(base)
     try:
         config = AutoConfig.from_pretrained(source)

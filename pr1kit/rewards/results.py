@@ -74,6 +74,7 @@ class Rollout:
     completion: str
     reward: RewardResult
     advantage: float = 0.0
+    token_ids: tuple[int, ...] = ()
 
     @property
     def total(self) -> float:

@@ -49,6 +49,8 @@ def run_demo(out: str | Path, seeds: list[int], *, fresh: bool = False, small: b
     for seed in seeds:
         folder = out if len(seeds) == 1 else out / f"seed-{seed}"
         if fresh and (folder / "settings.json").exists():  # a folder that holds no run is refused, not removed
+            with RunFolder(folder).lock():  # raises where another process writes it
+                pass
             shutil.rmtree(folder)
         rows[seed] = demo_run(folder, seed, fast(DEMO) if small else DEMO)
     if len(seeds) > 1:

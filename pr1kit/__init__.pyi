@@ -23,10 +23,10 @@ from .plots.charts import plot_metric_intervals as plot_metric_intervals
 from .plots.charts import plot_pass_at_k as plot_pass_at_k
 from .plots.charts import plot_reward_curves as plot_reward_curves
 from .plots.charts import plot_reward_histogram as plot_reward_histogram
-from .plots.pictures import plot_before_after as plot_before_after
+from .plots.galleries import plot_before_after as plot_before_after
+from .plots.galleries import plot_rollout_group as plot_rollout_group
 from .plots.pictures import plot_boxes as plot_boxes
 from .plots.pictures import plot_matching as plot_matching
-from .plots.pictures import plot_rollout_group as plot_rollout_group
 from .rewards.groups import pass_at_k as pass_at_k
 from .rewards.results import Answer as Answer
 from .rewards.results import RewardResult as RewardResult

@@ -47,7 +47,7 @@ class Samples(list):
 
     def __str__(self) -> str:
         tasks = ", ".join(sorted({sample.task for sample in self}))
-        return f"{self.source}: {len(self)} {tasks} samples{self.left_out()}"
+        return ", ".join(filter(None, (f"{self.source}: {len(self)} {tasks} samples", self.left_out())))
 
     def left_out(self) -> str:
         """What is missing and why, "" where nothing is."""
@@ -55,7 +55,7 @@ class Samples(list):
             return ""
         named = "; ".join(f"{name}: {reason}" for name, reason in self.skipped[:NAMED])
         more = "; …" if len(self.skipped) > NAMED else ""
-        return f", {len(self.skipped)} left out ({named}{more})"
+        return f"{len(self.skipped)} left out ({named}{more})"
 
 
 def assemble(
@@ -97,25 +97,21 @@ def assemble(
                 skipped.append((records[i].id, answer))
             else:
                 found[i] = (_reframed(records[i], frame, box_format), image, *answer)
-        known = list(found.values())
-        check([record for record, *_ in known], [_written(*one)[0] for one in known], source, frame, box_format)
-        for i in chosen:
-            if i not in found:
-                continue
+        sizes = [_written(record, size, turn)[0] for record, _, size, turn in found.values()]
+        check([record for record, *_ in found.values()], sizes, source, frame, box_format)
+        for i in [i for i in chosen if i in found]:
             record, image, size, turn = found[i]
             question = labels if record.task == "detection" and not record.question else record.question
             try:
-                target, own = _target(record, image, size, turn)
+                target, notes[i] = _target(record, image, size, turn)
                 samples[i] = Sample(image, record.task, question, target, record.id)
             except (ValueError, TypeError, KeyError, IndexError, OverflowError) as error:
                 skipped.append((record.id, str(error).rstrip(".")))
-                continue
-            if own is not None:
-                notes[i] = own
     if not samples:
         raise ValueError(_nothing(source, skipped))
     order = sorted(samples)
-    result = Samples([samples[i] for i in order], source, skipped, [notes[i] for i in order if i in notes], categories)
+    own = [notes[i] for i in order if notes[i] is not None]
+    result = Samples([samples[i] for i in order], source, skipped, own, categories)
     if skipped:
         warnings.warn(str(result), stacklevel=3)
     return result
@@ -183,17 +179,14 @@ def _places(name: str, folders: Sequence[Path]) -> Iterator[str]:
 
 def _reframed(record: Record, frame: Any, box_format: str | None) -> Record:
     """The record, its places read as the user says."""
-    if frame is None and box_format is None:
-        return record
+    said = {"frame": frame, "box_format": box_format}
+    changes = {name: value for name, value in said.items() if value is not None}
     if frame == "pixel" and record.pixel_boxes is not None:
-        record = replace(record, boxes=record.pixel_boxes)
-    changes = {} if frame is None else {"frame": frame}
-    if box_format is not None:
-        changes["box_format"] = box_format
-    return replace(record, **changes)
+        changes["boxes"] = record.pixel_boxes
+    return replace(record, **changes) if changes else record
 
 
-def _written(record: Record, image: Any, stored: tuple[int, int], turn: int) -> tuple[tuple[int, int], bool]:
+def _written(record: Record, stored: tuple[int, int], turn: int) -> tuple[tuple[int, int], bool]:
     """The `(width, height)` of the image that was annotated, and whether that was the stored one, not yet turned.
 
     A file that states the size of the stored image means that one. Where size cannot tell (none stated, a half turn),
@@ -209,7 +202,7 @@ def _written(record: Record, image: Any, stored: tuple[int, int], turn: int) -> 
 
 def _target(record: Record, image: Any, stored: tuple[int, int], turn: int) -> tuple[Target, CocoNotes | None]:
     """The truth in pixels of the upright image, and a COCO file's annotations in the same."""
-    upright, (size, unturned) = upright_size(stored, turn), _written(record, image, stored, turn)
+    upright, (size, unturned) = upright_size(stored, turn), _written(record, stored, turn)
     off = abs(size[0] * upright[1] / (size[1] * upright[0]) - 1)
     if not unturned and off > 0.02 and not is_resized(size, upright):
         raise ValueError(f"the file says {size[0]}x{size[1]} pixels, {image} has {upright[0]}x{upright[1]}")
@@ -233,10 +226,9 @@ def _target(record: Record, image: Any, stored: tuple[int, int], turn: int) -> t
 def _moved(record: Record, boxes: np.ndarray, size: tuple[int, int], upright: tuple[int, int]) -> CocoNotes:
     """A COCO file's annotations in pixels of the upright image, an area that the file does not give that of the box."""
     coco, areas = record.coco, area(boxes)
+    sides = np.concatenate([boxes[:, :2], boxes[:, 2:] - boxes[:, :2]], axis=1)
     if record.frame == "pixel" and record.box_format == "xywh":
         given = coco.areas * (upright[0] * upright[1] / (size[0] * size[1]))
         areas = np.where(np.isnan(given), areas, given)
-        if size == upright:
-            return CocoNotes(coco.image_id, coco.boxes, areas, coco.categories, coco.crowd)
-    sides = np.concatenate([boxes[:, :2], boxes[:, 2:] - boxes[:, :2]], axis=1)
-    return CocoNotes(coco.image_id, sides, areas, coco.categories, coco.crowd)
+        sides = coco.boxes if size == upright else sides  # to the last bit as the file has them
+    return replace(coco, boxes=sides, areas=areas)

@@ -66,7 +66,7 @@ def iou(a: np.ndarray, b: np.ndarray) -> np.ndarray:
     >>> iou(np.array([[0, 0, 2, 2.0]]), np.array([[0, 0, 2, 2], [1, 0, 3, 2], [7, 7, 7, 7.0]])).round(3).tolist()
     [[1.0, 0.333, 0.0]]
     """
-    if len(a) == 1 and len(b) == 1:  # one box against one: plain arithmetic is ten times as fast as arrays of one
+    if len(a) == 1 and len(b) == 1:  # one box against one: plain arithmetic is faster than arrays of one
         return np.array([[box_iou(a[0].tolist(), b[0].tolist())]])
     intersection, union = _overlap(np.asarray(a, float), np.asarray(b, float))
     return intersection / np.maximum(union, EPS)
@@ -86,7 +86,7 @@ def box_iou(a: list[float], b: list[float]) -> float:
 
 
 def giou(a: np.ndarray, b: np.ndarray) -> np.ndarray:
-    """Generalised IoU `(N, M)` in [-1, 1] (Rezatofighi et al. 2019, algorithm 1): IoU less the hull's empty share.
+    """Generalised IoU `(N, M)` in [-1, 1] (Rezatofighi et al. 2019, algorithm 1): IoU minus the hull's empty share.
 
     >>> giou(np.array([[0, 0, 1, 1.0]]), np.array([[0, 0, 1, 1], [3, 0, 4, 1.0]])).tolist()
     [[1.0, -0.5]]
@@ -106,13 +106,9 @@ def parse_frame(text: str) -> str | tuple[float, float]:
     """
     if text in ("pixel", "norm1000", "resized"):
         return text
-    try:
-        width, height = (float(side) for side in text.lower().split("x"))
-    except ValueError:
-        width = height = math.nan
-    if not (0 < width < math.inf and 0 < height < math.inf):
+    if (sides := _sides(text.lower().split("x"))) is None:
         raise ValueError(f"Unknown frame {text!r}: choose pixel, norm1000 or WxH, such as 640x480.")
-    return width, height
+    return sides
 
 
 def pixels_per_unit(frame: Any, image_size: tuple[int, int] | None) -> tuple[float, float]:
@@ -123,20 +119,26 @@ def pixels_per_unit(frame: Any, image_size: tuple[int, int] | None) -> tuple[flo
     """
     if isinstance(frame, str) and frame == "pixel":
         return 1.0, 1.0
-    if isinstance(frame, str) and frame == "norm1000":
-        width, height = 1000.0, 1000.0
+    if isinstance(frame, str):
+        sides = (1000.0, 1000.0) if frame == "norm1000" else None
     else:
-        try:
-            width, height = (float(side) for side in ("" if isinstance(frame, str) else frame))
-        except (TypeError, ValueError):
-            width = height = math.nan
-        if not (0 < width < math.inf and 0 < height < math.inf):
-            raise ValueError(
-                f'Unknown frame {frame!r}: choose "pixel", "norm1000" or (width, height) of the resized image.'
-            )
+        sides = _sides(frame)
+    if sides is None:
+        raise ValueError(
+            f'Unknown frame {frame!r}: choose "pixel", "norm1000" or (width, height) of the resized image.'
+        )
     if image_size is None:
         raise ValueError(f"The frame {frame!r} needs the target's image_size (width, height) to be read in pixels.")
-    return image_size[0] / width, image_size[1] / height
+    return image_size[0] / sides[0], image_size[1] / sides[1]
+
+
+def _sides(values: Any) -> tuple[float, float] | None:
+    """A width and a height, None for what is not two finite positive numbers."""
+    try:
+        width, height = (float(side) for side in values)
+    except (TypeError, ValueError):
+        return None
+    return (width, height) if 0 < width < math.inf and 0 < height < math.inf else None
 
 
 def to_pixels(coordinates: np.ndarray, frame: Any, image_size: tuple[int, int] | None) -> np.ndarray:

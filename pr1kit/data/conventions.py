@@ -1,8 +1,8 @@
 """In which convention are a file's boxes? Judged by their range against their images, and asked, never guessed.
 
-Thousandths read as pixels, corners read as sizes: such a mistake trains or measures nonsense without a word. Where the
-numbers of a file cannot be what they are taken for, `check` raises one sentence that names the option which says what
-they are; an option that the user gave is believed.
+Normalised coordinates read as pixels, corners read as sizes: such a mistake trains or measures nonsense without a word.
+Where the numbers of a file cannot be what they are taken for, `check` raises one sentence that names the option which
+says what they are; an option that the user gave is believed.
 """
 
 from __future__ import annotations
@@ -93,21 +93,21 @@ def _check_norm1000(rows: np.ndarray, source: str) -> None:
 def _check_pixels(rows: np.ndarray, sides: np.ndarray, source: str) -> None:
     outside = (rows > np.tile(sides, 2) + 1).any(1) | (rows < -1).any(1)
     if outside.mean() > FEW:
-        row, (width, height) = rows[outside][0], sides[outside][0]
+        row, (width, height) = rows[outside][0].tolist(), sides[outside][0]
+        such = f"(such as {row} in {width:g}x{height:g} pixels)"
+        found = f"{outside.sum()} of {len(rows)} places of {source} lie outside their images {such}"
         resized = np.array([smart_resize((int(w), int(h))) for w, h in sides[outside].tolist()])
         if (rows[outside] <= np.tile(resized, 2) + 1).all() and (rows >= -1).all():
             raise ValueError(
-                f"{outside.sum()} of {len(rows)} places of {source} lie outside their images (such as {row.tolist()} "
-                f"in {width:g}x{height:g} pixels) but within what Qwen-VL's processor makes of them, multiples of 28: "
-                'if they are pixels of the resized images, say frame="resized" (--frame resized), else frame="pixel" '
-                "(--frame pixel) to leave those out."
+                f"{found} but within what Qwen-VL's processor makes of them, multiples of 28: if they are pixels of "
+                'the resized images, say frame="resized" (--frame resized), else frame="pixel" (--frame pixel) to '
+                "leave those out."
             )
-        guess = "normalised to 0–1000" if rows.max() <= 1001 else "pixels of an image of another size"
-        say = '"norm1000" (--frame norm1000)' if rows.max() <= 1001 else "(width, height) (--frame WxH) of that image"
+        guess, say = "pixels of an image of another size", "(width, height) (--frame WxH) of that image"
+        if rows.max() <= 1001:
+            guess, say = "normalised to 0–1000", '"norm1000" (--frame norm1000)'
         raise ValueError(
-            f"{outside.sum()} of {len(rows)} places of {source} lie outside their images (such as {row.tolist()} in "
-            f'{width:g}x{height:g} pixels): if they are {guess}, say frame={say}, or frame="pixel" (--frame pixel) '
-            "to leave those out."
+            f'{found}: if they are {guess}, say frame={say}, or frame="pixel" (--frame pixel) to leave those out.'
         )
     for limit, name, frame in SMALL:
         if len(rows) >= ENOUGH and rows.max() <= limit and sides.min() > 1.2 * limit:

@@ -9,12 +9,14 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from hashlib import file_digest, sha256
 from pathlib import Path
 from typing import Any
 
 from PIL import Image
 
+from pr1kit.data.durable_files import write_atomically
 from pr1kit.data.images import in_threads
 from pr1kit.data.sample import Sample
 
@@ -45,7 +47,8 @@ def file_fingerprint(path: str | Path) -> str:
     if time.time() - about.st_ctime > SETTLED and os.stat(path).st_ctime_ns == about.st_ctime_ns:
         _known[key] = digest
         if kept:
-            _keep(kept, digest)
+            with suppress(OSError):  # read-only or full: the file is read again next time
+                write_atomically(kept, digest)
     return digest
 
 
@@ -54,11 +57,6 @@ def folder_fingerprint(folder: str | Path, patterns: Iterable[str] = ("*",)) -> 
     folder = Path(folder)
     files = sorted({path for pattern in patterns for path in folder.glob(pattern) if path.is_file()})
     return {path.relative_to(folder).as_posix(): file_fingerprint(path) for path in files}
-
-
-def sample_fingerprint(sample: Sample) -> str:
-    """One digest of all that a sample is: id, task, question, prompt, truth, picture."""
-    return _digest(sample.id, *(f"{part}={digest}" for part, digest in _parts(sample).items()))
 
 
 def fingerprint(samples: Sequence[Sample]) -> dict:
@@ -106,10 +104,8 @@ def file_differences(old: Mapping[str, str], new: Mapping[str, str]) -> list[str
     >>> file_differences({"a": "1", "b": "2"}, {"a": "3", "c": "2"})
     ['a differs', 'b is missing', 'c is new']
     """
-    words = {
-        name: "is missing" if name not in new else "is new" if name not in old else "differs" for name in old | new
-    }
-    return [f"{name} {word}" for name, word in words.items() if old.get(name) != new.get(name)]
+    changed = [name for name in old | new if old.get(name) != new.get(name)]
+    return [f"{n} {'is missing' if n not in new else 'is new' if n not in old else 'differs'}" for n in changed]
 
 
 def _parts(sample: Sample) -> dict[str, str]:
@@ -154,16 +150,6 @@ def _digest(*contents: str | bytes) -> str:
 def _kept(key: tuple) -> Path:
     home = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
     return home / "pr1kit" / "digests" / _digest(repr(key))
-
-
-def _keep(path: Path, digest: str) -> None:
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        aside = path.with_name(f"{path.name}.{os.getpid()}")
-        aside.write_text(digest)
-        aside.replace(path)
-    except OSError:
-        pass  # read-only or full: the file is read again next time
 
 
 def _count(names: Sequence[str]) -> str:

@@ -6,6 +6,8 @@ every viewer does; boxes annotated on the stored one turn with it (`upright_boxe
 
 from __future__ import annotations
 
+import base64
+import io
 import os
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -19,6 +21,7 @@ from PIL import Image, ImageOps
 MAX_PIXELS = int(os.environ.get("PR1KIT_MAX_PIXELS") or 80_000_000)  # of every image that the kit opens; 240 MB as RGB
 if Image.MAX_IMAGE_PIXELS is not None:  # Pillow's own limit: it refuses twice as many
     Image.MAX_IMAGE_PIXELS = max(Image.MAX_IMAGE_PIXELS, MAX_PIXELS)
+LARGEST_SIDE, LOSSLESS_SIDE = 1400, 512  # pixels of a picture in a page
 ORIENTATION = 0x0112  # the EXIF tag
 # Orientation: the upright image as (x and y swapped first?, then x mirrored?, then y mirrored?).
 TURNS = {
@@ -147,6 +150,15 @@ def probe(source: Any, decode: bool = True) -> tuple[tuple[int, int], int]:
 def image_size(source: Any) -> tuple[int, int]:
     """`(width, height)` of the upright image at `source`, from its header. Raises as `opened`."""
     return upright_size(*probe(source, decode=False))
+
+
+def picture_url(image: Image.Image) -> str:
+    """An image as a `data:` address for a page, scaled down to `LARGEST_SIDE`; a small one keeps every pixel."""
+    small, buffer = image.copy(), io.BytesIO()
+    small.thumbnail((LARGEST_SIDE, LARGEST_SIDE))
+    kind = "png" if max(small.size) <= LOSSLESS_SIDE else "jpeg"
+    small.save(buffer, kind.upper(), quality=88)
+    return f"data:image/{kind};base64,{base64.b64encode(buffer.getvalue()).decode()}"
 
 
 def in_threads(function: Callable, items: Sequence) -> Iterator:

@@ -17,23 +17,24 @@ import os
 from collections.abc import Callable, Iterator, Mapping
 from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+from pr1kit.data.assemble import Samples, assemble
 from pr1kit.data.boxes import parse_frame
+from pr1kit.data.layouts import coco, pageocr, pixmo, refcoco
+from pr1kit.data.rows import read_rows
+from pr1kit.data.scenes import make_scenes
 
-if TYPE_CHECKING:
-    from pr1kit.data.assemble import Samples
-
-# Layout: (module, how a row is recognised, how it is read); the first that knows a row reads the file.
-LAYOUTS = {
-    "grounding": ("refcoco", "is_official", "read_official"),
-    "rec": ("refcoco", "is_rec", "read_rec"),
-    "counting": ("pixmo", "is_counting", "read_counting"),
-    "clicks": ("pixmo", "is_clicks", "read_clicks"),
-    "pixmo": ("pixmo", "is_pixmo", "read_pixmo"),
-    "ocr": ("pageocr", "is_ocr", "read_ocr"),
-    "objects": ("coco", "is_objects", "read_objects"),
-    "text": ("pageocr", "is_text", "read_text"),
+# Layout: (whether a row is of it, how such a row is read); the first that knows a row reads the file.
+LAYOUTS: dict[str, tuple[Callable, Callable]] = {
+    "grounding": (refcoco.is_official, refcoco.read_official),
+    "rec": (refcoco.is_rec, refcoco.read_rec),
+    "counting": (pixmo.is_counting, pixmo.read_counting),
+    "clicks": (pixmo.is_clicks, pixmo.read_clicks),
+    "pixmo": (pixmo.is_pixmo, pixmo.read_pixmo),
+    "ocr": (pageocr.is_ocr, pageocr.read_ocr),
+    "objects": (coco.is_objects, coco.read_objects),
+    "text": (pageocr.is_text, pageocr.read_text),
 }
 
 # What a reader raises where a row is not what it should be.
@@ -74,8 +75,6 @@ def load_dataset(
     >>> len(load_dataset("scenes", task="counting", limit=3, split="test"))
     3
     """
-    from pr1kit.data.assemble import Samples, assemble
-
     if box_format not in (None, "xyxy", "xywh"):
         raise ValueError(f'Unknown box_format {box_format!r}: choose "xyxy" or "xywh".')
     if layout not in ("auto", "coco", *LAYOUTS):
@@ -83,19 +82,17 @@ def load_dataset(
     if limit is not None and (not isinstance(limit, int) or limit < 1):
         raise ValueError(f"limit is how many samples to read, at least 1, got {limit!r}.")
     if isinstance(path, str) and path == "scenes":
-        from pr1kit.data.scenes import make_scenes
-
         if task is None:
             raise ValueError('The scenes need a task: say task="grounding", "counting", "detection" or "ocr".')
         return Samples(make_scenes(task, 100 if limit is None else limit, seed, split=split or "train"), "scenes")
     source, skipped = str(path) if isinstance(path, str | Path) else type(path).__name__, []
     file, first = _file(path, split), limit if shuffle_seed is None else None
-    coco = _coco(file, task, skipped) if layout in ("auto", "coco") else None
-    if coco is None and layout == "coco":
+    found = _coco(file, task, skipped) if layout in ("auto", "coco") else None
+    if found is None and layout == "coco":
         raise ValueError(f"{source} is no COCO instances file: it lacks images, annotations or categories.")
-    if coco is not None and task not in (None, "detection", "counting"):
+    if found is not None and task not in (None, "detection", "counting"):
         raise ValueError(f"The COCO file {source} gives detection or counting samples, not {task}.")
-    records, categories = coco or (_records(file or path, source, layout, split, first, skipped), ())
+    records, categories = found or (_records(file or path, source, layout, split, first, skipped), ())
     records = list(islice(records, first))
     if task is not None and any(record.task != task for record in records):
         raise ValueError(f"{source} holds {records[0].task} samples, not {task}.")
@@ -119,28 +116,22 @@ def _file(path: Any, split: str | None) -> Path | None:
         return None
     path = Path(path).expanduser()
     if os.path.isdir(path):  # os.path: False, not an error, for names that no system takes
-        from pr1kit.data.layouts.coco import find_coco_file
-
-        return find_coco_file(path, split)
+        return coco.find_coco_file(path, split)
     return path if os.path.isfile(path) else None
 
 
 def _coco(file: Path | None, task: str | None, skipped: list) -> tuple[Iterator, list[dict]] | None:
     """The records and the categories of a COCO instances file, None for any other."""
-    from pr1kit.data.layouts.coco import read_coco
-
     if file is None or file.suffix != ".json" or file.stat().st_size == 0:
         return None
     with file.open("rb") as start:
         if start.read(200).lstrip(b"\xef\xbb\xbf \t\r\n")[:1] != b"{":
             return None
-    return read_coco(file, "counting" if task == "counting" else "detection", skipped)
+    return coco.read_coco(file, "counting" if task == "counting" else "detection", skipped)
 
 
 def _records(path, source: str, layout: str, split: str | None, limit: int | None, skipped: list) -> Iterator:
     """The records of a row file; rows that cannot be read go to `skipped`. The first row that is known says how."""
-    from pr1kit.data.rows import read_rows
-
     name = Path(source).stem if isinstance(path, str | Path) else "row"
     reader, unknown = None, []
     for index, row in enumerate(read_rows(path, split, limit)):
@@ -163,13 +154,9 @@ def _records(path, source: str, layout: str, split: str | None, limit: int | Non
 
 
 def _reader(row: Mapping, layout: str) -> Callable | None:
-    from importlib import import_module
-
-    for name, (module, knows, read) in LAYOUTS.items():
-        home = import_module(f"pr1kit.data.layouts.{module}")
-        if name == layout or (layout == "auto" and getattr(home, knows)(row)):
-            return getattr(home, read)
-    return None
+    if layout in LAYOUTS:
+        return LAYOUTS[layout][1]
+    return next((read for knows, read in LAYOUTS.values() if knows(row)), None)
 
 
 def _fields(row: Mapping) -> str:

@@ -10,7 +10,7 @@ import argparse
 import difflib
 import json
 from collections.abc import Sequence
-from dataclasses import Field, field, fields
+from dataclasses import field, fields
 from pathlib import Path
 from typing import Any
 
@@ -48,7 +48,10 @@ def read_flags(parser: argparse.ArgumentParser, flags: Sequence[str]) -> dict[st
     """What the flags say, each value of its kind."""
     said, unknown = parser.parse_known_args(flags)
     if unknown:
-        raise ValueError(_unknown(parser, unknown[0]))
+        known = [name for action in parser._actions for name in action.option_strings]
+        near = difflib.get_close_matches(unknown[0].replace("_", "-"), known, n=1)
+        hint = f": did you mean {near[0]!r}?" if near else "."
+        raise ValueError(f"Unknown setting {unknown[0].lstrip('-')!r}{hint}")
     return vars(said)
 
 
@@ -72,11 +75,4 @@ def read_settings(parser: argparse.ArgumentParser, path: Path) -> dict[str, Any]
 
 def of_kind(kind: type, values: dict[str, Any]) -> dict[str, Any]:
     """Those of `values` that are fields of the dataclass `kind`."""
-    names: list[Field] = list(fields(kind))
-    return {each.name: values[each.name] for each in names if each.name in values}
-
-
-def _unknown(parser: argparse.ArgumentParser, flag: str) -> str:
-    known = [name for action in parser._actions for name in action.option_strings]
-    near = difflib.get_close_matches(flag.replace("_", "-"), known, n=1)
-    return f"Unknown setting {flag.lstrip('-')!r}{f': did you mean {near[0]!r}?' if near else '.'}"
+    return {each.name: values[each.name] for each in fields(kind) if each.name in values}

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import csv
 import os
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from functools import partial
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -35,7 +36,7 @@ def read_rows(source: Any, split: str | None = None, limit: int | None = None) -
         elif path.suffix not in ROW_FILES:
             raise ValueError(f"{str(source)!r} is no annotation file: expected one of {', '.join(ROW_FILES)}.")
         else:
-            rows = _table_rows(_parquet([path])) if path.suffix == ".parquet" else _READERS[path.suffix](path)
+            rows = _table_rows(_parquet([path])) if path.suffix == ".parquet" else _text_rows(path)
     elif hasattr(source, "features"):
         rows = _table_rows(source)
     elif isinstance(source, Iterable) and not isinstance(source, Mapping):
@@ -92,21 +93,21 @@ def _read_csv(path: Path, delimiter: str = ",") -> Iterator:
             yield BadRow(f"line {table.line_num} has more fields than the first") if too_long else row
 
 
-def _said(path: Path, rows: Iterator) -> Iterator:
-    """The rows; what no single row is to blame for is raised in one sentence."""
+def _text_rows(path: Path) -> Iterator:
+    """The rows of a text file; what no single row is to blame for is raised in one sentence."""
     try:
-        yield from rows
+        yield from _READERS[path.suffix](path)
     except UnicodeDecodeError:
         raise ValueError(f"{str(path)!r} is not written in UTF-8.") from None
     except csv.Error as error:
         raise ValueError(f"{str(path)!r} is no table of text: {error}.") from None
 
 
-_READERS = {
+_READERS: dict[str, Callable[[Path], Iterator]] = {
     ".json": _read_json,
-    ".jsonl": lambda path: _said(path, _read_jsonl(path)),
-    ".csv": lambda path: _said(path, _read_csv(path)),
-    ".tsv": lambda path: _said(path, _read_csv(path, "\t")),
+    ".jsonl": _read_jsonl,
+    ".csv": _read_csv,
+    ".tsv": partial(_read_csv, delimiter="\t"),
 }
 
 
@@ -116,7 +117,7 @@ def _parquet(paths: list[Path]):
     try:
         return datasets.load_dataset("parquet", data_files=[str(path) for path in paths], split="train")
     except Exception as error:  # a dozen kinds, from pyarrow up
-        raise ValueError(f"{str(paths[0])!r} cannot be read as parquet: {str(error).splitlines()[0]}.") from None
+        raise ValueError(f"{str(paths[0])!r} cannot be read as parquet: {_first_line(error)}.") from None
 
 
 def _open_dataset(path: Path, name: str, split: str | None, limit: int | None):
@@ -138,10 +139,15 @@ def _open_dataset(path: Path, name: str, split: str | None, limit: int | None):
     if name.count("/") != 1 or name.startswith((".", "/", "~")) or path.suffix in ROW_FILES:
         raise FileNotFoundError(f"{name[:200]!r} does not exist.")
     try:
-        return _one_split(datasets.load_dataset(name, split=split, streaming=limit is not None), name, split)
+        data = datasets.load_dataset(name, split=split, streaming=limit is not None)
     except Exception as error:  # offline, absent, gated: each library version has its own kinds
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        reason = _first_line(error)
         raise FileNotFoundError(f"{name!r} is neither a file nor a dataset that the hub gives: {reason}.") from None
+    return _one_split(data, name, split)
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).splitlines()[0] if str(error) else type(error).__name__
 
 
 def _one_split(data: Any, name: str, split: str | None):

@@ -26,7 +26,7 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 
-from pr1kit.data.durable_files import append_lines, cut_log, write_atomically
+from pr1kit.data.durable_files import cut_log, write_atomically
 
 FORMAT = 2  # of the folder; folders of format 1 held no such number
 MANIFEST = "whole.json"
@@ -145,10 +145,6 @@ class RunFolder:
             raise ValueError(
                 f"{str(path)!r} is damaged ({str(error)[:80]}): remove the folder, or choose another."
             ) from None
-
-    def append(self, name: str, rows: Sequence[Mapping]) -> None:
-        """Add rows to a log, a line each: on disk when this returns."""
-        append_lines(self.path / name, rows)
 
     def cut(self, name: str, last_step: int, size: int = 0) -> list[str]:
         """Drop a log's rows past `last_step`, which a resumed run writes again; what was there stays in a copy beside.

@@ -55,7 +55,7 @@ def stream_json(path: str | Path, drop: str = "") -> Iterator[tuple[str | None, 
     """(key, value) pairs of the object in a JSON file, (None, value) of any other; a list is an iterator of its items.
 
     One item is in memory at a time; what the caller leaves of a list is passed over. Lists of numbers under the name
-    `drop` are read as 0, in a fifth of the time. Raises ValueError that names the file: no JSON, nested too deeply, an
+    `drop` are read as 0, which saves their time. Raises ValueError that names the file: no JSON, nested too deeply, an
     item of more than `MAX_RECORD` characters.
     """
     with Path(path).open(encoding="utf-8-sig") as file:
@@ -120,9 +120,8 @@ class _Reader:
         if len(rest) > MAX_RECORD:
             raise self.bad(f"one value goes on for more than {MAX_RECORD:,} characters")
         try:
-            read = self.file.read(
-                max(CHUNK, len(rest))
-            )  # twice as much each time: no long value is parsed over and over
+            # twice as much each time: no long value is parsed over and over
+            read = self.file.read(max(CHUNK, len(rest)))
         except UnicodeDecodeError as problem:
             raise self.bad(problem) from None
         self.text, self.at = rest + read, 0

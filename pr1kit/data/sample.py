@@ -1,4 +1,4 @@
-"""The nouns of the kit: what is asked, what is true, what was answered, what that was worth.
+"""The nouns of the kit: what is asked and what is true.
 
 Boxes are `(N, 4)` float arrays `x1, y1, x2, y2`; points are `(N, 2)` float arrays `x, y`; both in pixels of the
 original image unless a name says otherwise. `image_size` is `(width, height)` as PIL has it.
@@ -14,6 +14,8 @@ from numbers import Integral
 from typing import Any
 
 import numpy as np
+
+from pr1kit.data.images import load_image, picture_url
 
 TASKS = ("grounding", "counting", "ocr", "detection")
 MOST = sys.float_info.max
@@ -142,8 +144,6 @@ class Sample:
 
     def load_image(self):
         """The PIL image upright and in RGB (see `images`). Raises FileNotFoundError or ValueError that names it."""
-        from pr1kit.data.images import load_image
-
         return load_image(self.image, f"Image {str(self.image)[:200]!r} of sample {self.id!r}")
 
     def __repr__(self) -> str:
@@ -152,15 +152,9 @@ class Sample:
         return f"Sample({self.task} {self.question!r}, image {image}, truth {truth!r}, id {self.id!r})"
 
     def _repr_html_(self) -> str:
-        import base64
-        import io
-
-        buffer, image = io.BytesIO(), self.load_image()
-        image.save(buffer, "PNG")
-        data = base64.b64encode(buffer.getvalue()).decode()
-        truth = _in_brief(self.target)
+        image, truth = self.load_image(), _in_brief(self.target)
         return (
-            f'<img src="data:image/png;base64,{data}" width="{max(192, min(image.width, 480))}" '
+            f'<img src="{picture_url(image)}" width="{max(192, min(image.width, 480))}" '
             f'style="image-rendering:pixelated"><br><b>{html.escape(self.task)}</b>: '
             f"{html.escape(self.question)} <small>(truth: {html.escape(truth)})</small>"
         )

@@ -14,6 +14,7 @@ from functools import lru_cache
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
+from pr1kit.data.boxes import centers
 from pr1kit.data.sample import TASKS, Sample, Target
 
 COLOURS = {
@@ -238,7 +239,7 @@ def make_scenes(
         target = Target(
             boxes=boxes,
             labels=[question if task == "grounding" else scene.shapes[i] for i in keep],
-            points=(boxes[:, :2] + boxes[:, 2:]) / 2,
+            points=centers(boxes),
             text=scene.text,
             image_size=(knobs.image_size, knobs.image_size),
         )

@@ -2,13 +2,13 @@
 
 Published numbers of the same model differ with the prompt, the score given to a box, the categories asked for, the
 coordinate frame and the number of detections kept: `DetectionProtocol` says them, and is printed with the result.
-pycocotools gives the numbers; only their bootstrap is ours, because matching images once and accumulating them again
-with weights is a thousand times as fast as evaluating resampled images.
+pycocotools gives the numbers; only their bootstrap is ours: images are matched once and accumulated again with weights,
+where pycocotools would match every resample anew.
 
 AP as pycocotools has it is too high on few images: it orders equal scores by image, so that precision wanders at random
 at low recall, and then takes the best precision from there on. Every box of a generated answer scores 1.0: the excess
-is worth points (with 20 classes and 600 images, 0.035 of 0.26). Intervals are therefore of `CocoTable.stable`, which
-takes equal scores together and does not interpolate: the same in a large population, and nearly free of that excess.
+is some hundredths (`data/benchmarks/interval_coverage.md`). Intervals are therefore of the `stable` number, which takes
+equal scores together and does not interpolate: the same in a large population, and nearly free of that excess.
 """
 
 from __future__ import annotations
@@ -71,28 +71,25 @@ class CocoTable:
 
     def __init__(self, evaluator: Any):
         self.params, self._images = evaluator.params, evaluator.evalImgs
-        tables = evaluator.eval
-        self.values = {name: _mean(tables[kind][_slot(tables[kind], at)]) for name, (kind, *at) in COCO_METRICS.items()}
+        self.values = {
+            # `precision` is (T, R, K, A, M), `recall` (T, K, A, M)
+            name: _mean(evaluator.eval[kind][slice(None) if threshold is None else threshold, ..., area, depth])
+            for name, (kind, threshold, area, depth) in COCO_METRICS.items()
+        }
         self._curves: dict = {}
         self._means: dict = {}
 
-    def weighted(self, name: str, weights: np.ndarray) -> float:
-        """The number `name` had image s occurred `weights[s]` times; `weights` (S,), images in order of their ids."""
+    def weighted(self, name: str, weights: np.ndarray, *, stable: bool = False) -> float:
+        """The number `name` had image s occurred `weights[s]` times; `weights` (S,), images in order of their ids.
+
+        `stable`: of AP with equal scores taken together and without interpolation; recalls are the same.
+        """
         kind, threshold, area, depth = COCO_METRICS[name]
+        if stable and kind == "precision":
+            kind = "stable"
         drawn = (kind, area, depth, weights.tobytes())
         if drawn not in self._means:  # AP, AP50 and AP75 are read off the same curves
             self._means[drawn] = self._mean_per_threshold(kind, area, depth, weights)
-        values = self._means[drawn] if threshold is None else self._means[drawn][[threshold]]
-        return float(np.nanmean(values)) if np.isfinite(values).any() else math.nan
-
-    def stable(self, name: str, weights: np.ndarray) -> float:
-        """As `weighted`, of AP with equal scores taken together and without interpolation; recalls are the same."""
-        kind, threshold, area, depth = COCO_METRICS[name]
-        if kind == "recall":
-            return self.weighted(name, weights)
-        drawn = ("stable", area, depth, weights.tobytes())
-        if drawn not in self._means:
-            self._means[drawn] = self._mean_per_threshold("stable", area, depth, weights)
         values = self._means[drawn] if threshold is None else self._means[drawn][[threshold]]
         return float(np.nanmean(values)) if np.isfinite(values).any() else math.nan
 
@@ -101,10 +98,7 @@ class CocoTable:
             classes = range(len(self.params.catIds))
             curves = (self._sorted(category, area, self.params.maxDets[depth]) for category in classes)
             self._curves[area, depth] = [curve for curve in curves if curve is not None]
-        measures: dict[str, Callable[..., np.ndarray]]
-        measures = {"precision": _average_precision, "stable": stable_precision, "recall": _recall}
-        measure = measures[kind]
-        per_class = [measure(*curve, weights) for curve in self._curves[area, depth]]  # (T,) each, nan without truth
+        per_class = [MEASURES[kind](*curve, weights) for curve in self._curves[area, depth]]  # (T,), nan without truth
         values = np.array(per_class).reshape(-1, len(self.params.iouThrs))
         with np.errstate(invalid="ignore"):
             return np.nansum(values, 0) / np.isfinite(values).sum(0)  # (T,), nan where no class has truth
@@ -165,6 +159,13 @@ def _average_precision(owner, scores, hits, misses, objects, weights) -> np.ndar
     return result
 
 
+MEASURES: dict[str, Callable[..., np.ndarray]] = {
+    "precision": _average_precision,
+    "stable": stable_precision,
+    "recall": _recall,
+}
+
+
 def coco_table(truth: dict, detections: Sequence[dict], protocol: DetectionProtocol | None = None) -> CocoTable:
     """The numbers of `detections` (COCO results: image_id, category_id, bbox xywh, score) on `truth` (COCO instances).
 
@@ -217,12 +218,7 @@ def coco_detections(answers: Sequence[Answer], truth: dict, box_score: float = 1
     """Parsed answers in pixels, one for each of the truth's images, as COCO results; unknown classes are dropped."""
     ids = {normalize_label(category["name"]): category["id"] for category in truth["categories"]}
     return [
-        {
-            "image_id": image["id"],
-            "category_id": ids[label],
-            "bbox": [x1, y1, x2 - x1, y2 - y1],
-            "score": box_score,
-        }
+        {"image_id": image["id"], "category_id": ids[label], "bbox": [x1, y1, x2 - x1, y2 - y1], "score": box_score}
         for image, answer in zip(truth["images"], answers, strict=True)
         for (x1, y1, x2, y2), label in zip(answer.boxes.tolist(), map(normalize_label, answer.labels), strict=True)
         if label in ids
@@ -233,13 +229,6 @@ def _index(coco: Any, truth: dict, annotations: Sequence[dict]) -> Any:
     coco.dataset = {**truth, "annotations": [dict(row) for row in annotations]}
     coco.createIndex()
     return coco
-
-
-def _slot(values: np.ndarray, at: list) -> tuple:
-    """Where one metric stands in `precision` (T, R, K, A, M) or `recall` (T, K, A, M)."""
-    threshold, area, depth = at
-    middle = (slice(None),) * (values.ndim - 3)
-    return (slice(None) if threshold is None else threshold, *middle, area, depth)
 
 
 def _mean(values: np.ndarray) -> float:

@@ -8,7 +8,7 @@ differ, and so would the numbers.
 from __future__ import annotations
 
 import re
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 
 from pr1kit.rewards.tasks import get_task
@@ -27,10 +27,6 @@ class Protocol:
         penalty = f", repetition penalty {self.repetition_penalty:g}" if self.repetition_penalty != 1 else ""
         thinking = ", thinking first" if self.thinking else ""
         return f'prompt "{self.prompt}"{thinking}; greedy, at most {self.max_new_tokens} tokens{penalty}'
-
-    def to_dict(self) -> dict:
-        """Plain values, fit for JSON."""
-        return asdict(self)
 
 
 TOKENS = {"grounding": 512, "counting": 512, "ocr": 2048, "detection": 4096}

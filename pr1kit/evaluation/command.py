@@ -12,7 +12,7 @@ import sys
 import warnings
 from collections.abc import Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +21,7 @@ from pr1kit.data.boxes import parse_frame
 from pr1kit.data.load import LAYOUTS, load_dataset
 from pr1kit.data.options import make_parser, option, read_flags
 from pr1kit.data.run_folder import RunFolder
+from pr1kit.data.safe_files import read_json
 from pr1kit.data.sample import TASKS
 from pr1kit.evaluation.benchmarks import PROTOCOLS, Protocol, official_files
 from pr1kit.evaluation.completion_store import CompletionStore, completion_digests, model_digest, read_completions
@@ -74,11 +75,9 @@ def main(flags: Sequence[str]) -> int:
     with folder.lock() if world.rank == 0 else nullcontext():
         results, engine = [], None
         for name, path, images in plan:
-            samples = _load(
-                world,
-                path, arguments.task, arguments.layout, _split(arguments, path), arguments.limit, frame,
-                images=images, box_format=arguments.box_format,
-            )  # fmt: skip
+            split = arguments.split or ("test" if path == "scenes" else None)
+            data = (path, arguments.task, arguments.layout, split, arguments.limit, frame)
+            samples = _load(world, *data, images=images, box_format=arguments.box_format)
             if arguments.completions is not None:
                 file = Path(arguments.completions)
                 rows, made_by = read_completions(file), _made_by(file)
@@ -103,7 +102,7 @@ def _about(arguments: EvalOptions, task: str) -> dict:
     """What makes the completions: everything that changes them besides their question and picture."""
     made_by: dict[str, Any] = {"model": arguments.policy, "engine": arguments.engine, "dtype": arguments.dtype}
     made_by |= {name: getattr(arguments, name) for name in SEEN if getattr(arguments, name) is not None}
-    made_by |= {"task": task, "protocol": _protocol(arguments, task).to_dict()}
+    made_by |= {"task": task, "protocol": asdict(_protocol(arguments, task))}
     return made_by | {"weights": model_digest(arguments.policy)}
 
 
@@ -138,10 +137,6 @@ def _load(world: World, *data, **options) -> Samples:
     return samples
 
 
-def _split(arguments: EvalOptions, path: str) -> str | None:
-    return "test" if path == "scenes" and arguments.split is None else arguments.split
-
-
 def _protocol(arguments: EvalOptions, task: str) -> Protocol:
     protocol = PROTOCOLS[arguments.protocol][task]
     prompt, tokens = arguments.prompt or protocol.prompt, arguments.max_new_tokens or protocol.max_new_tokens
@@ -151,21 +146,14 @@ def _protocol(arguments: EvalOptions, task: str) -> Protocol:
 def _engine(arguments: EvalOptions, world: World):
     from pr1kit.evaluation.engines import make_engine
 
-    if arguments.engine == "vllm":
-        if world.processes > 1:
-            raise ValueError(
-                "vLLM spreads over GPUs by itself: run it without accelerate launch, with --tensor-parallel N."
-            )
-        return make_engine(
-            "vllm",
-            arguments.policy,
-            dtype=arguments.dtype,
-            tensor_parallel_size=arguments.tensor_parallel,
-            quantization=arguments.quantization,
-            max_pixels=arguments.max_pixels,
+    options = {name: getattr(arguments, name) for name in ("dtype", *SEEN)}
+    if arguments.engine == "hf":
+        return make_engine("hf", arguments.policy, device=world.device, attn=arguments.attn, **options)
+    if world.processes > 1:
+        raise ValueError(
+            "vLLM spreads over GPUs by itself: run it without accelerate launch, with --tensor-parallel N."
         )
-    options = {name: getattr(arguments, name) for name in ("dtype", "attn", *SEEN)}
-    return make_engine("hf", arguments.policy, device=world.device, **options)
+    return make_engine("vllm", arguments.policy, tensor_parallel_size=arguments.tensor_parallel, **options)
 
 
 def _ask(samples, store: CompletionStore, made_by: dict, engine, batch_size: int, world: World) -> dict[str, dict]:
@@ -226,5 +214,6 @@ def _world(arguments: EvalOptions) -> World:
 
 def _made_by(path: Path) -> dict | None:
     about = path.with_suffix(".settings.json")
-    made_by = json.loads(about.read_text(encoding="utf-8")) if about.is_file() else {}
-    return made_by if {"model", "engine", "dtype", "protocol"} <= made_by.keys() else None
+    made_by = read_json(about) if about.is_file() else {}
+    known = isinstance(made_by, dict) and {"model", "engine", "dtype", "protocol"} <= made_by.keys()
+    return made_by if known else None

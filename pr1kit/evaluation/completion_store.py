@@ -15,11 +15,11 @@ import json
 from collections.abc import Iterable, Mapping, Sequence
 from hashlib import sha256
 from pathlib import Path
-from typing import Any
 
 from pr1kit.data.durable_files import append_lines, write_atomically
 from pr1kit.data.fingerprint import fingerprint, folder_fingerprint
 from pr1kit.data.run_folder import RunFolder
+from pr1kit.data.safe_files import read_json
 from pr1kit.data.sample import Sample
 from pr1kit.data.shipped import shipped
 
@@ -38,7 +38,8 @@ def read_completions(path: str | Path) -> dict[str, dict]:
             continue
         try:
             row = json.loads(line)
-            needed = {"id": row["id"], "completion": row["completion"], "frame": _frame(row.get("frame"))}
+            needed = {name: row[name] for name in ("id", "completion")}
+            needed["frame"] = tuple(row["frame"]) if isinstance(row.get("frame"), list) else row.get("frame")
             rows[row["id"]] = needed | ({"of": row["of"]} if "of" in row else {})
         except (ValueError, KeyError, TypeError):
             if number < len(lines):  # a whole line ends with a line break
@@ -83,14 +84,13 @@ class CompletionStore:
         """Add rows to this process's part: on disk when this returns."""
         append_lines(self.part, rows)
 
-    def join(self, order: Iterable[str]) -> list[dict]:
-        """All parts as one file, the samples of `order` first; returns their rows. One process does it, after all."""
-        rows, order = self.kept(), list(order)
+    def join(self, order: Iterable[str]) -> None:
+        """All parts as one file, the samples of `order` first. One process does it, after all have finished."""
+        rows = self.kept()
         names = [name for name in dict.fromkeys([*order, *rows]) if name in rows]
         write_atomically(self.path, "".join(json.dumps(rows[name], ensure_ascii=False) + "\n" for name in names))
         for part in self._parts():
             part.unlink()
-        return [rows[name] for name in order if name in rows]
 
     def _parts(self) -> list[Path]:
         return sorted(self.folder.glob(f"{glob.escape(self.name)}.part-*-of-*.jsonl"))
@@ -115,9 +115,5 @@ def model_digest(name: str) -> str:
         return str(getattr(AutoConfig.from_pretrained(name), "_commit_hash", None))
     files = folder_fingerprint(folder, ("*.safetensors", "*.bin", "*.json", "*.jinja", "*.txt"))
     adapter = folder / "adapter_config.json"
-    base = json.loads(adapter.read_text(encoding="utf-8"))["base_model_name_or_path"] if adapter.is_file() else None
+    base = read_json(adapter)["base_model_name_or_path"] if adapter.is_file() else None
     return sha256(f"{sorted(files.items())} {base and model_digest(base)}".encode()).hexdigest()[:16]
-
-
-def _frame(value: Any) -> Any:
-    return tuple(value) if isinstance(value, list) else value

@@ -8,10 +8,10 @@ what its rollouts already can do, and whether their rewards differ within a grou
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from fractions import Fraction
-from itertools import groupby
 
 import numpy as np
 
@@ -37,7 +37,7 @@ class Perplexity:
 
     @property
     def log10_mean(self) -> float:
-        return _log10(self.mean)
+        return math.log10(self.mean.numerator) - math.log10(self.mean.denominator)
 
     def __str__(self) -> str:
         exponent = math.floor(self.log10_mean)
@@ -80,16 +80,6 @@ def log10_matchings(count: int) -> float:
     return math.lgamma(count + 1) / math.log(10)
 
 
-def _log10(value: Fraction) -> float:
-    """log10 of a positive ratio of integers of any size."""
-    return _log10_int(value.numerator) - _log10_int(value.denominator)
-
-
-def _log10_int(value: int) -> float:
-    shift = max(0, value.bit_length() - 64)
-    return math.log10(value >> shift) + shift * math.log10(2)
-
-
 @dataclass(frozen=True)
 class Headroom:
     """What RL has to work with, from rollouts of the policy: means over prompts, and each prompt's own values.
@@ -122,8 +112,9 @@ def rl_headroom(groups: Sequence[Sequence[Rollout]], *, threshold: float = 0.5) 
     if len(sizes) != 1 or min(sizes) < 2:
         raise ValueError("Headroom needs at least one group, and groups of one size, two rollouts or more.")
     rewards = np.array([[rollout.total for rollout in group] for group in groups])
-    shares = [_shares([rollout.completion.strip() for rollout in group]) for group in groups]
     k = rewards.shape[1]
+    same = [Counter(rollout.completion.strip() for rollout in group).values() for group in groups]
+    shares = [np.array(list(counts)) / k for counts in same]  # of each distinct answer
     by_prompt = {
         "reward": rewards.mean(1),
         "best_of_k": rewards.max(1),
@@ -135,7 +126,3 @@ def rl_headroom(groups: Sequence[Sequence[Rollout]], *, threshold: float = 0.5) 
         "agreement": np.array([((share * k) * (share * k - 1)).sum() / (k * (k - 1)) for share in shares]),
     }
     return Headroom(**{name: float(values.mean()) for name, values in by_prompt.items()}, k=k, by_prompt=by_prompt)
-
-
-def _shares(answers: list[str]) -> np.ndarray:
-    return np.array([len(list(same)) for _, same in groupby(sorted(answers))]) / len(answers)

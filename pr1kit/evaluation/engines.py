@@ -17,7 +17,6 @@ from pr1kit.evaluation.benchmarks import Protocol
 from pr1kit.models.vllm import check_prompts, require_vllm
 from pr1kit.rewards.parsing import END, build_prompt
 
-ENGINES = ("hf", "vllm")
 Engine = Callable[[Sequence[Sample], Protocol], list[dict]]
 
 
@@ -28,7 +27,7 @@ def make_engine(engine: str, model: str, **options: Any) -> Engine:
     """
     if engine not in ENGINES:
         raise ValueError(f"Unknown engine {engine!r}: choose one of {', '.join(ENGINES)}.")
-    return _hf(model, **options) if engine == "hf" else _vllm(model, **options)
+    return ENGINES[engine](model, **options)
 
 
 def asked(sample: Sample, protocol: Protocol) -> Sample:
@@ -86,7 +85,7 @@ def _vllm(model: str, quantization: str | None = None, max_pixels: int | None = 
         """What vLLM is sent, and how many tokens it should read. The image comes in the size that the model sees, so
         that nobody resizes it again."""
         words = processor.apply_chat_template(chat(asked(sample, protocol)), add_generation_prompt=True, tokenize=False)
-        image = sample.load_image().convert("RGB")
+        image = sample.load_image()
         width, height = seen_size(image.size, images)
         if image.size != (width, height):
             image = image.resize((width, height), Image.Resampling.BICUBIC)
@@ -117,3 +116,6 @@ def _rows(samples: Sequence[Sample], texts: Sequence[str], policy: Any) -> list[
         frame = policy.frame(sample.target.image_size or sample.load_image().size)
         rows.append({"id": sample.id, "completion": text, "frame": frame})
     return rows
+
+
+ENGINES: dict[str, Callable[..., Engine]] = {"hf": _hf, "vllm": _vllm}

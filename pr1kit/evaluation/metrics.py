@@ -22,8 +22,6 @@ from pr1kit.rewards.official import EVALUATED
 from pr1kit.rewards.score import check_target, completion_text, frames_of, read_answer
 from pr1kit.rewards.tasks import COUNTED, Rules, get_task
 
-__all__ = ["DetectionProtocol", "Metrics", "count_confusion", "evaluate"]
-
 
 class Metrics(Mapping):
     """A mapping from a metric's name to its value, with `.interval(name)`; shows itself as a table.
@@ -49,6 +47,8 @@ class Metrics(Mapping):
         self._drawn: dict[str, np.ndarray] = {}
 
     def __getitem__(self, name: str) -> float:
+        if name not in self._values:
+            raise KeyError(f"No metric {name!r}: there are {', '.join(self)}.")
         return self._values[name]
 
     def __iter__(self) -> Iterator[str]:
@@ -59,8 +59,6 @@ class Metrics(Mapping):
 
     def resampled(self, name: str) -> np.ndarray:
         """The metric's value in each of B bootstrap resamples, `(B,)`; the same resamples for every name and call."""
-        if name not in self._values:
-            raise KeyError(f"No metric {name!r}: there are {', '.join(self)}.")
         if name not in self._drawn:
             rng = np.random.default_rng(self._seed)
             share = np.full(self.samples, 1 / self.samples)
@@ -70,17 +68,15 @@ class Metrics(Mapping):
 
     def interval(self, name: str, level: float = 0.95) -> tuple[float, float]:
         """The interval of one metric, see `intervals`; nan where the metric is nan."""
-        if name not in self._values:
-            raise KeyError(f"No metric {name!r}: there are {', '.join(self)}.")
-        if math.isnan(self[name]):
+        value = self[name]
+        if math.isnan(value):
             return math.nan, math.nan
         if self._per_sample is None:  # AP and AR
-            value = self._weighted(name, np.ones((1, self.samples)))[0]
-            low, high = corrected_interval(value, self.resampled(name), self.samples, level)
-            low = math.nextafter(self[name], 0) if low > self[name] else low  # the number itself lies in it, see
-            high = (
-                math.nextafter(self[name], 1) if high < self[name] else high
-            )  # `average_precision` why it may be high
+            stable = self._weighted(name, np.ones((1, self.samples)))[0]
+            low, high = corrected_interval(stable, self.resampled(name), self.samples, level)
+            # The number itself lies in its interval; why it may be too high, `average_precision` says.
+            low = math.nextafter(value, 0) if low > value else low
+            high = math.nextafter(value, 1) if high < value else high
             return max(low, 0.0), min(high, 1.0)
         values = self._per_sample[name]
         if values.min() >= 0 and values.max() <= 1 and name != "mae":
@@ -89,14 +85,10 @@ class Metrics(Mapping):
 
     def difference(self, other: Metrics, name: str, level: float = 0.95) -> tuple[float, float, float]:
         """This minus `other` on the same samples, `(difference, low, high)`, paired: BCa, or as `interval` for AP."""
-        if (self.task, self.samples, self._seed, self._resamples) != (
-            other.task,
-            other.samples,
-            other._seed,
-            other._resamples,
-        ):
+        mine, theirs = ((m.task, m.samples, m._seed, m._resamples) for m in (self, other))
+        if mine != theirs:
             raise ValueError("Only metrics of one task over the same samples and resamples can be paired.")
-        drawn, change = self.resampled(name) - other.resampled(name), self[name] - other[name]
+        change, drawn = self[name] - other[name], self.resampled(name) - other.resampled(name)
         if self._per_sample is None or other._per_sample is None:
             one = np.ones((1, self.samples))
             value = self._weighted(name, one)[0] - other._weighted(name, one)[0]
@@ -138,7 +130,7 @@ def evaluate(
     frame: Any = "pixel",
     protocol: DetectionProtocol | None = None,
     coco: dict | None = None,
-    rules: Rules | str = "kit",
+    rules: str = "kit",
     count_from: str | None = None,
     resamples: int | None = None,
     seed: int = 0,
@@ -156,8 +148,7 @@ def evaluate(
     >>> metrics["accuracy"], [round(v, 2) for v in metrics.interval("accuracy")]
     (1.0, [0.34, 1.0])
     """
-    module, count = get_task(task), len(targets)
-    rules = _rules(rules, count_from)
+    module, count, read_by = get_task(task), len(targets), _rules(rules, count_from)
     if not count or len(completions) != count:
         raise ValueError(f"Evaluation needs a completion for each target, got {len(completions)} for {count}.")
     truths = [check_target(task, target) for target in targets]
@@ -166,17 +157,17 @@ def evaluate(
     frames, groups = frames_of(frame, count), [_group(completion) for completion in completions]
     if len({len(group) for group in groups}) != 1 or not groups[0]:
         raise ValueError("Every sample needs the same number of completions, at least one.")
-    parser = EVALUATED.get(task) if rules.official else None
+    parser = EVALUATED.get(task) if read_by.official else None
     rounds = [  # K lists of S answers
         [read_answer(task, *one, parser) for one in zip(texts, truths, frames, strict=True)]
         for texts in zip(*groups, strict=True)
     ]
-    note, per_sample = rules.said(task), None
+    note, per_sample = read_by.said(task), None
     if task == "detection":
         shown = frame if not isinstance(frame, list) or len(frame) == 2 else "one per sample"
         protocol = DetectionProtocol(frame=shown) if protocol is None else protocol
         note = f"{protocol}; {note}"
-        if rules.official:
+        if read_by.official:
             rounds = [_letter_for_letter(answers, truths, protocol, coco) for answers in rounds]
         if coco is None:
             cocos = [answers_table(answers, truths, protocol) for answers in rounds]
@@ -186,9 +177,9 @@ def evaluate(
         values = {name: float(np.mean([coco.values[name] for coco in cocos])) for name in cocos[0].values}
 
         def weighted(name: str, weights: np.ndarray) -> np.ndarray:
-            return np.array([np.mean([coco.stable(name, row) for coco in cocos]) for row in weights])
+            return np.array([np.mean([coco.weighted(name, row, stable=True) for coco in cocos]) for row in weights])
     else:
-        columns = [module.metrics(answers, truths, rules) for answers in rounds]
+        columns = [module.metrics(answers, truths, read_by) for answers in rounds]
         per_sample = {name: np.mean([column[name] for column in columns], axis=0) for name in columns[0]}  # (S,)
         values = {name: float(column.mean()) for name, column in per_sample.items()}
 
@@ -199,9 +190,7 @@ def evaluate(
     return Metrics(task, values, weighted, count, note=note, resamples=draws, seed=seed, per_sample=per_sample)
 
 
-def _rules(rules: Rules | str, count_from: str | None) -> Rules:
-    if isinstance(rules, Rules):
-        return rules
+def _rules(rules: str, count_from: str | None) -> Rules:
     if rules not in ("kit", "official"):
         raise ValueError(f"Unknown rules {rules!r}: choose kit or official.")
     if count_from not in (None, *COUNTED):

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from pr1kit.data.assemble import Samples
 from pr1kit.data.sample import TASKS
 from pr1kit.evaluation.average_precision import DetectionProtocol
 from pr1kit.evaluation.benchmarks import REPORTED, Protocol, paper_rows
@@ -88,7 +89,8 @@ def score_completions(
     protocol += f"; {Rules(count_from=count_from).said(task)}; {Rules(official=True).said(task)}"
     if task == "detection":
         protocol += f"; {_coco_rules(samples)}"
-    return Result(name, task, metrics, protocol, getattr(samples, "left_out", str)().lstrip(", "), official)
+    left_out = samples.left_out() if isinstance(samples, Samples) else ""
+    return Result(name, task, metrics, protocol, left_out, official)
 
 
 def report(results: Sequence[Result]) -> str:

@@ -1,4 +1,4 @@
-"""Which condition is better, and how sure is that? Charts of experiments over seeds, reached through `pr1kit.plots`.
+"""Which condition is better, and how sure is that? Charts of experiments over seeds.
 
 A dot is one seed, a bar its mean, a line the 95 % t-interval over seeds.
 """
@@ -6,6 +6,7 @@ A dot is one seed, a bar its mean, a line the 95 % t-interval over seeds.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from itertools import cycle
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -30,7 +31,7 @@ def plot_perplexity(counts: Mapping[str, Sequence[int]], *, ax=None):
     'perceptual perplexity of an image, log10 n!'
     """
     ax = ax or plt.subplots()[1]
-    for colour, (name, numbers) in zip(TASK_COLOURS.values(), counts.items(), strict=False):
+    for colour, (name, numbers) in zip(cycle(TASK_COLOURS.values()), counts.items(), strict=False):
         numbers = np.sort(np.asarray(numbers, int))
         at = [log10_matchings(n) for n in numbers]
         share = np.arange(1, len(at) + 1) / len(at)
@@ -75,23 +76,21 @@ def plot_ablation(runs: Sequence[Run], factor: str, *, value: Callable[[Run], fl
 
 
 @style()
-def plot_scaling(
-    runs: Sequence[Run], factor: str, *, value: Callable[[Run], float] = Run.gain, by: str = "task", ax=None
-):
-    """`value` against a numeric `factor` on a logarithmic axis, a line through the means for each level of `by`."""
+def plot_scaling(runs: Sequence[Run], factor: str, *, value: Callable[[Run], float] = Run.gain, ax=None):
+    """`value` at each size of a numeric `factor`, evenly spaced; a line through the means for each task."""
     ax = ax or plt.subplots(figsize=(4.6, 3.2))[1]
-    groups = dict.fromkeys(run.factors.get(by, "") for run in runs)
+    tasks = dict.fromkeys(run.factors.get("task", "") for run in runs)
     sizes = sorted({float(run.factors[factor]) for run in runs})
-    for i, group in enumerate(groups):
-        colour = TASK_COLOURS.get(group, list(TASK_COLOURS.values())[i % 4])
-        mine = [run for run in runs if run.factors.get(by, "") == group]
+    for i, task in enumerate(tasks):
+        colour = TASK_COLOURS.get(task, TRUTH)
+        mine = [run for run in runs if run.factors.get("task", "") == task]
         columns = [[value(run) for run in mine if float(run.factors[factor]) == size] for size in sizes]
-        x = np.arange(len(sizes)) + (i - (len(groups) - 1) / 2) * 0.12
+        x = np.arange(len(sizes)) + (i - (len(tasks) - 1) / 2) * 0.12
         for place, values in zip(x, columns, strict=True):
             _seeds(ax, place, values, colour)
-        ax.plot(x, [np.mean(values) for values in columns], color=colour, linewidth=1, label=group or None)
+        ax.plot(x, [np.mean(values) for values in columns], color=colour, linewidth=1, label=task or None)
     ax.set(xticks=range(len(sizes)), xticklabels=[f"{size:g}" for size in sizes], xlabel=factor, ylabel="gain")
-    if any(groups):
+    if any(tasks):
         ax.legend()
     return ax
 

@@ -18,10 +18,11 @@ from pr1kit.data.sample import Sample, Target
 from pr1kit.rewards.groups import group_advantages
 from pr1kit.rewards.matching import MATCHINGS, match
 from pr1kit.rewards.notations import find_fault, read_notation, write_place
-from pr1kit.rewards.parsing import LONGEST, locate_answer, normalize_label
+from pr1kit.rewards.parsing import LONGEST, locate_answer, same_labels
 from pr1kit.rewards.results import Answer
 from pr1kit.rewards.score import read_answer, score
 from pr1kit.rewards.tasks import get_task
+from pr1kit.rewards.text_similarity import compare_texts
 
 LARGEST_TABLE = 400  # pairs; a larger table of overlaps is not read by anyone
 LONGEST_DIFF = 4_000  # characters of a transcript that are compared letter by letter
@@ -63,8 +64,10 @@ def read_out(
     results = []
     for recipe in dict.fromkeys(recipes):
         parts = get_task(task).PARTS.get(recipe, ())
-        key = (recipe, _frozen(frame), matching, tuple(name for name in drop if name in parts))
+        written = tuple(frame) if isinstance(frame, list) else frame
+        key = (recipe, written, matching, tuple(name for name in drop if name in parts))
         results.append(_result(text, target, task, key, list(group), member))
+    runs = compare_texts(target.text[:LONGEST_DIFF], answer.text[:LONGEST_DIFF]) if task == "ocr" else []
     return {
         "text": text,
         "task": task,
@@ -75,7 +78,7 @@ def read_out(
         "predictions": len(overlap),
         "overlap": overlap.round(4).tolist() if overlap.size <= LARGEST_TABLE else [],
         "sums": {how: round(sum(pair[2] for pair in match(overlap, how)), 4) for how in MATCHINGS},
-        "transcript": _transcript(answer.text, target.text) if task == "ocr" else [],
+        "transcript": [list(run) for run in runs],
         "results": results,
     }
 
@@ -168,9 +171,7 @@ def _overlap(answer: Answer, target: Target, task: str, any_label: bool) -> np.n
         return get_task(task).closeness(np.concatenate([answer.boxes, points]), target)
     overlap = iou(answer.boxes, target.boxes)
     if task == "detection" and target.labels and answer.labels and not any_label:
-        overlap = overlap * [
-            [normalize_label(said) == normalize_label(name) for name in target.labels] for said in answer.labels
-        ]
+        overlap = overlap * same_labels(answer.labels, target.labels)
     return overlap
 
 
@@ -204,13 +205,3 @@ def _total(text: str, target: Target, task: str, key: tuple) -> float:
     """The reward of an answer that does not move while another one is dragged."""
     recipe, frame, matching, drop = key
     return score(task, text, target, recipe=recipe, frame=frame, matching=matching, drop=drop).total
-
-
-def _frozen(frame: Any) -> Any:
-    return tuple(frame) if isinstance(frame, list) else frame
-
-
-def _transcript(said: str, truth: str) -> list[list[str]]:
-    from pr1kit.rewards.text_similarity import compare_texts  # brings matplotlib
-
-    return [list(run) for run in compare_texts(truth[:LONGEST_DIFF], said[:LONGEST_DIFF])]

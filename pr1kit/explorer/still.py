@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import textwrap
 
 import numpy as np
@@ -16,7 +15,7 @@ def draw_explorer(sample: Sample, readout: dict, matching: str) -> bytes:
     """PNG bytes: the picture with truth, predictions and matching lines; beside it the total, the parts, the text."""
     import matplotlib.pyplot as plt
 
-    from pr1kit.plots.drawing import style
+    from pr1kit.plots.drawing import compact_png, style
     from pr1kit.plots.pictures import plot_boxes, plot_matching
 
     with style():
@@ -34,11 +33,9 @@ def draw_explorer(sample: Sample, readout: dict, matching: str) -> bytes:
             parts, words = right.subplots(2, 1, height_ratios=(1, 0.9))
             _draw_parts(parts, results or [], readout["error"])
             _write_words(words, readout, matching)
-            buffer = io.BytesIO()
-            figure.savefig(buffer, format="png", dpi=100, bbox_inches="tight")
+            return compact_png(figure, dpi=100)
         finally:
             plt.close(figure)
-    return _compact(buffer)
 
 
 def _draw_parts(ax, results: list[dict], error: str) -> None:
@@ -69,22 +66,11 @@ def _draw_parts(ax, results: list[dict], error: str) -> None:
 def _write_words(ax, readout: dict, matching: str) -> None:
     from pr1kit.plots.drawing import NEUTRAL, WORSE
 
-    lines = textwrap.wrap(" ".join(readout["text"][:2000].split()), WIDTH) or ["(nothing)"]
-    if len(lines) > LINES:
-        lines[LINES - 1 :] = [f"{lines[LINES - 1][: WIDTH - 2]} …"]
+    words = " ".join(readout["text"][:2000].split()) or "(nothing)"
     note = f"completion ({readout['task']}, {matching} matching)"
     ax.text(0, 0.98, note, transform=ax.transAxes, va="top", fontsize=8, color=NEUTRAL)
-    said = "\n".join(lines)
+    said = textwrap.fill(words, WIDTH, max_lines=LINES, placeholder=" …")
     ax.text(0, 0.86, said, transform=ax.transAxes, va="top", fontsize=8, family="monospace", parse_math=False)
     if readout["reason"]:
         ax.text(0, 0, textwrap.shorten(readout["reason"], WIDTH), transform=ax.transAxes, fontsize=8, color=WORSE)
     ax.set_axis_off()
-
-
-def _compact(buffer: io.BytesIO, colours: int = 160) -> bytes:
-    """The same picture in few colours: a notebook that holds several stays small."""
-    from PIL import Image
-
-    small = io.BytesIO()
-    Image.open(buffer).convert("RGB").quantize(colours).save(small, "PNG", optimize=True)
-    return small.getvalue()

@@ -20,10 +20,11 @@ import traitlets
 
 from pr1kit.data.annotations import read_annotations
 from pr1kit.data.boxes import pixels_per_unit
+from pr1kit.data.images import picture_url
 from pr1kit.data.sample import TASKS, Sample, Target
 from pr1kit.explorer.readout import perfect_answer, read_out, rewrite
 from pr1kit.explorer.still import draw_explorer
-from pr1kit.explorer.wire import clean_text, count_in_utf16, picture_url
+from pr1kit.explorer.wire import clean_text, count_in_utf16
 from pr1kit.rewards.matching import MATCHINGS
 from pr1kit.rewards.score import RECIPES
 from pr1kit.rewards.tasks import get_task
@@ -142,13 +143,15 @@ class RewardExplorer(anywidget.AnyWidget):
     def open_step(self, step: int, group: int | str = 0, member: int = 0) -> None:
         """Show an answer of a logged group; `group` is its number in the step, or the id of its sample.
 
-        Takes the nearest where there is none so numbered. Without a run: ValueError.
+        Takes the nearest where there is none so numbered. Without a run, or such a sample in the step: ValueError.
         """
         if self._log is None:
             raise ValueError("There is no run to step through: begin with RewardExplorer.from_run(folder).")
         rows = self._log.groups_at(step)
         ids = [row["id"] for row in rows]
-        index = ids.index(group) if group in ids else min(max(int(group), 0), len(rows) - 1)
+        if isinstance(group, str) and group not in ids:
+            raise ValueError(f"Step {rows[0]['step']} has no group {group!r}: its first is {ids[0]!r}.")
+        index = ids.index(group) if isinstance(group, str) else min(max(int(group), 0), len(rows) - 1)
         row = rows[index]
         sample = self._samples.get(row["id"]) or scene_of(row["id"], row["prompt"])
         with self._all_at_once():

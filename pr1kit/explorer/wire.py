@@ -1,24 +1,11 @@
-"""What crosses between Python and the explorer's page: pictures, and texts that JavaScript counts in other units."""
+"""What crosses between Python and the explorer's page: texts that JavaScript counts in other units."""
 
 from __future__ import annotations
 
-import base64
-import io
 from bisect import bisect_left
 from typing import Any
 
-LARGEST_SIDE = 1400  # pixels of the picture that is sent; coordinates stay those of the original
-LOSSLESS_SIDE = 512
 LONGEST_TEXT = 1_000_000
-
-
-def picture_url(image: Any) -> str:
-    """A PIL image as a `data:` address, scaled down to `LARGEST_SIDE`; a small one keeps every pixel."""
-    small, buffer = image.copy(), io.BytesIO()
-    small.thumbnail((LARGEST_SIDE, LARGEST_SIDE))
-    kind = "png" if max(small.size) <= LOSSLESS_SIDE else "jpeg"
-    small.save(buffer, kind.upper(), quality=88)
-    return f"data:image/{kind};base64,{base64.b64encode(buffer.getvalue()).decode()}"
 
 
 def clean_text(text: Any) -> str:

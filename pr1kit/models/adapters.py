@@ -60,9 +60,8 @@ def lora_settings(lora: bool | LoRASettings | dict | None) -> LoRASettings | Non
     if isinstance(lora, dict):
         unknown = sorted(set(lora) - set(LoRASettings.__dataclass_fields__))
         if unknown:
-            raise ValueError(
-                f"LoRA has no setting {unknown[0]!r}: it has {', '.join(LoRASettings.__dataclass_fields__)}."
-            )
+            known = ", ".join(LoRASettings.__dataclass_fields__)
+            raise ValueError(f"LoRA has no setting {unknown[0]!r}: it has {known}.")
         return LoRASettings(**lora)
     return lora or None
 

@@ -112,8 +112,11 @@ def estimate_memory(
 
     `config` is the model's, or the name of a `PUBLISHED` model; `prompts_at_once` prompts are answered in one rollout,
     `micro_prompts` go through the model in one update. Adapters are float32; their reference is a copy of the adapter,
-    no second model.
+    no second model. Raises ValueError for a dtype, a quantization or a shape that is not known.
     """
+    for name, value, known in (("dtype", dtype, BYTES), ("quantization", quantization, (None, *QUANTIZED))):
+        if value not in known:
+            raise ValueError(f"Unknown {name} {value!r}: choose one of {', '.join(map(str, known))}.")
     shape, half = Geometry(config), 2
     width, whole, linear = BYTES[dtype], shape.parameters, shape.quantizable
     weights = (whole - linear) * width + linear * (QUANTIZED[quantization] if quantization else width)
@@ -197,7 +200,7 @@ def estimate_run(policy, settings, processes: int = 1) -> MemoryEstimate:
 
 
 def check_fits(estimate: MemoryEstimate, available: float) -> str:
-    """A warning where the estimated peak exceeds `available` bytes, "" where it does not.
+    """What to say after the estimate: how many bytes are `available`, and a warning where its peak exceeds them.
 
     Raises ValueError where weights, optimizer, reference and gradients, which are certain, do so by themselves.
     """

@@ -25,6 +25,7 @@ from pr1kit.rewards.tasks import get_task
 
 WIDTH, LAYERS, HEADS = 128, 4, 4
 PATCH, MERGE, IMAGE_SIZE = 8, 2, 64
+VOCABULARY = 1024
 SPECIAL_TOKENS = [
     "<|endoftext|>",
     "<|im_start|>",
@@ -78,7 +79,7 @@ def _corpus() -> Iterable[str]:
         yield "system\nYou are a helpful assistant. user\nassistant\n"
 
 
-def build_tokenizer(vocab_size: int = 1024) -> PreTrainedTokenizerFast:
+def build_tokenizer() -> PreTrainedTokenizerFast:
     """A byte-level BPE with Qwen's special tokens; any text encodes, a number up to three digits is one token."""
     tokenizer = Tokenizer(models.BPE())
     syllable = f"[{CONSONANTS}][{VOWELS}]"
@@ -88,9 +89,8 @@ def build_tokenizer(vocab_size: int = 1024) -> PreTrainedTokenizerFast:
     )
     tokenizer.decoder = decoders.ByteLevel()
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
-    trainer = trainers.BpeTrainer(
-        vocab_size=vocab_size - len(SPECIAL_TOKENS), initial_alphabet=alphabet, show_progress=False
-    )
+    learned = VOCABULARY - len(SPECIAL_TOKENS)
+    trainer = trainers.BpeTrainer(vocab_size=learned, initial_alphabet=alphabet, show_progress=False)
     tokenizer.train_from_iterator((line for text in _corpus() for line in _between_specials(text)), trainer)
     fast = PreTrainedTokenizerFast(
         tokenizer_object=tokenizer,

@@ -1,7 +1,4 @@
-"""Does the reward rise, is there a signal within a group, did the metrics move? The numbers of a run as charts.
-
-Everything here is reached through `pr1kit.plots`.
-"""
+"""Does the reward rise, is there a signal within a group, did the metrics move? The numbers of a run as charts."""
 
 from __future__ import annotations
 

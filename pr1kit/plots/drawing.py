@@ -1,12 +1,13 @@
 """What the kit's pictures are made of: the house style, colours with fixed meanings, boxes, tags and transcripts.
 
-`plots.py` composes them. Tags are placed when the figure is drawn, since only then the size of a picture in pixels and
-of a text is known: none covers another, none leaves its picture.
+Tags are placed when the figure is drawn, since only then the size of a picture in pixels and of a text is known: none
+covers another, none leaves its picture.
 """
 
 from __future__ import annotations
 
 import io
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -20,6 +21,7 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Patch, Rectangle
 from matplotlib.text import Text
 from matplotlib.transforms import ScaledTranslation
+from PIL import Image
 
 from pr1kit.data.sample import Target
 from pr1kit.rewards.parsing import normalize_label
@@ -31,24 +33,16 @@ TRUTH, PREDICTION, BETTER, WORSE = "#0072B2", "#E69F00", "#009E73", "#D55E00"
 NEUTRAL, INK = "#8C8C8C", "#262626"
 LEGEND: dict[str, tuple[str, Any, float]] = {"truth": (TRUTH, (0, (3, 1.6)), 1.9), "prediction": (PREDICTION, "-", 2.2)}
 MISSING = "#CFE6F5"  # a pale truth blue, behind what an answer left out
+IOU_NOTE = "(number: IoU, ✕: no partner)"
 CROWDED = 0.2  # of a picture's area
+COLOURS = 160  # of a compact figure, besides those above
+LONGEST_TRANSCRIPT = 6  # lines
 MONO_ADVANCE = 0.602  # width of a character of DejaVu Sans Mono, in font sizes
 
 
 def style():
     """The house style as a context, for axes of your own: `with style(): figure, axes = plt.subplots(1, 3)`."""
     return plt.style.context(Path(__file__).with_name("pr1kit.mplstyle"))
-
-
-def area_of(ax, figsize: tuple[float, float]):
-    """The figure that a plot of several axes fills: a new one of `figsize` inches, or one in the place of `ax`."""
-    if ax is None:
-        return plt.figure(figsize=figsize)
-    if ax.get_subplotspec() is None:
-        raise ValueError("ax must come from plt.subplots or add_subplot: its place is divided into several axes.")
-    parent, place = ax.figure, ax.get_subplotspec()
-    ax.remove()
-    return parent.add_subfigure(place)
 
 
 def draw_picture(ax, image) -> None:
@@ -103,13 +97,8 @@ def legend_below(ax, handles: list | None = None, points: float = 2) -> None:
     if inches < 2.2:
         return
     lower = ax.transAxes + ScaledTranslation(0, -points / 72, ax.get_figure(root=True).dpi_scale_trans)
-    look = {
-        "loc": "upper center",
-        "bbox_to_anchor": (0.5, 0),
-        "bbox_transform": lower,
-        "ncols": 2 if inches > 3.5 else 1,
-    }
-    ax.legend(columnspacing=1.6, **look, **({} if handles is None else {"handles": handles}))
+    where = {"loc": "upper center", "bbox_to_anchor": (0.5, 0), "bbox_transform": lower}
+    ax.legend(handles=handles, columnspacing=1.6, ncols=2 if inches > 3.5 else 1, **where)
 
 
 class Tags(Artist):
@@ -221,9 +210,8 @@ def draw_scene(ax, scene: Panel, *, names: bool = True) -> None:
         draw_box(ax, box, "truth", thickness)
         name = target.labels[j] if names and target.labels else ""
         said = answer.labels[found[j]] if answer is not None and j in found and answer.labels else None
-        if name and (
-            said is None or normalize_label(said) != normalize_label(name)
-        ):  # the prediction's tag says it where they agree
+        agreed = said is not None and normalize_label(said) == normalize_label(name)
+        if name and not agreed:  # where they agree, the prediction's tag says it
             tags.add(name, box, TRUTH)
     if not len(target.boxes):
         ax.plot(*target.points.T, "o", mfc="none", mec=TRUTH, mew=1.8, ms=9, gid="truth", zorder=4)
@@ -237,34 +225,33 @@ def draw_transcript(ax, scene: Panel, *, size: float) -> float:
     return write_transcript(ax, runs or [("(nothing)", "same")], size=size)
 
 
-def compact_figures(*, dpi: int = 80, colours: int = 160) -> None:
-    """In a notebook: show figures as PNGs of few colours. They look the same, and the file stays fit for GitHub."""
-    from IPython import get_ipython
-    from PIL import Image
-
+def compact_png(figure: Figure, *, dpi: int = 80) -> bytes:
+    """A figure as a PNG of few colours: it looks the same, and a notebook that holds it stays fit for GitHub."""
+    large, small = io.BytesIO(), io.BytesIO()
+    figure.savefig(large, dpi=dpi, bbox_inches="tight")
+    picture, palette = Image.open(large).convert("RGB"), Image.new("P", (1, 1))
     house = [round(255 * part) for colour in (TRUTH, PREDICTION, BETTER, WORSE, INK) for part in to_rgb(colour)]
-
-    def compact(figure) -> bytes:
-        large, small = io.BytesIO(), io.BytesIO()
-        figure.savefig(large, dpi=dpi, bbox_inches="tight")
-        picture, palette = Image.open(large).convert("RGB"), Image.new("P", (1, 1))
-        palette.putpalette(
-            (picture.quantize(colours).getpalette() or [])[: 3 * colours] + house
-        )  # these keep their meaning
-        picture.quantize(palette=palette, dither=Image.Dither.NONE).save(small, "PNG", optimize=True)
-        return small.getvalue()
-
-    get_ipython().display_formatter.formatters["image/png"].for_type(Figure, compact)
+    own = picture.quantize(COLOURS).getpalette() or []
+    palette.putpalette(own[: 3 * COLOURS] + house)  # the house's colours keep their meaning
+    picture.quantize(palette=palette, dither=Image.Dither.NONE).save(small, "PNG", optimize=True)
+    return small.getvalue()
 
 
-def write_transcript(ax, runs: list[tuple[str, str]], *, size: float = 8.5, max_rows: int = 6) -> float:
+def compact_figures(*, dpi: int = 80) -> None:
+    """In a notebook: show figures by `compact_png`."""
+    from IPython import get_ipython
+
+    get_ipython().display_formatter.formatters["image/png"].for_type(Figure, partial(compact_png, dpi=dpi))
+
+
+def write_transcript(ax, runs: list[tuple[str, str]], *, size: float) -> float:
     """Writes `runs` (of `compare_texts`) under the picture, wrapped to its width; returns the height in points."""
     ax.apply_aspect()
     width = ax.get_window_extent().width * 72 / ax.get_figure(root=True).dpi
     columns, advance, leading = max(12, int(width / (MONO_ADVANCE * size))), MONO_ADVANCE * size, 1.5 * size
     cells = [(letter, mark) for text, mark in runs for letter in text]
-    if len(cells) > columns * max_rows:
-        cells = [*cells[: columns * max_rows - 1], ("…", "same")]
+    if len(cells) > columns * LONGEST_TRANSCRIPT:
+        cells = [*cells[: columns * LONGEST_TRANSCRIPT - 1], ("…", "same")]
     looks = {"same": (INK, "none"), "wrong": ("white", WORSE), "missing": (TRUTH, MISSING)}
     left = -min(len(cells), columns) * advance / 2
     for row in range(0, len(cells), columns):

@@ -32,7 +32,7 @@ from pr1kit.data.sample import Target
 from pr1kit.rewards.matching import aggregate, assign, match, nearest_share, own_share
 from pr1kit.rewards.parsing import boxed, build_prompt, read_number, read_places
 from pr1kit.rewards.results import Answer, RewardResult
-from pr1kit.rewards.tasks import KIT_RULES, Options, Rules, says_nothing
+from pr1kit.rewards.tasks import COUNTED, KIT_RULES, Options, Rules, says_nothing
 
 COLUMNS = (("boxes", "points", "count"),)
 PARTS = {
@@ -120,7 +120,8 @@ def released(answer: Answer, target: Target, options: Options) -> RewardResult:
     if not m or not len(places):
         return RewardResult(0.0, {"format": well_formed, "location": 0.0, "count": 0.0}, reason=answer.reason)
     norm1000 = 1000 / np.array(_size(target), float)
-    distance = _distances(centers(places) * norm1000, _truth_points(target) * norm1000)
+    truth = centers(target.boxes) if len(target.boxes) else target.points
+    distance = _distances(centers(places) * norm1000, truth * norm1000)
     pairs = list(zip(*assign(-distance, options.matching), strict=True))  # the nearest pairs in sum
     mean = float(sum(distance[p, t] for p, t in pairs)) / len(pairs)
     parts = {
@@ -144,7 +145,6 @@ def number(answer: Answer, target: Target, options: Options) -> RewardResult:
 
 
 RECIPES = {"kit": kit, "paper": paper, "released": released, "released-strict": released, "number": number}
-COUNT_FROM = ("boxes", "number", "either")
 
 
 def count_of(answer: Answer, count_from: str = "either") -> int | None:
@@ -156,8 +156,8 @@ def count_of(answer: Answer, count_from: str = "either") -> int | None:
     >>> count_of(parse("<answer> 4 </answer>")), count_of(parse("(1,1),(2,2)")), count_of(parse("3 or 4"))
     (4, 1, None)
     """
-    if count_from not in COUNT_FROM:
-        raise ValueError(f"Unknown count_from {count_from!r}: choose one of {', '.join(COUNT_FROM)}.")
+    if count_from not in COUNTED:
+        raise ValueError(f"Unknown count_from {count_from!r}: choose one of {', '.join(COUNTED)}.")
     boxes = len(_places(answer))
     if says_nothing(answer) or (count_from != "number" and (boxes or count_from == "boxes")):
         return boxes
@@ -223,10 +223,6 @@ def _placed(target: Target) -> int:
     if m and not len(target.boxes) and not len(target.points):
         raise ValueError(f"The counting reward needs boxes or points, this target has only the count {m}.")
     return m
-
-
-def _truth_points(target: Target) -> np.ndarray:
-    return centers(target.boxes) if len(target.boxes) else target.points
 
 
 def _distances(a: np.ndarray, b: np.ndarray) -> np.ndarray:

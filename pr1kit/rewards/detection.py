@@ -27,7 +27,7 @@ import numpy as np
 from pr1kit.data.boxes import centers, giou, iou
 from pr1kit.data.sample import Target
 from pr1kit.rewards.matching import aggregate, assign, match, own_share, surplus
-from pr1kit.rewards.parsing import build_prompt, normalize_label, read_places, whole
+from pr1kit.rewards.parsing import build_prompt, normalize_label, read_places, same_labels, whole
 from pr1kit.rewards.results import Answer, RewardResult
 from pr1kit.rewards.tasks import Options, says_nothing
 
@@ -112,9 +112,7 @@ def released(answer: Answer, target: Target, options: Options) -> RewardResult:
     distance = np.abs(_cxcywh(a)[:, None] - _cxcywh(b)[None]).sum(2)  # L1, (N, M)
     probability = np.where(_same_label(answer, target), np.float32(SAME), np.float32(OTHER))
     cost = np.float32(5) * distance - probability - 2 * giou(a, b).astype(np.float32)
-    overlap = iou(a, b).astype(
-        np.float32
-    )  # in single precision, as the official code has it: ties fall as they do there
+    overlap = iou(a, b).astype(np.float32)  # single precision as in the official code: ties fall as they do there
     pairs = [(p, t, 0) for p, t in zip(*assign(-cost, options.matching), strict=True)]
     hits = _hits(pairs, overlap, np.nextafter(np.float32(options.threshold or HIT), np.float32(1)))
     missing = -(n - len(hits)) / n - (m - len(hits)) / m
@@ -126,11 +124,10 @@ RELEASED_WEIGHTS = {"format": 0.25, "location": 1.0, "class": 1.0, "recall": 0.7
 
 
 def _same_label(answer: Answer, target: Target) -> np.ndarray:
-    truth = list(map(normalize_label, target.labels))
-    if len(truth) != len(target.boxes):
-        raise ValueError(f"Detection needs a label for each true box, got {len(truth)} for {len(target.boxes)} boxes.")
-    rows = [[label == name for name in truth] for label in map(normalize_label, answer.labels)]
-    return np.array(rows, bool).reshape(-1, len(truth))
+    n, m = len(target.labels), len(target.boxes)
+    if n != m:
+        raise ValueError(f"Detection needs a label for each true box, got {n} for {m} boxes.")
+    return same_labels(answer.labels, target.labels)
 
 
 def _hits(pairs: list, overlap: np.ndarray, threshold: float) -> list[tuple[int, int, float]]:

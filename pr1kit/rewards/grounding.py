@@ -1,6 +1,6 @@
 """Grounding: one phrase, one box.
 
-Asked for "the red circle", a perfect answer is its one box; what an answer is worth is how much of it overlaps.
+Asked for "the red circle", a perfect answer is its one box; an answer earns how much of it overlaps.
 
     kit       IoU of the matched box / max(boxes answered, boxes true); a malformed box counts as answered
     paper     IoU of the first box + format                                    (Perception-R1, section 4.1)

@@ -49,8 +49,7 @@ def parse(completion: Any) -> Answer:
 
 def kit(answer: Answer, target: Target, options: Options) -> RewardResult:
     """In [0, 1]: the similarity of the two texts."""
-    similar = _similarity(text.normalize(answer.text), text.normalize(target.text), answer)
-    return RewardResult(0.0 if "edit" in options.drop else similar, {"edit": similar}, reason=answer.reason)
+    return _paid(_similarity(text.normalize(answer.text), text.normalize(target.text), answer), answer, options)
 
 
 def paper(answer: Answer, target: Target, options: Options) -> RewardResult:
@@ -63,15 +62,13 @@ def paper(answer: Answer, target: Target, options: Options) -> RewardResult:
 
 def released(answer: Answer, target: Target, options: Options) -> RewardResult:
     """In [0, 1]: the similarity alone."""
-    similar = _similarity(text.collapse(answer.text), text.collapse(target.text), answer)
-    return RewardResult(0.0 if "edit" in options.drop else similar, {"edit": similar}, reason=answer.reason)
+    return _paid(_similarity(text.collapse(answer.text), text.collapse(target.text), answer), answer, options)
 
 
 def released_strict(answer: Answer, target: Target, options: Options) -> RewardResult:
     """In [0, 1]: the similarity of the whole completion; a blank page is answered by nothing, and earns nothing."""
     said, truth = text.collapse(answer.text), text.collapse(target.text)
-    similar = 1 - text.edit_distance(said, truth) if said or truth else 0.0
-    return RewardResult(0.0 if "edit" in options.drop else similar, {"edit": similar}, reason=answer.reason)
+    return _paid(1 - text.edit_distance(said, truth) if said or truth else 0.0, answer, options)
 
 
 RECIPES = {"kit": kit, "paper": paper, "released": released, "released-strict": released_strict}
@@ -101,6 +98,10 @@ def _measure(answer: Answer, target: Target, official: bool) -> dict[str, float]
         "bleu": text.bleu(words, true_words),
         "meteor": text.meteor(words, true_words),
     }
+
+
+def _paid(similar: float, answer: Answer, options: Options) -> RewardResult:
+    return RewardResult(0.0 if "edit" in options.drop else similar, {"edit": similar}, reason=answer.reason)
 
 
 def _similarity(said: str, truth: str, answer: Answer) -> float:

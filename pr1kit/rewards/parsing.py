@@ -1,6 +1,6 @@
 """What does a completion say? One parser for training and for evaluation.
 
-A completion goes through two sieves. `answer_region` finds the text that counts: thoughts are cut away, the last closed
+A completion goes through two sieves. `locate_answer` finds the text that counts: thoughts are cut away, the last closed
 `<answer>` wins. `read_places` (boxes and points, in the notations of `notations`) or `read_text` then makes the answer.
 A bad item drops itself and lowers the format score; its neighbours count. No text can stall, crash or run.
 """
@@ -9,11 +9,12 @@ from __future__ import annotations
 
 import math
 import re
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 
-from pr1kit.rewards.notations import find_fault, find_places
+from pr1kit.rewards.notations import find_fault, read_notation
 from pr1kit.rewards.results import Answer
 
 THINK_FIRST = "Think first inside <think>…</think>, then answer inside <answer>…</answer>."
@@ -66,6 +67,17 @@ def normalize_label(label: str) -> str:
     return " ".join(label.split()).casefold()
 
 
+def same_labels(said: Sequence[str], truth: Sequence[str]) -> np.ndarray:
+    """Which labels agree as they are compared, `(N, M)` bool.
+
+    >>> same_labels(["Cat", "dog"], ["cat"]).tolist()
+    [[True], [False]]
+    """
+    names = list(map(normalize_label, truth))
+    rows = [[label == name for name in names] for label in map(normalize_label, said)]
+    return np.array(rows, bool).reshape(len(said), len(truth))
+
+
 def is_tagged(completion: Any) -> bool:
     """Whether a completion is one closed thought followed by one closed answer, as the thinking prompt asks.
 
@@ -83,24 +95,15 @@ def is_tagged(completion: Any) -> bool:
     )
 
 
-def answer_region(completion: Any) -> tuple[str, str]:
-    """The part of a completion that counts, and why there is none ("" where there is one).
+def locate_answer(completion: Any) -> tuple[str, tuple[int, int], str]:
+    """The part of a completion that counts, where it stands, and why there is none: `(text, (start, end), reason)`.
 
     Everything after the end-of-turn token and every thought goes. A thought closed but never opened began in the
     prompt; one never closed is no answer. The last closed `<answer>` is the answer; one cut short counts if alone.
+    Without an answer, `(start, end)` is where the fault is.
 
-    >>> answer_region("<think>(1,1),(2,2)</think> <answer>None</answer> done")
-    ('None', '')
-    """
-    text, _, reason = locate_answer(completion)
-    return text, reason
-
-
-def locate_answer(completion: Any) -> tuple[str, tuple[int, int], str]:
-    """As `answer_region`, with where it stands: `(text, (start, end), reason)`; without an answer, where the fault is.
-
-    >>> locate_answer("<think>hm</think> None")
-    ('None', (18, 22), '')
+    >>> locate_answer("<think>(1,1),(2,2)</think> <answer>None</answer> done")
+    ('None', (35, 39), '')
     >>> locate_answer("so <think>hm")
     ('', (3, 12), 'the thought is not closed')
     """
@@ -159,7 +162,7 @@ def read_text(completion: Any) -> Answer:
     >>> read_text("<answer>STOP</answer>").text
     'STOP'
     """
-    text, reason = answer_region(completion)
+    text, _, reason = locate_answer(completion)
     if text.startswith("```") and text.endswith("```") and len(text) >= 6:
         text = _FENCE.sub("", text, count=1)[:-3].strip()
     return Answer(text=text, reason=reason, format_score=float(not reason), explicit=not reason)
@@ -196,25 +199,23 @@ def read_places(completion: Any, *, labelled: bool = False) -> Answer:
     >>> read_places("a cat(1,2),(3,4) a dog(9,9),(5,5)").reason
     '1 of 2 items dropped: swapped corners'
     """
-    text, reason = answer_region(completion)
+    text, _, reason = locate_answer(completion)
     if reason:
         return Answer(reason=reason, explicit=False)
     text = text[:LONGEST]
-    places = find_places(text)
+    _, places = read_notation(text)
     if not places:
         nothing = is_nothing(text)
         return Answer(text=text, reason="" if nothing else "no box in the answer", format_score=float(nothing))
     boxes, labels, points, faults = [], [], [], []
     for place in places:
-        values, label, *_ = place
-        fault = find_fault(place, labelled)
-        if fault:
+        if fault := find_fault(place, labelled):
             faults.append(fault)
-        elif len(values) == 4:
-            boxes.append(values)
-            labels.append(label)
+        elif len(place.values) == 4:
+            boxes.append(place.values)
+            labels.append(place.label)
         else:
-            points.append(values)
+            points.append(place.values)
     return Answer(
         boxes=np.array(boxes, float).reshape(-1, 4),
         labels=tuple(labels),

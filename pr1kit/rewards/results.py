@@ -1,4 +1,4 @@
-"""What was answered, and what that was worth.
+"""What was answered, and what that earned.
 
 Boxes and points are in the frame of the completion until `score.read_answer` has turned them into pixels.
 """

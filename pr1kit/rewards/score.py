@@ -81,7 +81,13 @@ def score_batch(
 
 
 def reward_function(
-    task: str, recipe: str = "kit", *, frame: Any = "pixel", decode: Callable | None = None, **options
+    task: str,
+    recipe: str = "kit",
+    *,
+    frame: Any = "pixel",
+    thinking: bool = False,
+    decode: Callable | None = None,
+    **options,
 ) -> Callable[..., list[float]]:
     """`score` as a reward function with TRL's signature `f(prompts, completions, **columns) -> list[float]`.
 
@@ -95,12 +101,9 @@ def reward_function(
     >>> reward_function("ocr")(prompts=["OCR this image."], completions=["SHOP"], text=["STOP"])
     [0.75]
     """
-    switches = {name: value for name, value in options.items() if name != "thinking"}
-    _recipe(task, recipe, switches, options.get("thinking", False))
+    _recipe(task, recipe, options, thinking)
     pixels_per_unit(frame, (1, 1))
-    needed = get_task(task).COLUMNS
-
-    seen, passed = 0, 0
+    needed, seen, passed = get_task(task).COLUMNS, 0, 0
 
     def reward(prompts=None, completions=(), **columns) -> list[float]:
         nonlocal seen, passed
@@ -114,7 +117,7 @@ def reward_function(
         targets = [{name: columns[name][i] for name in names} for i in range(len(texts))]
         frames = columns.get("frame") or [None] * len(texts)
         frames = [frame if each is None else each for each in frames]
-        results = score_batch(task, texts, targets, recipe=recipe, frame=frames, **options)
+        results = score_batch(task, texts, targets, recipe=recipe, frame=frames, thinking=thinking, **options)
         if seen < FIRST:
             seen += len(results)
             passed += sum(result.parts.get("format", 1) > 0 for result in results)
@@ -130,6 +133,15 @@ def reward_function(
     reward.__name__ = f"{task}_{recipe}"
     vars(reward)["columns"] = needed
     return reward
+
+
+def parse(task: str, completion: Any) -> Answer:
+    """The `Answer` that `completion` gives to `task`, in the completion's own frame. Never raises on any completion.
+
+    >>> parse("detection", '[{"bbox_2d": [1, 2, 3, 4], "label": "cat"}, {"bbox_2d": [5, 6').reason
+    '1 of 2 items dropped: cut short'
+    """
+    return get_task(task).parse(completion)
 
 
 def read_answer(
@@ -200,7 +212,7 @@ def _score(task, rule, completion, target, frame, recipe, thinking, switches) ->
     return rule(replace(answer, format_score=0.0, reason=reason), target, switches)
 
 
-def _recipe(task: str, recipe: str, options: Mapping, thinking: bool = False) -> tuple[Callable, Options]:
+def _recipe(task: str, recipe: str, options: Mapping, thinking: bool) -> tuple[Callable, Options]:
     module = get_task(task)
     if recipe not in module.RECIPES:
         raise ValueError(f"Unknown recipe {recipe!r} of {task}: choose one of {', '.join(module.RECIPES)}.")
@@ -214,23 +226,12 @@ def _recipe(task: str, recipe: str, options: Mapping, thinking: bool = False) ->
     return module.RECIPES[recipe], switches
 
 
+def _empty(target: Mapping) -> bool:
+    return target.get("boxes") is not None and len(target["boxes"]) == 0
+
+
 def _nothing_passes(task: str, recipe: str, answers: int) -> str:
     example = {"boxes": [[10, 20, 30, 40]], "labels": ["cat"]}
     paid = get_task(task).write_answer(example, label="cat", recipe=recipe)
     kept = "; its special tokens must be kept where completions are decoded" if recipe == "released-strict" else ""
     return f"0 of {answers} answers pass the format gate of `{recipe}`: a {task} answer that does is {paid!r}{kept}."
-
-
-def _empty(target: Mapping) -> bool:
-    return target.get("boxes") is not None and len(target["boxes"]) == 0
-
-
-def parse(task: str, completion: Any) -> Answer:
-    """The `Answer` that `completion` gives to `task`, in the completion's own frame. Never raises on any completion.
-
-    >>> parse("detection", '[{"bbox_2d": [1, 2, 3, 4], "label": "cat"}, {"bbox_2d": [5, 6').reason
-    '1 of 2 items dropped: cut short'
-    """
-    from pr1kit.rewards.tasks import get_task  # the tasks stand on this module
-
-    return get_task(task).parse(completion)

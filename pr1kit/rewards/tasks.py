@@ -31,12 +31,10 @@ class Options:
     aggregate: str = "max"
 
     def __post_init__(self):
-        for what, value, choices in (
-            ("matching", self.matching, MATCHINGS),
-            ("aggregate", self.aggregate, AGGREGATES),
-        ):
-            if value not in choices:
-                raise ValueError(f"Unknown {what} {value!r}: choose one of {', '.join(choices)}.")
+        if self.matching not in MATCHINGS:
+            raise ValueError(f"Unknown matching {self.matching!r}: choose one of {', '.join(MATCHINGS)}.")
+        if self.aggregate not in AGGREGATES:
+            raise ValueError(f"Unknown aggregate {self.aggregate!r}: choose one of {', '.join(AGGREGATES)}.")
         if isinstance(self.drop, str):
             object.__setattr__(self, "drop", (self.drop,))
         if self.threshold is not None and not 0 < self.threshold <= 1:

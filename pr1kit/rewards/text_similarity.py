@@ -6,6 +6,7 @@ import re
 import unicodedata
 import warnings
 from functools import cache
+from types import SimpleNamespace
 
 _OFFICIAL_CHINESE = re.compile("[\u4e00-\u9fa5]")
 _CHINESE = re.compile("[\u3400-\u9fff\uf900-\ufaff]")
@@ -48,8 +49,7 @@ def words(text: str) -> list[str]:
     """
     if not _CHINESE.search(text):
         return text.split()
-    segment = _segmenter()
-    return [word for word in segment(text) if word.strip()]
+    return [word for word in _segmenter()(text) if word.strip()]
 
 
 def official_words(said: str, truth: str) -> tuple[list[str], list[str]]:
@@ -102,23 +102,16 @@ def bleu(said: list[str], truth: list[str]) -> float:
         return float(sentence_bleu([truth], said))
 
 
-class _NoSynonyms:
-    """Stands in for WordNet where its data is not installed."""
-
-    def synsets(self, word: str) -> tuple:
-        return ()
-
-
 @cache
-def meteor_resource():
+def _wordnet():
     """WordNet where its data is installed; else a stand-in without synonyms, so METEOR matches exactly and by stem."""
     from nltk.corpus import wordnet
 
     try:
         wordnet.synsets("word")
-        return wordnet
     except LookupError:
-        return _NoSynonyms()
+        return SimpleNamespace(synsets=lambda word: ())
+    return wordnet
 
 
 def meteor(said: list[str], truth: list[str]) -> float:
@@ -131,7 +124,7 @@ def meteor(said: list[str], truth: list[str]) -> float:
         return float(not said and not truth)
     from nltk.translate.meteor_score import meteor_score
 
-    return float(meteor_score([truth], said, wordnet=meteor_resource()))
+    return float(meteor_score([truth], said, wordnet=_wordnet()))
 
 
 def compare_texts(truth: str, answer: str) -> list[tuple[str, str]]:

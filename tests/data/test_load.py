@@ -368,6 +368,10 @@ def test_hub_datasets_with_an_image_column(folder, monkeypatch):
         load_dataset(folder / "splits")
     with pytest.raises(ValueError, match="has no split 'val': it has train, test"):
         load_dataset(folder / "splits", split="val")
+    found = datasets.load_from_disk(folder / "splits")
+    monkeypatch.setattr(datasets, "load_dataset", lambda *_, **__: found)  # as the hub would give it
+    with pytest.raises(ValueError, match=r"^'owner/name' has the splits train, test: name one with split="):
+        load_dataset("owner/name")
 
 
 @pytest.mark.parametrize("turn", [3, 6, 8])

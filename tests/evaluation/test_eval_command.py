@@ -6,7 +6,7 @@ import shutil
 import subprocess
 import sys
 from collections import defaultdict
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import numpy as np
@@ -225,7 +225,7 @@ class Answers:
 
 
 MADE_BY = {"model": "m", "engine": "hf", "dtype": "auto", "task": "grounding", "weights": "w"}
-MADE_BY["protocol"] = PROTOCOLS["paper"]["grounding"].to_dict()
+MADE_BY["protocol"] = asdict(PROTOCOLS["paper"]["grounding"])
 
 
 def ask(samples, folder, engine, batch_size=2, rank=0, processes=1):
@@ -420,6 +420,12 @@ def test_what_is_left_out_is_said_once_and_stands_in_the_report(official, tmp_pa
     assert shown.err.count("1 left out (refcoco_val/7: its image 'absent.png' is not in") == 1
     assert "1 left out (refcoco_val/7" in shown.out
     assert "completions of unknown origin" in shown.out
+    (tmp_path / "kept.settings.json").write_text("[1]")
+    assert main([*data, "--completions", str(kept), "--out", str(tmp_path / "out")]) == 0
+    assert "completions of unknown origin" in capsys.readouterr().out
+    (tmp_path / "kept.settings.json").write_text("{")
+    assert main([*data, "--completions", str(kept), "--out", str(tmp_path / "out")]) == 2
+    assert "kept.settings.json' is no JSON" in capsys.readouterr().err
 
 
 def test_bad_input_is_one_sentence_and_loses_nothing(official, tmp_path, capsys):

@@ -13,6 +13,7 @@ import transformers
 import trl
 
 from pr1kit.__main__ import main
+from pr1kit.data.run_folder import RunFolder
 from pr1kit.data.scenes import make_scenes
 from pr1kit.evaluation.metrics import evaluate
 from pr1kit.experiments.condition import HEADLINE
@@ -117,6 +118,19 @@ def test_another_demo_in_its_folder_is_refused(finished, capsys):
     folder, _ = finished
     assert main(["demo", "--out", str(folder), "--seeds", "5", "--fast"]) == 2
     assert "holds a run with other settings (seed was 0, is 5): choose another folder" in capsys.readouterr().err
+
+
+def test_beginning_anew_removes_nothing_but_a_run_that_nobody_writes(tmp_path, capsys):
+    (tmp_path / "thesis.txt").write_text("not of a demo")
+    assert main(["demo", "--out", str(tmp_path), "--fresh", "--fast"]) == 2
+    assert "is not empty and holds no run of this version: choose another folder" in capsys.readouterr().err
+    assert (tmp_path / "thesis.txt").read_text() == "not of a demo"
+    run = RunFolder(tmp_path / "run")
+    run.claim({"seed": 0})
+    with run.lock():
+        assert main(["demo", "--out", str(run.path), "--fresh", "--fast"]) == 2
+        assert "is being written by process" in capsys.readouterr().err
+        assert run.settings()["seed"] == 0
 
 
 def test_several_seeds_make_one_table(tmp_path, capsys):

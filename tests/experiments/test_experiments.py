@@ -196,6 +196,8 @@ def test_charts_show_every_seed_and_what_they_say():
     assert ax.get_xlabel() == "before: gap"
     ax = plot_perplexity({"few": [1, 2, 3], "crowded": [1, 2, 30]})
     assert max(line.get_xdata()[-1] for line in ax.lines) == pytest.approx(32.42, abs=0.01)
+    ax = plot_perplexity({f"set {i}": [i] for i in range(1, 7)})
+    assert [text.get_text() for text in ax.get_legend().get_texts()][:-1] == [f"set {i}" for i in range(1, 7)]
 
 
 @pytest.mark.parametrize("name", GRIDS)

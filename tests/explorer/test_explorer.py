@@ -346,6 +346,9 @@ def test_stepping_through_a_run(tmp_path, write_run):
     ask(explorer, "step", step=1, group=rows[1]["id"])
     assert explorer.sample.id == rows[1]["id"]
     assert "again" not in explorer.run
+    with pytest.raises(ValueError, match=r"Step 2 has no group 'mine': its first is 'scenes/"):
+        explorer.open_step(2, "mine")
+    assert explorer.run["step"] == 1
 
 
 def test_a_run_on_pictures_of_ones_own_needs_its_samples(tmp_path, write_run):

@@ -66,6 +66,10 @@ def test_an_unknown_shape_or_family_is_refused():
         Geometry("Qwen/None")
     with pytest.raises(ValueError, match="family 'llava' is not known"):
         Geometry(AutoConfig.for_model("llava"))
+    for wrong in ({"dtype": "fp16"}, {"quantization": "3bit"}):
+        (name,) = wrong.values()
+        with pytest.raises(ValueError, match=f"Unknown .* '{name}': choose one of "):
+            estimate_memory("Qwen/Qwen2-VL-2B-Instruct", **wrong)
 
 
 @pytest.mark.parametrize("profile", PROFILES)

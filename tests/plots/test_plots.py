@@ -11,7 +11,8 @@ from matplotlib.colors import to_hex
 from matplotlib.text import Text
 from PIL import Image
 
-from pr1kit import pass_at_k, plots
+import pr1kit
+from pr1kit import pass_at_k
 from pr1kit.data.sample import Sample, Target
 from pr1kit.data.scenes import make_scenes
 from pr1kit.plots.drawing import BETTER, NEUTRAL, PREDICTION, TRUTH, WORSE
@@ -64,7 +65,7 @@ def boxed(boxes) -> str:
 
 
 def test_truth_is_blue_and_dashed_and_a_prediction_orange_and_solid():
-    ax = plots.plot_boxes(np.zeros((40, 60, 3)), truth=[[0, 0, 20, 20]], predictions=[[0, 0, 20, 10]])
+    ax = pr1kit.plot_boxes(np.zeros((40, 60, 3)), truth=[[0, 0, 20, 20]], predictions=[[0, 0, 20, 10]])
     (truth,), (prediction,) = ([p for p in ax.patches if p.get_gid() == kind] for kind in ("truth", "prediction"))
     assert to_hex(truth.get_edgecolor()).upper() == TRUTH
     assert truth.get_linestyle() not in ("-", "solid")
@@ -78,16 +79,16 @@ def test_truth_is_blue_and_dashed_and_a_prediction_orange_and_solid():
 
 def test_iou_stands_on_each_matched_prediction_and_a_cross_on_the_others():
     truth = Target(boxes=[[0, 0, 10, 10], [20, 20, 40, 40]], labels=["cat", "dog"])
-    predictions = [[20, 20, 40, 30], [0, 0, 10, 10], [50, 50, 60, 60]]
-    ax = plots.plot_boxes(Image.new("RGB", (64, 64)), truth=truth, predictions=predictions, labels=["Dog", "bird", "x"])
+    found = {"predictions": [[20, 20, 40, 30], [0, 0, 10, 10], [50, 50, 60, 60]], "labels": ["Dog", "bird", "x"]}
+    ax = pr1kit.plot_boxes(Image.new("RGB", (64, 64)), truth=truth, **found)
     assert words(ax) == ["Dog 0.50", "bird 1.00", "cat", "x ✕"]  # the truth speaks up only where it differs
 
 
 def test_given_matches_are_kept_though_others_would_be_better():
     truth, answer = [[0, 0, 10, 10], [0, 0, 10, 5]], Answer(boxes=np.array([[0, 0, 10, 10.0]]))
     image = np.zeros((20, 20), np.uint8)
-    assert words(plots.plot_boxes(image, truth=truth, predictions=answer)) == ["1.00"]
-    assert words(plots.plot_boxes(image, truth=truth, predictions=answer, matches=[(0, 1, 0.9)])) == ["0.50"]
+    assert words(pr1kit.plot_boxes(image, truth=truth, predictions=answer)) == ["1.00"]
+    assert words(pr1kit.plot_boxes(image, truth=truth, predictions=answer, matches=[(0, 1, 0.9)])) == ["0.50"]
 
 
 @pytest.mark.parametrize(
@@ -97,7 +98,7 @@ def test_given_matches_are_kept_though_others_would_be_better():
 def test_predictions_are_drawn_in_pixels_whatever_their_frame(frame, answer):
     sample = Sample(Image.new("RGB", (128, 48)), "grounding", "thing", Target(boxes=[[64, 24, 128, 48]]))
     for given in ({"predictions": [answer]}, {"completion": boxed([answer])}):
-        ax = plots.plot_boxes(sample, frame=frame, **given)
+        ax = pr1kit.plot_boxes(sample, frame=frame, **given)
         np.testing.assert_allclose(boxes_of(ax, "prediction"), [[64, 24, 128, 48]])
         assert words(ax) == ["1.00"]
         assert "thing" in ax.get_title(loc="left")
@@ -106,27 +107,27 @@ def test_predictions_are_drawn_in_pixels_whatever_their_frame(frame, answer):
 def test_a_label_of_another_class_is_no_match_in_detection():
     sample = Sample(Image.new("RGB", (64, 64)), "detection", "a, b", Target(boxes=[[0, 0, 9, 9]], labels=["a"]))
     for said, expected in (("a", ["a 1.00"]), ("b", ["a", "b ✕"])):
-        ax = plots.plot_boxes(sample, completion=json.dumps([{"bbox_2d": [0, 0, 9, 9], "label": said}]))
+        ax = pr1kit.plot_boxes(sample, completion=json.dumps([{"bbox_2d": [0, 0, 9, 9], "label": said}]))
         assert words(ax) == expected
 
 
 def test_truth_points_without_boxes_are_drawn_and_no_prediction_is_called_unmatched():
     sample = Sample(Image.new("RGB", (64, 64)), "counting", "dot", Target(points=[[5, 5], [30, 40]]))
-    ax = plots.plot_boxes(sample, predictions=[[0, 0, 10, 10]])
+    ax = pr1kit.plot_boxes(sample, predictions=[[0, 0, 10, 10]])
     assert words(ax) == []
     (points,) = [line for line in ax.lines if line.get_gid() == "truth"]
     np.testing.assert_allclose(points.get_xydata(), [[5, 5], [30, 40]])
 
 
 def test_tiny_pictures_are_crisp_and_photographs_smooth():
-    tiny, photograph = (plots.plot_boxes(np.zeros((side, side, 3))).images[0] for side in (64, 600))
+    tiny, photograph = (pr1kit.plot_boxes(np.zeros((side, side, 3))).images[0] for side in (64, 600))
     assert tiny.get_interpolation() == "nearest"
     assert photograph.get_interpolation() == "auto"
     assert list(tiny.get_extent()) == [0, 64, 64, 0]  # pixel edges on whole numbers, as boxes count them
 
 
 def test_a_box_that_leaves_the_picture_neither_shrinks_it_nor_leaves_it():
-    ax = plots.plot_boxes(np.zeros((50, 50, 3)), predictions=[[-30, 10, 90, 20], [200, 200, 300, 300]])
+    ax = pr1kit.plot_boxes(np.zeros((50, 50, 3)), predictions=[[-30, 10, 90, 20], [200, 200, 300, 300]])
     assert ax.get_xlim() == (0, 50)
     assert ax.get_ylim() == (50, 0)
     assert boxes_of(ax, "prediction").min() >= 0
@@ -138,13 +139,13 @@ def test_a_box_that_leaves_the_picture_neither_shrinks_it_nor_leaves_it():
 def test_tags_neither_overlap_nor_leave_the_picture(task, figsize):
     for sample in make_scenes(task, 3, seed=11):
         ax = plt.subplots(figsize=figsize, layout="constrained")[1]
-        plots.plot_boxes(sample, predictions=sample.target.boxes + 1.0, labels=sample.target.labels, ax=ax)
+        pr1kit.plot_boxes(sample, predictions=sample.target.boxes + 1.0, labels=sample.target.labels, ax=ax)
         assert len(ax.texts) == len(sample.target.boxes)
         assert_tags_are_apart_and_inside(ax)
 
 
 def test_tags_of_one_crowded_corner_move_apart_with_leaders():
-    ax = plots.plot_boxes(
+    ax = pr1kit.plot_boxes(
         np.zeros((200, 200, 3)), truth=[[0, 0, 6, 6]] * 8, truth_labels=[f"thing {i}" for i in range(8)]
     )
     assert_tags_are_apart_and_inside(ax)
@@ -155,7 +156,7 @@ def test_a_thumbnail_of_a_crowd_shows_boxes_without_tags():
     boxes, labels = [[10 * i, 10 * i, 10 * i + 9, 10 * i + 9] for i in range(10)], ["dining table"] * 10
     for side, legible in ((1.2, False), (8, True)):
         ax = plt.subplots(figsize=(side, side))[1]
-        plots.plot_boxes(np.zeros((100, 100, 3)), truth=boxes, truth_labels=labels, legend=False, ax=ax)
+        pr1kit.plot_boxes(np.zeros((100, 100, 3)), truth=boxes, truth_labels=labels, legend=False, ax=ax)
         ax.figure.draw_without_rendering()
         assert {tag.get_visible() for tag in ax.texts} == {legible}
         assert len(boxes_of(ax, "truth")) == 10
@@ -170,7 +171,7 @@ def test_the_coco_photograph_is_drawn_with_its_19_official_boxes():
     corners[:, 2:] += corners[:, :2]  # COCO writes x, y, width, height
     labels = [names[item["category_id"]] for item in official["annotations"]]
 
-    ax = plots.plot_boxes(COCO / "000000397133.jpg", truth=corners, truth_labels=labels)
+    ax = pr1kit.plot_boxes(COCO / "000000397133.jpg", truth=corners, truth_labels=labels)
     assert len(corners) == 19
     np.testing.assert_allclose(boxes_of(ax, "truth"), corners)
     assert words(ax) == sorted(labels)
@@ -182,13 +183,13 @@ def test_the_coco_photograph_is_drawn_with_its_19_official_boxes():
 def test_what_cannot_be_drawn_says_so_in_one_sentence(tmp_path):
     image = np.zeros((9, 9, 3))
     with pytest.raises(FileNotFoundError, match=r"nowhere\.png"):
-        plots.plot_boxes(tmp_path / "nowhere.png")
+        pr1kit.plot_boxes(tmp_path / "nowhere.png")
     with pytest.raises(ValueError, match="2 predictions but 1 labels"):
-        plots.plot_boxes(image, predictions=[[0, 0, 1, 1]] * 2, labels=["a"])
+        pr1kit.plot_boxes(image, predictions=[[0, 0, 1, 1]] * 2, labels=["a"])
     with pytest.raises(ValueError, match="not x1 <= x2"):
-        plots.plot_boxes(image, predictions=[[0, 0, np.nan, 1]])
+        pr1kit.plot_boxes(image, predictions=[[0, 0, np.nan, 1]])
     with pytest.raises(ValueError, match="task"):
-        plots.plot_boxes(image, completion="(1,1),(2,2)")
+        pr1kit.plot_boxes(image, completion="(1,1),(2,2)")
 
 
 def test_texts_are_compared_letter_by_letter():
@@ -201,19 +202,19 @@ def test_texts_are_compared_letter_by_letter():
 
 def test_an_ocr_answer_stands_under_its_picture_with_wrong_letters_marked():
     sample = Sample(Image.new("RGB", (64, 64)), "ocr", "", Target(text="hello world"))
-    ax = plots.plot_boxes(sample, completion="hallo word")
+    ax = pr1kit.plot_boxes(sample, completion="hallo word")
     marked = {(text.get_text(), text.get_gid()) for text in ax.texts}
     assert marked >= {("a", "wrong"), ("l", "missing")}
     spelt = "".join(text.get_text() for text in ax.texts if text.get_gid() != "missing")
     assert spelt == "hallo word"
     ax.figure.draw_without_rendering()
     assert all(text.get_window_extent().y1 <= ax.get_window_extent().y0 + 2 for text in ax.texts)
-    assert words(plots.plot_boxes(sample)) == ["hello world"]  # without an answer, the truth
+    assert words(pr1kit.plot_boxes(sample)) == ["hello world"]  # without an answer, the truth
 
 
 def test_a_long_transcript_is_wrapped_and_cut():
     sample = Sample(Image.new("RGB", (64, 64)), "ocr", "", Target(text="word " * 400))
-    ax = plots.plot_boxes(sample)
+    ax = pr1kit.plot_boxes(sample)
     assert len(ax.texts) <= 6
     assert ax.texts[-1].get_text().endswith("…")
     ax.figure.draw_without_rendering()
@@ -222,7 +223,7 @@ def test_a_long_transcript_is_wrapped_and_cut():
 
 def test_matching_lines_join_the_centres_of_each_pair():
     truth, predictions = [[0, 0, 10, 10], [20, 20, 40, 40]], [[20, 20, 40, 30], [2, 2, 4, 4], [0, 30, 5, 35]]
-    ax = plots.plot_matching(np.zeros((50, 50, 3)), predictions, [(0, 1, 0.5), (1, 0, 0.04)], truth=truth)
+    ax = pr1kit.plot_matching(np.zeros((50, 50, 3)), predictions, [(0, 1, 0.5), (1, 0, 0.04)], truth=truth)
     lines = [line.get_xydata().tolist() for line in ax.lines if line.get_gid() == "pair"]
     assert lines == [[[30, 25], [30, 30]], [[3, 3], [5, 5]]]
     assert words(ax) == ["0.04", "0.50", "p0", "p1", "p2 ✕", "t0", "t1"]
@@ -230,7 +231,7 @@ def test_matching_lines_join_the_centres_of_each_pair():
 
 
 def test_matching_of_boxes_alone_shows_all_of_them_upright():
-    ax = plots.plot_matching([[0, 0, 10, 10]], [[100, 50, 120, 70]], [])
+    ax = pr1kit.plot_matching([[0, 0, 10, 10]], [[100, 50, 120, 70]], [])
     (left, right), (bottom, top) = ax.get_xlim(), ax.get_ylim()
     assert left < 0
     assert right > 120
@@ -238,7 +239,7 @@ def test_matching_of_boxes_alone_shows_all_of_them_upright():
     assert top < 0
     assert words(ax) == ["p0 ✕", "t0 ✕"]
     assert not ax.images
-    assert plots.plot_matching([], [], []).get_xlim()[0] < 0  # nothing to match is a picture too
+    assert pr1kit.plot_matching([], [], []).get_xlim()[0] < 0  # nothing to match is a picture too
 
 
 # ---------------------------------------------------------------- panels
@@ -247,7 +248,7 @@ def test_matching_of_boxes_alone_shows_all_of_them_upright():
 def test_before_after_has_a_column_for_each_sample_and_says_where_it_got_better():
     samples = make_scenes("grounding", 3, seed=2)
     exact = [boxed(sample.target.boxes) for sample in samples]
-    axes = plots.plot_before_after(samples, ["no idea", exact[1], exact[2]], [exact[0], exact[1], "no idea"])
+    axes = pr1kit.plot_before_after(samples, ["no idea", exact[1], exact[2]], [exact[0], exact[1], "no idea"])
     assert axes.shape == (2, 3)
     assert [ax.get_xlabel() for ax in axes.flat] == ["no box", "IoU 1.00", "IoU 1.00", "IoU 1.00", "IoU 1.00", "no box"]
     first, same, worse = (ax.xaxis.label.get_color() for ax in axes[1])
@@ -261,7 +262,7 @@ def test_before_after_counts_and_reads_too():
     (scene,) = make_scenes("counting", 1, seed=4)
     (page,) = make_scenes("ocr", 1, seed=4)
     n = len(scene.target.boxes)
-    axes = plots.plot_before_after([scene, page], ["None", ""], [boxed(scene.target.boxes), page.target.text])
+    axes = pr1kit.plot_before_after([scene, page], ["None", ""], [boxed(scene.target.boxes), page.target.text])
     assert axes[0, 0].get_xlabel() == f"counted 0, true {n}\nIoU 0.00"
     assert axes[1, 0].get_xlabel() == f"counted {n}, true {n}\nIoU 1.00"
     assert axes[0, 1].get_xlabel() == "{0} of {0} characters off".format(len(" ".join(page.target.text.split())))
@@ -271,7 +272,7 @@ def test_before_after_counts_and_reads_too():
 @pytest.mark.parametrize("count", [1, 4, 7])
 def test_no_words_of_a_panel_leave_the_figure(count):
     samples = make_scenes("counting", count, seed=6)
-    axes = plots.plot_before_after(samples, ["None"] * count, ["None"] * count)
+    axes = pr1kit.plot_before_after(samples, ["None"] * count, ["None"] * count)
     figure = axes[0, 0].figure
     figure.draw_without_rendering()
     for ax in axes.flat:
@@ -285,9 +286,9 @@ def test_no_words_of_a_panel_leave_the_figure(count):
 
 def test_before_after_wants_one_answer_each():
     with pytest.raises(ValueError, match="2 answers before"):
-        plots.plot_before_after(make_scenes("grounding", 1, seed=0), ["", ""], [""])
+        pr1kit.plot_before_after(make_scenes("grounding", 1, seed=0), ["", ""], [""])
     with pytest.raises(ValueError, match="0 samples"):
-        plots.plot_before_after([], [], [])
+        pr1kit.plot_before_after([], [], [])
 
 
 def group_of(rewards, completion="(1,1),(9,9)") -> list[Rollout]:
@@ -298,7 +299,7 @@ def group_of(rewards, completion="(1,1),(9,9)") -> list[Rollout]:
 def test_a_rollout_group_is_sorted_and_its_bars_are_coloured_by_advantage():
     (sample,) = make_scenes("grounding", 1, seed=0)
     group = group_of([0.25, 0.75, 0.5, 0.5, 0.5])
-    axes = plots.plot_rollout_group(sample, group)
+    axes = pr1kit.plot_rollout_group(sample, group)
     assert [ax.get_title(loc="left") for ax in axes] == [f"reward {r:.2f}" for r in (0.75, 0.5, 0.5, 0.5, 0.25)]
     assert axes[0].get_title(loc="right") == "A +0.25"
     assert axes[-1].get_title(loc="right") == "A −0.25"
@@ -309,29 +310,29 @@ def test_a_rollout_group_is_sorted_and_its_bars_are_coloured_by_advantage():
     assert len(axes[0].figure.axes) == 5  # no empty frames in the last row
     assert "mean reward 0.50" in axes[0].figure.get_suptitle()
 
-    as_sampled = plots.plot_rollout_group(sample, group, best_first=False)
+    as_sampled = pr1kit.plot_rollout_group(sample, group, best_first=False)
     assert [ax.get_title(loc="left") for ax in as_sampled] == [f"reward {r:.2f}" for r in (0.25, 0.75, 0.5, 0.5, 0.5)]
 
 
 def test_a_rollout_group_takes_the_place_of_an_axes():
     figure, (left, right) = plt.subplots(1, 2, layout="constrained")
     (sample,) = make_scenes("ocr", 1, seed=0)
-    axes = plots.plot_rollout_group(sample, group_of([3.0, 1.0], "word"), columns=1, ax=right)
+    axes = pr1kit.plot_rollout_group(sample, group_of([3.0, 1.0], "word"), columns=1, ax=right)
     assert axes.shape == (2,)
     assert right not in figure.axes
     assert left in figure.axes
     assert axes[0].child_axes[0].get_xlim() == (0, 3)  # the track reaches the largest reward
     assert all(ax.get_window_extent().x0 > left.get_window_extent().x1 for ax in axes)
     with pytest.raises(ValueError, match="subplots"):
-        plots.plot_rollout_group(sample, group_of([1.0]), ax=figure.add_axes([0, 0, 1, 1]))
+        pr1kit.plot_rollout_group(sample, group_of([1.0]), ax=figure.add_axes([0, 0, 1, 1]))
     with pytest.raises(ValueError, match="at least one"):
-        plots.plot_rollout_group(sample, [])
+        pr1kit.plot_rollout_group(sample, [])
 
 
 def test_the_reason_of_a_failed_answer_is_told():
     (sample,) = make_scenes("grounding", 1, seed=0)
     failed = Rollout("hm", RewardResult(0.0, {}, reason="no box in the answer"))
-    assert plots.plot_rollout_group(sample, [failed])[0].get_xlabel() == "no box in the answer"
+    assert pr1kit.plot_rollout_group(sample, [failed])[0].get_xlabel() == "no box in the answer"
 
 
 # ---------------------------------------------------------------- charts
@@ -346,7 +347,7 @@ def legend_of(ax) -> list[str]:
 
 
 def test_reward_curve_smooths_over_its_window_and_keeps_the_raw_points():
-    ax = plots.plot_reward_curves(run([0.0, 0.3, 0.6, np.nan, 1.0]), window=3)
+    ax = pr1kit.plot_reward_curves(run([0.0, 0.3, 0.6, np.nan, 1.0]), window=3)
     np.testing.assert_allclose(ax.lines[0].get_ydata(), [0.15, 0.3, 0.45, 0.8, 1.0])
     raw = np.ma.getdata(ax.collections[0].get_offsets())
     assert raw[[0, 1, 2, 4]].tolist() == [[1, 0], [2, 0.3], [3, 0.6], [5, 1]]
@@ -355,7 +356,7 @@ def test_reward_curve_smooths_over_its_window_and_keeps_the_raw_points():
 
 
 def test_reward_band_over_three_seeds_is_the_t_interval_by_hand():
-    ax = plots.plot_reward_curves([run([0.1]), run([0.2]), run([0.3])], window=1)
+    ax = pr1kit.plot_reward_curves([run([0.1]), run([0.2]), run([0.3])], window=1)
     (band,) = [c for c in ax.collections if c.get_label() == "95 % t-interval over seeds"]
     heights = band.get_paths()[0].vertices[:, 1]
     half = 4.302653 * 0.1 / np.sqrt(3)  # t with 2 degrees of freedom
@@ -364,7 +365,7 @@ def test_reward_band_over_three_seeds_is_the_t_interval_by_hand():
 
 
 def test_two_seeds_of_different_length_give_their_range_where_both_are():
-    ax = plots.plot_reward_curves([run([0.2, 0.2, 0.2]), run([0.4, 0.4])], window=1)
+    ax = pr1kit.plot_reward_curves([run([0.2, 0.2, 0.2]), run([0.4, 0.4])], window=1)
     (band,) = [c for c in ax.collections if c.get_label() == "min–max over seeds"]
     corners = band.get_paths()[0].vertices
     assert corners[:, 0].max() == 2
@@ -373,8 +374,8 @@ def test_two_seeds_of_different_length_give_their_range_where_both_are():
 
 
 def test_reward_parts_are_drawn_when_asked():
-    assert len(plots.plot_reward_curves(run([0.1, 0.2])).lines) == 1
-    ax = plots.plot_reward_curves(run([0.1, 0.2]), parts=True)
+    assert len(pr1kit.plot_reward_curves(run([0.1, 0.2])).lines) == 1
+    ax = pr1kit.plot_reward_curves(run([0.1, 0.2]), parts=True)
     assert legend_of(ax)[-1] == "iou"
     assert ax.lines[1].get_ydata().tolist() == [0.5, 0.5]
 
@@ -383,15 +384,15 @@ def test_columns_csv_strings_and_evaluation_rows_are_understood():
     columns = {"step": ["1", "2", "3"], "reward": ["0.5", "", "0.7"]}
     rows = [{"step": 1, "reward": 0.5}, {"step": 2, "eval_accuracy": 0.1}, {"step": 3, "reward": 0.7}]
     for log in (columns, rows):
-        line = plots.plot_reward_curves(log, window=1).lines[0]
+        line = pr1kit.plot_reward_curves(log, window=1).lines[0]
         np.testing.assert_allclose(line.get_ydata()[[0, -1]], [0.5, 0.7])
-    assert any("2 seeds" in name for name in legend_of(plots.plot_reward_curves([columns, columns])))
+    assert any("2 seeds" in name for name in legend_of(pr1kit.plot_reward_curves([columns, columns])))
 
 
 @pytest.mark.parametrize("nothing", [[], [[]], {}, {"step": [], "reward": []}, [{"step": 1, "loss": 2.0}]])
 def test_no_reward_raises_one_clear_sentence(nothing):
     with pytest.raises(ValueError, match="No reward to plot: each log needs rows with the keys 'step' and 'reward'"):
-        plots.plot_reward_curves(nothing)
+        pr1kit.plot_reward_curves(nothing)
 
 
 def test_metric_intervals_have_a_row_each_and_say_the_change():
@@ -401,7 +402,7 @@ def test_metric_intervals_have_a_row_each_and_say_the_change():
         {"metric": "IoU", "before": 0.5, "after": 0.4},
         {"metric": "AP", "before": 0.5, "after": 0.51, "change": (0.01, -0.02, 0.04)},
     ]
-    ax = plots.plot_metric_intervals(rows)
+    ax = pr1kit.plot_metric_intervals(rows)
     assert [label.get_text() for label in ax.get_yticklabels()] == ["accuracy", "distance ↓", "IoU", "AP"]
     said = [(text.get_text(), text.get_color()) for text in ax.texts]
     assert said == [("+0.20", BETTER), ("−0.10", BETTER), ("−0.10", WORSE), ("+0.01  [−0.02, +0.04]", NEUTRAL)]
@@ -412,12 +413,12 @@ def test_metric_intervals_have_a_row_each_and_say_the_change():
     assert ax.get_xlim() == (0, 1)
     assert ax.get_ylim() == (3.5, -0.5)
     with pytest.raises(ValueError, match="No metrics"):
-        plots.plot_metric_intervals([])
+        pr1kit.plot_metric_intervals([])
 
 
 def test_reward_histogram_counts_every_rollout_and_the_groups_that_teach_nothing():
     groups = [group_of([0.0, 1.0]), [0.5, 0.5], [1.0, 1.0], [0.2, 0.21]]
-    ax = plots.plot_reward_histogram(groups)
+    ax = pr1kit.plot_reward_histogram(groups)
     assert sum(bar.get_height() for bar in ax.patches) == 8
     grey = [bar for bar in ax.patches if to_hex(bar.get_facecolor()) == "#c4c4c4"]
     assert sum(bar.get_height() for bar in grey) == 4
@@ -429,7 +430,7 @@ def test_pass_at_k_equals_counting_all_draws():
     # by hand: 1, 0 and 3 of 4 pass; a draw of k fails with C(4 - c, k) / C(4, k)
     expected = [[1 / 4, 0, 3 / 4], [1 / 2, 0, 1], [3 / 4, 0, 1], [1, 0, 1]]
     np.testing.assert_allclose(pass_at_k(groups, 0.5), expected, atol=1e-12)
-    ax = plots.plot_pass_at_k(groups, 0.5)
+    ax = pr1kit.plot_pass_at_k(groups, 0.5)
     np.testing.assert_allclose(ax.lines[0].get_ydata(), np.mean(expected, axis=1))
     assert ax.lines[0].get_xdata().tolist() == [1, 2, 3, 4]
     np.testing.assert_allclose(ax.lines[1].get_ydata(), np.mean(groups))
@@ -439,7 +440,7 @@ def test_pass_at_k_stops_at_the_smallest_group():
     assert pass_at_k([[1.0, 0.0, 0.0], [0.0, 1.0]]).shape == (2, 2)
 
 
-@pytest.mark.parametrize("plot", [plots.plot_reward_histogram, plots.plot_pass_at_k])
+@pytest.mark.parametrize("plot", [pr1kit.plot_reward_histogram, pr1kit.plot_pass_at_k])
 def test_no_rollouts_raise_one_clear_sentence(plot):
     for nothing in ([], [[]]):
         with pytest.raises(ValueError, match="No rollouts to plot"):
@@ -450,12 +451,12 @@ def test_plots_draw_into_the_given_axes_and_leave_global_settings_alone():
     before = dict(matplotlib.rcParams)
     (sample,) = make_scenes("grounding", 1, seed=0)
     calls = [
-        lambda ax: plots.plot_boxes(sample, ax=ax),
-        lambda ax: plots.plot_matching(sample, [[0, 0, 5, 5]], [], ax=ax),
-        lambda ax: plots.plot_reward_curves(run([0.1, 0.2]), ax=ax),
-        lambda ax: plots.plot_metric_intervals([{"metric": "m", "before": 0, "after": 1}], ax=ax),
-        lambda ax: plots.plot_reward_histogram([[0.0, 1.0]], ax=ax),
-        lambda ax: plots.plot_pass_at_k([[0.0, 1.0]], ax=ax),
+        lambda ax: pr1kit.plot_boxes(sample, ax=ax),
+        lambda ax: pr1kit.plot_matching(sample, [[0, 0, 5, 5]], [], ax=ax),
+        lambda ax: pr1kit.plot_reward_curves(run([0.1, 0.2]), ax=ax),
+        lambda ax: pr1kit.plot_metric_intervals([{"metric": "m", "before": 0, "after": 1}], ax=ax),
+        lambda ax: pr1kit.plot_reward_histogram([[0.0, 1.0]], ax=ax),
+        lambda ax: pr1kit.plot_pass_at_k([[0.0, 1.0]], ax=ax),
     ]
     for call in calls:
         figure, ax = plt.subplots()

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from pr1kit.data.sample import TASKS
-from pr1kit.rewards.parsing import answer_region, boxed, is_nothing, is_tagged, read_places, read_text
+from pr1kit.rewards.parsing import boxed, is_nothing, is_tagged, locate_answer, read_places, read_text
 from pr1kit.rewards.score import parse
 
 GOOD = [[10.0, 20.0, 30.0, 40.0]]
@@ -35,7 +35,7 @@ REGION = {
 @pytest.mark.parametrize("name", REGION)
 def test_only_the_answer_region_counts(name):
     completion, region = REGION[name]
-    text, reason = answer_region(completion)
+    text, _, reason = locate_answer(completion)
     assert text == region
     assert bool(reason) == (region == "")
 

@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from pr1kit.data.boxes import from_pixels
+from pr1kit.data.durable_files import write_atomically
 from pr1kit.data.sample import Sample
 
 PICTURES = {"grounding": "coco", "counting": "", "ocr": "ocr/en_pdf_png", "detection": "coco/val2017"}
@@ -36,13 +37,9 @@ def save_official(samples: Sequence[Sample], folder: str | Path, name: str) -> P
         image.save(pictures.parent / file)
         rows.append(_ROWS[task](sample, file, image.size))
     path = folder / "jsons" / task / (f"{name}.jsonl" if task == "counting" else f"{name}.json")
-    path.parent.mkdir(parents=True, exist_ok=True)
     if task == "counting":
-        path.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), encoding="utf-8")
-    else:
-        content = _coco(samples, rows) if task == "detection" else rows
-        path.write_text(json.dumps(content, ensure_ascii=False), encoding="utf-8")
-    return path
+        return write_atomically(path, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
+    return write_atomically(path, json.dumps(_coco(samples, rows) if task == "detection" else rows, ensure_ascii=False))
 
 
 def _grounding(sample: Sample, file: str, size: tuple[int, int]) -> dict:

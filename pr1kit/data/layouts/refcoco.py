@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 
+from pr1kit.data.layouts.pixmo import read_clicks
 from pr1kit.data.records import Record, as_numbers, as_question, first_of, image_of, stated_size
 
 PHRASE = ("sent", "expression", "referring_expression", "phrase", "caption", "ref", "sentence")
@@ -31,8 +32,6 @@ def read_official(row: Mapping, name: str) -> Iterator[Record]:
     solution, norm1000 = (as_numbers(row.get(key)) for key in ("solution", "normalized_solution"))
     written = solution if norm1000 is None else norm1000
     if not _is_box(written):
-        from pr1kit.data.layouts.pixmo import read_clicks
-
         yield from read_clicks({**row, "clicks": written}, name)
         return
     frame = "pixel" if norm1000 is None else "norm1000"

@@ -1,0 +1,162 @@
+"""The same questions answered before and after, one question answered many times: many small pictures, compared."""
+
+from __future__ import annotations
+
+import textwrap
+from collections.abc import Sequence
+from typing import Any
+
+import matplotlib.pyplot as plt
+import numpy as np
+from matplotlib.artist import Artist
+
+from pr1kit.data.sample import Sample, Target
+from pr1kit.plots import drawing
+from pr1kit.plots.drawing import BETTER, INK, IOU_NOTE, NEUTRAL, WORSE, Panel, style
+from pr1kit.plots.pictures import panel_of
+from pr1kit.rewards.matching import aggregate
+from pr1kit.rewards.results import Answer, Rollout
+from pr1kit.rewards.text_similarity import compare_texts, normalize
+
+
+def _area_of(ax, figsize: tuple[float, float]):
+    """The figure that a plot of several axes fills: a new one of `figsize` inches, or one in the place of `ax`."""
+    if ax is None:
+        return plt.figure(figsize=figsize)
+    if ax.get_subplotspec() is None:
+        raise ValueError("ax must come from plt.subplots or add_subplot: its place is divided into several axes.")
+    parent, place = ax.figure, ax.get_subplotspec()
+    ax.remove()
+    return parent.add_subfigure(place)
+
+
+def _draw_panel(ax, sample: Sample, scene: Panel) -> float:
+    """One small picture among many; returns the height in points that text takes under it."""
+    if sample.task == "ocr":
+        return drawing.draw_transcript(ax, scene, size=7.5)
+    drawing.draw_scene(ax, scene, names=sample.task == "detection")
+    return 0.0
+
+
+def _panel_size(scenes: Sequence[Panel], side: float) -> tuple[float, float]:
+    """Width and height in inches of each panel: as the tallest picture, `side` wide where that is square."""
+    aspect = min(2.0, max(np.shape(scene.picture)[0] / np.shape(scene.picture)[1] for scene in scenes))
+    width = side * min(1.5, max(1.0, 1 / aspect))
+    return width, width * aspect
+
+
+def _quality(sample: Sample, scene: Panel) -> tuple[str, float]:
+    """What stands under a panel, and a number that is larger for a better answer."""
+    answer, target = scene.answer or Answer(), scene.target or Target()
+    if sample.task == "ocr":
+        runs = compare_texts(target.text, answer.text)
+        wrong = sum(len(text) for text, mark in runs if mark != "same")
+        length = max(len(normalize(target.text)), len(normalize(answer.text)), 1)
+        return f"{wrong} of {length} characters off", -wrong / length
+    n, m = len(answer.boxes), len(target.boxes) or len(target.points)
+    if m and not len(target.boxes):
+        return f"counted {n}, true {m}", -float(abs(n - m))
+    share = aggregate(sum(score for *_, score in scene.matches), n, m) if n or m else float(answer.explicit)
+    if sample.task == "grounding":
+        return f"IoU {share:.2f}" if n else "no box", share
+    said = f"counted {n}, true {m}" if sample.task == "counting" else f"found {n}, true {m}"
+    return f"{said}\nIoU {share:.2f}", share + (n == m if sample.task == "counting" else 0)
+
+
+def _finish(figure, tasks: set[str]) -> None:
+    """One legend under all panels, and a first layout: constrained layout settles at the second."""
+    handles: list[Artist] = []
+    handles += drawing.legend_handles("truth", "prediction", note=IOU_NOTE) if tasks != {"ocr"} else []
+    handles += drawing.transcript_handles() if "ocr" in tasks else []
+    figure.legend(handles=handles, loc="outside lower center", ncols=len(handles), fontsize=8.5)
+    figure.get_figure(root=True).draw_without_rendering()
+
+
+@style()
+def plot_before_after(
+    samples: Sequence[Sample], before: Sequence[str], after: Sequence[str], *, frame: Any = "pixel",
+    rows: tuple[str, str] = ("before RL", "after RL"), ax=None,
+) -> np.ndarray:  # fmt: skip
+    """The same questions answered by two policies: a column per sample, a row per policy; returns Axes (2, N).
+
+    `before`, `after`: N completions each, in `frame`. Under each panel stands its score (matched IoU over the
+    larger count, as the reward aggregates), green where the second row is better and vermillion where worse.
+    `ax` gives its place away. Raises ValueError where the lengths differ or nothing is given.
+
+    >>> from pr1kit.data.scenes import make_scenes
+    >>> samples = make_scenes("grounding", 2, seed=0)
+    >>> plot_before_after(samples, ["", ""], ["(1,1),(9,9)", ""]).shape
+    (2, 2)
+    """
+    if not len(samples) or not len(samples) == len(before) == len(after):
+        counts = f"{len(samples)} samples, {len(before)} answers before and {len(after)} after"
+        raise ValueError(f"One answer before and one after for each of at least one sample, got {counts}.")
+    scenes = [[panel_of(*pair, frame) for pair in zip(samples, said, strict=True)] for said in (before, after)]
+    width, height = _panel_size(scenes[0], 1.75)
+    figure = _area_of(ax, (width * len(samples) + 0.5, 2 * height + 1.15))
+    axes = figure.subplots(2, len(samples), squeeze=False)
+    for column, sample in enumerate(samples):
+        last = None
+        for row in (0, 1):
+            panel, scene = axes[row, column], scenes[row][column]
+            below = _draw_panel(panel, sample, scene)
+            caption, quality = _quality(sample, scene)
+            colour = INK if last is None or quality == last else BETTER if quality > last else WORSE
+            panel.set_xlabel(caption, color=colour, weight="bold" if row else "normal", fontsize=8, labelpad=3 + below)
+            last = quality
+        title = textwrap.wrap(sample.question or "read the text", 22) if sample.task != "detection" else ["detection"]
+        axes[0, column].set_title("\n".join(title[:2]), loc="center", fontsize=9)
+    for row in (0, 1):
+        axes[row, 0].set_ylabel(rows[row], fontsize=11, weight="bold", color=INK if row else NEUTRAL, labelpad=7)
+    _finish(figure, {sample.task for sample in samples})
+    return axes
+
+
+@style()
+def plot_rollout_group(
+    sample: Sample, rollouts: Sequence[Rollout], *, frame: Any = "pixel", best_first: bool = True, columns: int = 4,
+    ax=None,
+) -> np.ndarray:  # fmt: skip
+    """The G answers to one prompt, each with its reward as a bar, green above its group's mean and vermillion below.
+
+    Returns the G panels' Axes `(G,)` in the order drawn: by reward (`best_first`) or as sampled. They fill a new
+    figure, or the place of `ax`. The bars' tracks end at the largest reward, at least 1. No rollout: ValueError.
+
+    >>> from pr1kit.data.scenes import make_scenes
+    >>> from pr1kit.rewards.results import RewardResult
+    >>> sample, = make_scenes("grounding", 1, seed=0)
+    >>> group = [Rollout("(1,1),(9,9)", RewardResult(r, {}), a) for r, a in ((0.2, -1), (0.4, 1))]
+    >>> plot_rollout_group(sample, group)[0].get_title("left")
+    'reward 0.40'
+    """
+    if not len(rollouts):
+        raise ValueError("No rollouts to plot: a group holds at least one.")
+    rollouts = sorted(rollouts, key=lambda rollout: -rollout.total) if best_first else rollouts
+    scenes = [panel_of(sample, rollout.completion, frame) for rollout in rollouts]
+    columns = min(columns, len(rollouts))
+    lines = -(-len(rollouts) // columns)
+    width, height = _panel_size(scenes, 1.8)
+    figure = _area_of(ax, (width * columns + 0.2, (height + 0.45) * lines + 0.7))
+    grid = figure.subplots(lines, columns, squeeze=False).ravel()
+    top = max([1.0, *(r.total for r in rollouts)])
+    for panel, rollout, scene in zip(grid, rollouts, scenes, strict=False):
+        below = _draw_panel(panel, sample, scene)
+        colour = BETTER if rollout.advantage > 1e-6 else WORSE if rollout.advantage < -1e-6 else NEUTRAL
+        bar = panel.inset_axes([0, 1.03, 1, 0.055])
+        bar.barh(0, top, height=1, color="#EAEAEA")
+        bar.barh(0, rollout.total, height=1, color=colour)
+        bar.set(xlim=(0, top), ylim=(-0.5, 0.5))
+        drawing.bare_frame(bar)
+        for text, place in ((f"reward {rollout.total:.2f}", "left"), (f"A {rollout.advantage:+.2f}", "right")):
+            panel.set_title(text.replace("-", "−"), color=colour, fontsize=8.5, pad=13, loc=place)
+        if reason := rollout.reward.reason:
+            reason = textwrap.shorten(reason, 30, placeholder=" …")
+            panel.set_xlabel(reason, fontsize=7, color=NEUTRAL, labelpad=3 + below)
+    for spare in grid[len(rollouts) :]:
+        spare.remove()
+    rewards = np.array([r.total for r in rollouts])
+    asked = textwrap.shorten(f"{sample.task}: {sample.question}".rstrip(": "), 48, placeholder=" …")
+    facts = [asked, f"G = {len(rewards)}", f"mean reward {rewards.mean():.2f}", "A: advantage"]
+    figure.suptitle("   ·   ".join(facts), fontsize=10)
+    _finish(figure, {sample.task})
+    return grid[: len(rollouts)]

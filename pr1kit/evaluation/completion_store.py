@@ -32,7 +32,7 @@ def read_completions(path: str | Path) -> dict[str, dict]:
     path, rows = Path(path), {}
     if not path.is_file():
         raise FileNotFoundError(f"There are no completions at {str(path)!r}.")
-    lines = path.read_text(encoding="utf-8").split("\n")
+    lines = path.read_bytes().split(b"\n")
     for number, line in enumerate(lines, 1):
         if not line:
             continue

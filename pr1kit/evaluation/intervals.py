@@ -39,11 +39,15 @@ def share_interval(values: np.ndarray, level: float = 0.95) -> tuple[float, floa
 def mean_interval(values: np.ndarray, drawn: np.ndarray, level: float = 0.95) -> tuple[float, float]:
     """The BCa bootstrap interval (Efron 1987) of the mean of values `(S,)`, from the means `(B,)` of resamples.
 
+    Limits are nan for fewer than two values, which tell nothing of their spread.
+
     >>> values = np.array([0.0, 1, 2, 7])
     >>> drawn = np.random.default_rng(0).choice(values, (2000, 4)).mean(1)
     >>> [round(v, 2) for v in mean_interval(values, drawn)]
     [0.25, 7.0]
     """
+    if len(values) < 2:
+        return math.nan, math.nan
     centred = values - values.mean()
     total = float((centred**2).sum())
     if total < 1e-18:

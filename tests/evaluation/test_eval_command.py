@@ -434,6 +434,7 @@ def test_bad_input_is_one_sentence_and_loses_nothing(official, tmp_path, capsys)
     kept = keep(tmp_path / "kept.jsonl", "refcoco_val", perfect("grounding")[:5])
     keep(tmp_path / "other.jsonl", "refcoco_val", perfect("grounding"), frame=None)
     (tmp_path / "broken.jsonl").write_text('{"id": 1}\n{"id": 2}\n')
+    (tmp_path / "latin.jsonl").write_bytes('{"id": "caf\u00e9"}\n'.encode("latin-1"))
     ask(samples_of(official, "grounding"), tmp_path / "out", Answers())
     before = (tmp_path / "out/refcoco_val.jsonl").read_bytes()
     capsys.readouterr()
@@ -441,6 +442,7 @@ def test_bad_input_is_one_sentence_and_loses_nothing(official, tmp_path, capsys)
         (["--completions", str(kept)], "2 of 7 samples of refcoco_val have no completion, 'refcoco_val/5' the first"),
         (["--completions", str(tmp_path / "other.jsonl")], "say --answer-frame pixel, norm1000 or WxH"),
         (["--completions", str(tmp_path / "broken.jsonl")], "Line 1 of"),
+        (["--completions", str(tmp_path / "latin.jsonl")], "Line 1 of"),
         (["--completions", str(tmp_path / "absent.jsonl")], "There are no completions at"),
         (["--out", str(tmp_path / "out"), "--model", "tiny"], "completions with another model"),
         (["--model", str(tmp_path / "nothing")], "holds no config.json"),

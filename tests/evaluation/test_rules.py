@@ -112,6 +112,7 @@ def test_bca_follows_the_skew_and_a_bias_is_taken_off():
     drawn = np.random.default_rng(0).choice(values, (4000, 16)).mean(1)
     low, high = mean_interval(values, drawn)
     assert high - values.mean() > 1.5 * (values.mean() - low)
+    assert np.isnan(mean_interval(np.array([0.5]), np.array([0.5, 0.5]))).all()  # one value tells no spread
     assert corrected_interval(0.5, np.array([0.55, 0.65]), 100)[1] < 0.6
     middle = np.mean(corrected_interval(0.5, np.array([0.55, 0.65]), 100))
     assert middle == pytest.approx(0.4)

@@ -178,6 +178,8 @@ def unsupported_reason(model) -> str:
     text, name = model.config.get_text_config(), type(model).__name__
     plain = (text._attn_implementation or "").removeprefix(NAME)
     other = sorted(set(getattr(text, "layer_types", None) or []) - {"full_attention"})
+    if "linear_attention" in other:
+        return f"{name} has layers of linear attention, which carry a state along the row whatever the mask says"
     if other:
         return f"{name} has layers of {other[0].replace('_', ' ')}, which do not see the whole prefix"
     if not getattr(text, "layer_types", None) and getattr(text, "sliding_window", None):

@@ -38,8 +38,8 @@ class WholeCheckpoints:
     """Mixed into a `Trainer`: a checkpoint is written aside, signed, and only then takes its name.
 
     And it is resumed from whole: transformers 5.23 resumes a Qwen2(.5)-VL run from weights whose names it does not
-    find, and versions up to at least 5.17 load the copy of an adapter that is the reference and not the adapter; both go
-    on from the starting weights without an error.
+    find, and versions up to at least 5.17 load the reference's copy of an adapter in the place of the adapter; both
+    go on from the starting weights without an error.
     """
 
     _aside: Path | None = None

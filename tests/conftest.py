@@ -43,18 +43,20 @@ EXTRA_ROPE = {
 }
 
 
-def save_small_policy(kind: str, folder, heads: int = 4) -> str:
+def save_small_policy(kind: str, folder, heads: int = 4, patch: int = 8) -> str:
     """A two-layer model of a real class with grouped-query attention, M-RoPE, and what its family has besides: window
     attention (Qwen2.5-VL), vision features in the language layers (Qwen3-VL), linear attention (Qwen3.5)."""
     processor = build_processor()
+    processor.image_processor.patch_size = patch
+    processor.image_processor.size = {"shortest_edge": 256, "longest_edge": (32 * patch) ** 2}
     if kind != "qwen2_5_vl":
         three = kind.startswith("qwen3")
-        videos = Qwen3VLVideoProcessor(patch_size=8, merge_size=2) if three else processor.video_processor
+        videos = Qwen3VLVideoProcessor(patch_size=patch, merge_size=2) if three else processor.video_processor
         processor = (Qwen3VLProcessor if three else Qwen2VLProcessor)(
             processor.image_processor, processor.tokenizer, videos, processor.chat_template
         )
     ids = {token: processor.tokenizer.convert_tokens_to_ids(token) for token in SPECIAL_TOKENS}
-    shape = {"depth": 2, "num_heads": 2, "patch_size": 8, "spatial_merge_size": 2}
+    shape = {"depth": 2, "num_heads": 2, "patch_size": patch, "spatial_merge_size": 2}
     vision = {
         "qwen2_vl": {"embed_dim": 32, "hidden_size": 64, "mlp_ratio": 2},
         "qwen2_5_vl": {
@@ -165,3 +167,9 @@ def write_run():
         return rows
 
     return write
+
+
+@pytest.fixture(scope="session")
+def real_grid_policy(tmp_path_factory) -> str:
+    """A small Qwen3-VL whose visual token has 32 pixels, as those of the published models."""
+    return save_small_policy("qwen3_vl", tmp_path_factory.mktemp("real_grid") / "qwen3_vl", patch=16)

@@ -210,6 +210,23 @@ def test_runs_from_the_first_cell_to_the_last_and_its_facts_hold(path, tmp_path)
     assert [cell.execution_count for cell in code_cells(notebook)] == list(range(1, len(code_cells(notebook)) + 1))
 
 
+@pytest.mark.parametrize("name", ["00_start_here", "06_grpo_step"])
+def test_runs_with_another_family_by_name(real_grid_policy, name, tmp_path):
+    """Coordinates of 0–1000 and scenes of 512 pixels: nothing in a cell may hold for the tiny policy alone."""
+    path = ROOT / "notebooks" / f"{name}.ipynb"
+    notebook = with_settings(nbformat.read(path, as_version=4), SETTINGS | {"POLICY": real_grid_policy})
+    notebook.cells.append(nbformat.v4.new_code_cell('assert frame == "norm1000"'))
+    NotebookClient(
+        notebook, timeout=300, kernel_name="python3", resources={"metadata": {"path": str(tmp_path)}}
+    ).execute()
+
+
+@every_notebook
+def test_scenes_have_a_size_that_the_policy_sees(path):
+    code = "\n".join(cell.source for cell in code_cells(nbformat.read(path, as_version=4)))
+    assert "scene_knobs(" in code or not re.search(r'load_policy\(POLICY|"--model", POLICY', code)
+
+
 def test_settings_are_replaced_or_refused():
     cell = nbformat.v4.new_code_cell("FAST = False  # why\nSEED = 3", metadata={"tags": ["parameters"]})
     notebook = nbformat.v4.new_notebook(cells=[cell])

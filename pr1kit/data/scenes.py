@@ -37,7 +37,8 @@ class Difficulty:
     `num_objects`: objects in a scene (for counting: objects to count, `distractors` come on top); `size`: side in
     pixels; `overlap`: largest share of the smaller object that another may cover; `distractors`: grounding, the chance
     that another object shares its colour or shape with the one asked for; counting, the largest number of objects of
-    another shape; `text_length`: words on a page; `image_size`: side of the square image in pixels.
+    another shape; `text_length`: words on a page; `text_height`: of a line, in pixels; `image_size`: side of the square
+    image in pixels.
     """
 
     num_objects: tuple[int, int] = (2, 5)
@@ -45,6 +46,7 @@ class Difficulty:
     overlap: float = 0.1
     distractors: float = 0.5
     text_length: tuple[int, int] = (2, 4)
+    text_height: int = 16
     image_size: int = 64
 
     def __post_init__(self):
@@ -162,9 +164,9 @@ def draw_shapes(task: str, rng: np.random.Generator, knobs: Difficulty) -> tuple
     return Scene(image, np.array(boxes, float).reshape(-1, 4), tuple(colours), tuple(shapes)), question
 
 
-@lru_cache(maxsize=1)
-def _font() -> ImageFont.FreeTypeFont:
-    return ImageFont.load_default(size=12)
+@lru_cache(maxsize=8)
+def _font(height: int) -> ImageFont.FreeTypeFont:
+    return ImageFont.load_default(size=height * 3 // 4)
 
 
 def draw_page(rng: np.random.Generator, knobs: Difficulty) -> Scene:
@@ -176,18 +178,18 @@ def draw_page(rng: np.random.Generator, knobs: Difficulty) -> Scene:
     ]
     words = ["".join(pair) for pair in zip(syllables[::2], syllables[1::2], strict=True)]
     lines = [" ".join(words[i : i + 2]) for i in range(0, count, 2)]
-    size, height = knobs.image_size, 16
+    size, height, font = knobs.image_size, knobs.text_height, _font(knobs.text_height)
     if len(lines) * height > size:
         raise ValueError(f"{count} words do not fit a page of {size} pixels: lower text_length or raise image_size.")
     top = int(rng.integers(0, size - len(lines) * height + 1))
     ink = Image.new("L", (size, size))
     draw, glyphs = ImageDraw.Draw(ink), []
     for row, line in enumerate(lines):
-        x, y = int(rng.integers(1, max(2, size - int(draw.textlength(line, _font())) - 1))), top + row * height
-        draw.text((x, y), line, fill=255, font=_font())
+        x, y = int(rng.integers(1, max(2, size - int(draw.textlength(line, font)) - 1))), top + row * height
+        draw.text((x, y), line, fill=255, font=font)
         for i, letter in enumerate(line):
             if letter != " ":
-                left, right = (draw.textlength(line[:j], _font()) for j in (i, i + 1))
+                left, right = (draw.textlength(line[:j], font) for j in (i, i + 1))
                 glyphs.append((x + left, y, x + right, y + height, ord(letter)))
     shade = np.asarray(ink, float)[..., None] / 255
     paper = _background(size) + rng.normal(0, 6, (size, size, 1))

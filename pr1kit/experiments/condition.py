@@ -14,6 +14,7 @@ import torch
 
 from pr1kit.data.sample import Sample
 from pr1kit.data.scenes import make_scenes
+from pr1kit.models.policy import scene_knobs
 from pr1kit.models.profiles import get_profile
 from pr1kit.training.grpo_settings import PAPER, TINY, GRPOSettings
 from pr1kit.training.sft import TINY_SFT, SFTSettings
@@ -139,7 +140,9 @@ class Condition:
         return replace(settings, steps=steps, seed=seed, thinking=self.thinking)
 
     def scenes(self, count: int, seed: int, split: str = "train") -> list[Sample]:
-        return make_scenes(self.task, count, seed, split=split, **LEVELS[self.level][self.task])
+        """The condition's scenes, of a size that its policy can see."""
+        knobs = scene_knobs(self.policy, self.task) | LEVELS[self.level][self.task]
+        return make_scenes(self.task, count, seed, split=split, **knobs)
 
     def training_scenes(self, count: int, seed: int) -> list[Sample]:
         scenes = self.scenes(count, seed)

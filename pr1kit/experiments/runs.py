@@ -99,7 +99,10 @@ def load_runs(grid: Grid, root: str | Path = ROOT) -> list[Run]:
         if line["cell"] == cell
     ]
     if not runs:
-        raise FileNotFoundError(f"There is no finished run of {grid.name!r} in {root}: run the grid first.")
+        raise FileNotFoundError(
+            f"There is no finished run of {grid.name!r} in {root}: run it by `python -m pr1kit "
+            f"experiments {grid.name}` (`--policy` for another than the tiny one), or RUN_GRID = True in a notebook."
+        )
     return runs
 
 

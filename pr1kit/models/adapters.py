@@ -101,11 +101,11 @@ def adapter_base(folder: str | Path) -> str:
     return LoraConfig.from_pretrained(str(folder)).base_model_name_or_path
 
 
-def load_adapter_weights(model: PeftModel, checkpoint: str | Path) -> None:
-    """Copy a checkpoint's adapter weights into the adapter that `model` has."""
+def load_adapter_weights(model: PeftModel, checkpoint: str | Path, name: str = "default") -> None:
+    """Copy a checkpoint's adapter weights into the adapter of this name that `model` has."""
     from peft.utils import load_peft_weights, set_peft_model_state_dict
 
-    result = set_peft_model_state_dict(model, load_peft_weights(str(checkpoint), device="cpu"))
+    result = set_peft_model_state_dict(model, load_peft_weights(str(checkpoint), device="cpu"), name)
     lost = [name for name in result.unexpected_keys if "lora" in name]
     if lost:
         raise ValueError(f"The adapter in {str(checkpoint)!r} does not fit this model: it has {lost[0]}.")

@@ -22,7 +22,9 @@ class Family:
     `grid` the pixels, across and down, of one visual token in the published models (patch × merge); `notation` that of
     the boxes it writes by itself, as in `rewards.notations`. `language_layer`, `vision_block` and `merger_layer` are
     regular expressions for the names of the linear layers that adapters go on. `recurrent` says that some language
-    layers carry a state along the row whatever the attention mask: branches then cannot share a row by a mask alone.
+    layers carry a state along the row whatever the attention mask: branches are decoded from copies of the prompt's
+    state, but cannot be packed into one row, so that such a family is trained TRL's way. To share there, each branch
+    would have to go on from the state with its gradient, which transformers' caches, written in place, do not keep.
     """
 
     name: str
@@ -59,7 +61,7 @@ def seen_size(image_size: tuple[int, int], image_processor) -> tuple[int, int]:
     )
 
 
-# Module names as in transformers 5.10 to 5.23; frames from the models' own cookbooks.
+# Module names as in transformers 5.10 to 5.24; frames from the models' own cookbooks.
 _QWEN3: dict[str, Any] = {"frame": "norm1000", "grid": 32, "notation": "json", "vision_block": r"linear_fc[12]"}
 FAMILIES = {
     "qwen2_vl": Family("Qwen2-VL", "norm1000", 28, "tokens", r"fc[12]", r"merger\.mlp\.[02]"),

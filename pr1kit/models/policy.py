@@ -6,6 +6,7 @@ import os
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
 from peft import PeftModel
 from transformers import AutoConfig, AutoModelForImageTextToText, AutoProcessor
@@ -56,18 +57,31 @@ class Policy:
         return family_of(self.model.config.model_type).frame_of(image_size, self.processor.image_processor)
 
 
-def scene_knobs(policy: Policy, task: str) -> dict:
+def scene_knobs(policy: Policy | str, task: str) -> dict:
     """What `make_scenes(task, …)` is told so that `policy` can see the scenes: 16 × 16 of its visual tokens.
 
-    The tiny policy's 64 × 64 pixels would be four tokens of a real model. Objects grow with the image. {} for a policy
-    whose visual token has 16 pixels or fewer, which sees scenes as they are.
+    The tiny policy's 64 × 64 pixels would be four tokens of a real model. Objects and letters grow with the image. {}
+    for a policy whose visual token has 16 pixels or fewer, which sees scenes as they are. Of a name only the
+    configuration is read.
     """
-    images = policy.processor.image_processor
-    grid = images.patch_size * images.merge_size
+    vision = (policy.core.config if isinstance(policy, Policy) else _configuration(policy)).vision_config
+    grid = vision.patch_size * vision.spatial_merge_size
     if grid <= 16:
         return {}
     side, default = 16 * grid, DEFAULTS[task]
-    return {"image_size": side, "size": tuple(round(each * side / default.image_size) for each in default.size)}
+    size, height = (np.multiply(each, side / default.image_size) for each in (default.size, default.text_height))
+    return {"image_size": side, "size": tuple(map(round, size)), "text_height": round(height)}
+
+
+def _configuration(name: str):
+    """The configuration of the model called `name`, or of the base of an adapter. Raises ValueError."""
+    source = _source(name)
+    if os.path.isfile(os.path.join(source, "adapter_config.json")):
+        source = _source(adapter_base(source))
+    try:
+        return AutoConfig.from_pretrained(source)
+    except OSError as error:
+        raise explain_hub_error(name, error) from error
 
 
 def chat(sample: Sample, thinking: bool = False) -> list[dict]:

@@ -39,7 +39,7 @@ def branches(counts: int | Sequence[int], synced: bool = False, draws: torch.Ten
         cache.layers = [
             PreallocatedCacheLayer(layer) if type(layer) is DynamicLayer else layer for layer in cache.layers
         ]
-        cache.batch_select_indices(prompt)
+        _keep(cache, prompt)
         _select(logits_processor, prompt)
         logits, positions = outputs.logits[prompt, -1], first["position_ids"][-3:, prompt, -1:]
         ids = input_ids.new_full((len(prompt), length + steps), 0 if blank is None else blank.item())
@@ -65,7 +65,7 @@ def branches(counts: int | Sequence[int], synced: bool = False, draws: torch.Ten
                     if over or len(left) <= KEEP * len(ids):
                         result[rows], longest = ids, int(lengths.max())
                     if not over and len(left) <= KEEP * len(ids):
-                        cache.batch_select_indices(left)
+                        _keep(cache, left)
                         _select(logits_processor, left)
                         mask.select(left)
                         rows, ids, positions = rows[left], ids[left], positions[:, left]
@@ -132,6 +132,13 @@ class PreallocatedCacheLayer(DynamicLayer):
         self.keys, self.values = (room[:, :, :length] for room in self.room)
 
 
+def _keep(cache, rows: torch.Tensor) -> None:
+    """The past of these rows, in this order, a row as often as it is named: keys and values, or the state that a layer
+    of linear attention carries along."""
+    for layer in cache.layers:
+        (layer.batch_select_indices if hasattr(layer, "batch_select_indices") else layer.reorder_cache)(rows)
+
+
 def _select(processors, rows: torch.Tensor) -> None:
     """Keep these rows of what a processor remembers of each (the repetition penalty: where its prompt begins)."""
     for processor in processors:
@@ -151,7 +158,5 @@ def draw(scores: torch.Tensor, uniform: torch.Tensor | None = None) -> torch.Ten
 
 
 def can_branch(model) -> bool:
-    """Whether `model` (unwrapped) tells M-RoPE positions, as Qwen2-VL, Qwen2.5-VL and Qwen3-VL do, and all its layers
-    keep their past in a cache that can be branched: those of Qwen3.5's linear attention do not."""
-    kinds = getattr(model.config.get_text_config(), "layer_types", None) or ()
-    return hasattr(getattr(model, "model", None), "get_rope_index") and "linear_attention" not in kinds
+    """Whether `model` (unwrapped) tells M-RoPE positions, as the Qwen-VL families and Qwen3.5 do."""
+    return hasattr(getattr(model, "model", None), "get_rope_index")

@@ -22,7 +22,6 @@ from pr1kit.data.durable_files import read_log
 from pr1kit.data.fingerprint import differences, fingerprint
 from pr1kit.data.run_folder import RunFolder, checkpoint_notes, checkpoint_step
 from pr1kit.data.sample import Sample
-from pr1kit.models.adapters import load_adapter_weights
 from pr1kit.models.backends import check_trainable, quiet
 from pr1kit.models.memory import out_of_memory_advice
 from pr1kit.models.policy import Policy
@@ -39,7 +38,8 @@ class WholeCheckpoints:
     """Mixed into a `Trainer`: a checkpoint is written aside, signed, and only then takes its name.
 
     And it is resumed from whole: transformers 5.23 resumes a Qwen2(.5)-VL run from weights whose names it does not
-    find, and goes on from the starting weights without an error.
+    find, and versions up to at least 5.17 load the reference's copy of an adapter in the place of the adapter; both
+    go on from the starting weights without an error.
     """
 
     _aside: Path | None = None
@@ -72,7 +72,7 @@ class WholeCheckpoints:
 
     def _load_from_checkpoint(self, resume_from_checkpoint, model=None):
         model = model or self.model
-        if hasattr(model, "peft_config") or self.is_fsdp_enabled or self.is_deepspeed_enabled:
+        if self.is_fsdp_enabled or self.is_deepspeed_enabled:
             return super()._load_from_checkpoint(resume_from_checkpoint, model)
         load_weights(model, resume_from_checkpoint)
 
@@ -125,8 +125,6 @@ def _run(folder, policy, samples, identity, args, make_trainer, log, resume) -> 
             ) from error
         except OSError as error:
             raise OSError(f"{error} {folder.path} {_saved(folder)}: the same command goes on from there.") from error
-    elif hasattr(policy.model, "peft_config"):
-        load_adapter_weights(policy.model, checkpoint)
     else:
         load_weights(policy.model, checkpoint)
     policy.model.eval()

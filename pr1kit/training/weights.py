@@ -7,6 +7,7 @@ from pathlib import Path
 
 import torch
 
+from pr1kit.models.adapters import load_adapter_weights
 from pr1kit.models.backends import quiet
 
 SAMPLED = 4096  # numbers of each tensor that the fingerprint looks at
@@ -39,7 +40,12 @@ def weights_fingerprint(model: torch.nn.Module) -> str:
 
 
 def load_weights(model: torch.nn.Module, checkpoint: str | Path) -> None:
-    """Copy a saved checkpoint's weights into `model` of the same class, every one of them."""
+    """Copy a saved checkpoint's weights into `model` of the same class, every one of them; of an adapted model those of
+    its adapters."""
+    if hasattr(model, "peft_config"):
+        for name in model.peft_config:  # PEFT gives all but the first a folder of their own
+            load_adapter_weights(model, Path(checkpoint) / ("" if name == "default" else name), name)
+        return
     with quiet():
         model.load_state_dict(type(model).from_pretrained(checkpoint, dtype=model.dtype).state_dict())
 

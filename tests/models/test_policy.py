@@ -2,6 +2,8 @@
 
 import json
 import shutil
+import subprocess
+import sys
 
 import pytest
 import torch
@@ -118,3 +120,14 @@ def test_an_endless_chat_template_is_one_sentence(small_policies, tmp_path, monk
     monkeypatch.setattr("pr1kit.models.policy.TEMPLATE_SECONDS", 0.5)
     with pytest.raises(ValueError, match=r"The chat template of .* did not come to its end in 0\.5 s"):
         load_policy(str(folder))
+
+
+def test_the_tiny_policy_is_loaded_and_asked_without_a_warning():
+    """Nothing on stderr, whether it comes from warnings or from transformers' own log."""
+    program = (
+        "import sys, warnings, pr1kit.models.policy; from transformers import Qwen2_5_VLForConditionalGeneration;"
+        "sys.stderr.write('LOADING'); warnings.simplefilter('always'); policy = pr1kit.load_policy('tiny');"
+        "pr1kit.generate_completions(policy, pr1kit.make_scenes('grounding', 1), max_new_tokens=2)"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert done.stderr.partition("LOADING")[2] == ""

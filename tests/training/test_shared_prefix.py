@@ -263,7 +263,7 @@ def prompts_of(policy, n=5):
 
 
 @pytest.mark.parametrize("penalty", [1.0, 1.3])
-@pytest.mark.parametrize("kind", [*KINDS, "tiny"])
+@pytest.mark.parametrize("kind", [*KINDS, "qwen3_5", "tiny"])
 def test_greedy_decoding_gives_the_tokens_of_generate(small_policies, kind, penalty):
     policy = load_policy(small_policies.get(kind, "tiny"))
     inputs = prompts_of(policy)

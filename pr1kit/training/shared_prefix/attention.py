@@ -15,6 +15,7 @@ from contextlib import contextmanager, nullcontext
 
 import torch
 import torch.nn.functional as F
+from torch.nn.attention import SDPBackend
 from torch.nn.attention.bias import causal_lower_right
 from transformers import AttentionInterface
 from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS, AttentionMaskInterface
@@ -24,6 +25,10 @@ from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 from pr1kit.training.shared_prefix.packing import QUERIES, Layout
 
 NAME = "shared_prefix:"
+_PROBE = torch.zeros(1, 2, 1, 8)
+# Before some version (2.8 does not, 2.13 does) torch's attention on the CPU reads keys that several heads of queries
+# share only by way of the whole matrix of scores.
+GROUPS_ON_CPU = torch._fused_sdp_choice(_PROBE, _PROBE[:, :1], _PROBE[:, :1], enable_gqa=True) != SDPBackend.MATH.value
 NOT_IN_SDPA = ("softcap", "s_aux", "position_bias")  # what a model may ask of its attention and this one does not do
 
 
@@ -80,7 +85,7 @@ def _sdpa(module, query, key, value, layout, prefix, steps, *, scaling, dropout,
         options["enable_gqa"] = True
     if query.is_cuda and torch.is_autocast_enabled("cuda"):  # the call below is not on autocast's list
         query, key, value = (x.to(torch.get_autocast_dtype("cuda")) for x in (query, key, value))
-    if query.is_cuda and "enable_gqa" in options and not _flash(query, key, value, dropout):
+    if "enable_gqa" in options and not _takes_groups(query, key, value, dropout):
         key, value = (x.repeat_interleave(query.shape[1] // x.shape[1], 1) for x in (key, value))
         del options["enable_gqa"]
     if prefix == 0:
@@ -103,7 +108,10 @@ def _sdpa(module, query, key, value, layout, prefix, steps, *, scaling, dropout,
     return outputs[0] if len(outputs) == 1 else torch.cat(outputs, 2)
 
 
-def _flash(query, key, value, dropout) -> bool:
+def _takes_groups(query, key, value, dropout) -> bool:
+    """Whether a kernel that keeps no matrix of scores reads keys that several heads of queries share."""
+    if not query.is_cuda:
+        return GROUPS_ON_CPU or query.device.type != "cpu"
     cuda = torch.backends.cuda
     return cuda.can_use_flash_attention(cuda.SDPAParams(query, key, value, None, dropout, True, True))
 
@@ -170,6 +178,8 @@ def unsupported_reason(model) -> str:
     text, name = model.config.get_text_config(), type(model).__name__
     plain = (text._attn_implementation or "").removeprefix(NAME)
     other = sorted(set(getattr(text, "layer_types", None) or []) - {"full_attention"})
+    if "linear_attention" in other:
+        return f"{name} has layers of linear attention, which carry a state along the row whatever the mask says"
     if other:
         return f"{name} has layers of {other[0].replace('_', ' ')}, which do not see the whole prefix"
     if not getattr(text, "layer_types", None) and getattr(text, "sliding_window", None):

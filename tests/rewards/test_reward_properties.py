@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import assume, given, settings
+from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 
 from pr1kit.data.boxes import iou
@@ -97,7 +97,7 @@ def test_adding_a_missed_true_box_never_lowers_the_reward(scene, missed, task):
     assert reward(task, [*predictions, missed], truths).total >= reward(task, predictions, truths).total - 1e-12
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.filter_too_much])
 @given(scene=scenes(least=1), task=tasks, data=st.data())
 def test_moving_a_matched_box_closer_never_lowers_the_reward(scene, task, data):
     predictions, truths = scene
@@ -111,6 +111,8 @@ def test_moving_a_matched_box_closer_never_lowers_the_reward(scene, task, data):
     before_t, after_t = (overlaps([side[p]], truths)[0] for side in (predictions, closer))
     others = [i for i in range(len(truths)) if i != t]
     assume((after_t[others] <= before_t[others]).all())  # else it may have come to answer another object as well
+    rest = predictions[:p] + predictions[p + 1 :]
+    assume((overlaps(rest, [truths[t]]) < 0.5).all())  # else it may have come to be one box too many on its object
     assert reward(task, closer, truths).total >= before.total - 1e-12
 
 
@@ -144,7 +146,7 @@ def test_no_answer_earns_more_than_its_honest_part(scene, task):
     assert total <= len(honest) / len(truths) + 1e-12
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200, deadline=None, suppress_health_check=[HealthCheck.filter_too_much])
 @given(scene=scenes(least=1), task=tasks, data=st.data())
 def test_a_near_copy_earns_nothing_of_another_object(scene, task, data):
     """Copies moved by a pixel: the reward is at most that of the answer whose box is the best of them."""

@@ -17,13 +17,13 @@ def share_of_digits(completions, **_) -> list[float]:
     return [sum(letter.isdigit() for letter in text) / max(1, len(text)) for text in texts]
 
 
-@pytest.mark.parametrize(("kind", "rate"), [("qwen3_vl", 3e-3), ("qwen3_5", 1e-2)])
-def test_grpo_raises_the_reward(small_policies, tmp_path, kind, rate):
+@pytest.mark.parametrize(("kind", "rate", "steps"), [("qwen3_vl", 3e-3, 12), ("qwen3_5", 1e-2, 24)])
+def test_grpo_raises_the_reward(small_policies, tmp_path, kind, rate, steps):
     torch.manual_seed(0)
     policy = load_policy(small_policies[kind], verbose=False)
     settings = replace(
         TINY,
-        steps=12,
+        steps=steps,
         learning_rate=rate,
         prompts_per_step=4,
         micro_prompts=4,
@@ -36,7 +36,7 @@ def test_grpo_raises_the_reward(small_policies, tmp_path, kind, rate):
             model=policy.model,
             reward_funcs=share_of_digits,
             args=settings.config(tmp_path),
-            train_dataset=to_dataset(make_scenes("grounding", 32), policy),
+            train_dataset=to_dataset(make_scenes("grounding", 4 * steps), policy),
             processing_class=policy.processor,
             shared_prefix=True,
         )

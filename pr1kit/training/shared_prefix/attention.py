@@ -15,7 +15,6 @@ from contextlib import contextmanager, nullcontext
 
 import torch
 import torch.nn.functional as F
-from torch.nn.attention import SDPBackend
 from torch.nn.attention.bias import causal_lower_right
 from transformers import AttentionInterface
 from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS, AttentionMaskInterface
@@ -25,10 +24,9 @@ from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 from pr1kit.training.shared_prefix.packing import QUERIES, Layout
 
 NAME = "shared_prefix:"
-_PROBE = torch.zeros(1, 2, 1, 8)
-# Before some version (2.8 does not, 2.13 does) torch's attention on the CPU reads keys that several heads of queries
-# share only by way of the whole matrix of scores.
-GROUPS_ON_CPU = torch._fused_sdp_choice(_PROBE, _PROBE[:, :1], _PROBE[:, :1], enable_gqa=True) != SDPBackend.MATH.value
+# torch 2.8's attention on the CPU reads keys that several heads of queries share only by way of the whole matrix of
+# scores, 2.11's does not need to.
+GROUPS_ON_CPU = torch.__version__ >= (2, 11)
 NOT_IN_SDPA = ("softcap", "s_aux", "position_bias")  # what a model may ask of its attention and this one does not do
 
 

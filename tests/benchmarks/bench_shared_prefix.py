@@ -7,7 +7,8 @@
 `memory` (peak of the tensors alive in an update), `peers` (a text model: a row for each answer, Prefix Grouper where
 it is installed, `shared_logprobs`), `steps` (rollout, rewards, update of whole steps, of the tiny policy and of 26
 million parameters), `rollouts` (TRL's rows, `num_return_sequences`, branches). On a CPU what is counted is processor
-time, with one thread, so that other work on the machine matters little; medians of runs that alternate.
+time, with one thread, so that other work on the machine matters little; medians of runs that alternate. A size that
+already stands in the file is not measured again: a run that was cut off goes on, and a deleted row is made anew.
 """
 
 import argparse
@@ -359,26 +360,33 @@ def main():
                 writer.writeheader()
                 writer.writerows(rows)
 
+    def known(*row) -> bool:
+        return any(all(str(old[k]) == str(v) for k, v in zip(FIELDS, row, strict=False)) for old in rows)
+
     if options.gpu:
         gpu(report, options.runs)
     else:
-        cpu(report, options.runs, options.only, options.largest)
+        cpu(report, known, options.runs, options.only, options.largest)
 
 
-def cpu(report, runs, parts, largest):
+def cpu(report, known, runs, parts, largest):
     if "updates" in parts:
         for size, prompt, answer, group in UPDATES:
             tokens = group * (prompt + answer)
-            if tokens <= largest:
+            if tokens <= largest and not known("update", size, prompt, answer, group):
                 repeats = 3 * runs if tokens < 2000 else runs if tokens < 4000 else max(1, runs // 4)
                 stock, shared, prompt = updates(random_policy(size), prompt, answer, group, repeats)
                 report("update", size, prompt, answer, group, stock, shared, token_ratio(prompt, answer, group))
     if "memory" in parts:
         for size, prompt, answer, group in UPDATES[2:4]:
+            if known("peak GiB of an update", size, prompt, answer, group):
+                continue
             peak = peak_memory(size, prompt, answer, group)
             report("peak GiB of an update", size, prompt, answer, group, *(value / 2**30 for value in peak.values()))
     if "peers" in parts:
         for prompt, answer in ((298, 40), (1066, 60)):
+            if known("update of a text model", "5M", prompt, answer, 8):
+                continue
             times = text_peers(prompt, answer, 8, max(1, runs // 2))
             stock, shared = times["per_row"], times["shared"]
             report("update of a text model", "5M", prompt, answer, 8, stock, shared, token_ratio(prompt, answer, 8))
@@ -387,12 +395,16 @@ def cpu(report, runs, parts, largest):
                 report("update of a text model, Prefix Grouper", "5M", prompt, answer, 8, stock, theirs)
     if "rollouts" in parts:
         for task in ("grounding", "counting"):
+            if known(f"{task} rollouts against num_return_sequences"):
+                continue
             times = rollouts(task, 8, runs)
             for peer in ("a row for each answer", "num_return_sequences"):
                 report(f"{task} rollouts against {peer}", "tiny (2M)", "45", "drawn", 8, times[peer], times["branches"])
     if "steps" in parts:
         whole = [("tiny", task, 16, 96, 64) for task in ("grounding", "counting")] + [("26M", "detection", 4, 40, 256)]
         for size, task, prompts, answer, side in whole:
+            if known(f"{task if size == 'tiny' else 'random'} step"):
+                continue
             lengths = {"prompts": prompts, "group": 8, "answer": answer, "image_side": side, "task": task}
             both = {}
             for name in ("stock", "shared"):

@@ -19,6 +19,10 @@ from transformers.cache_utils import Cache, DynamicLayer
 NAME = "branched_decoding"
 
 
+class KeywordsNotPassed(ValueError):
+    """A model that cannot decode branches; the text completes "Shared prefix is off: …"."""
+
+
 class Prompts:
     """What `B` branches of `n` prompts share: keys and values `(n, H_kv, P, D)` of every layer, from a prefilled cache.
 
@@ -89,9 +93,7 @@ class OwnLayer(DynamicLayer):
 def attend(module, query, key, value, attention_mask, prompts=None, scaling=None, **_):
     """query (B, H, 1, D), the branches' own key and value (B, H_kv, t, D) → (B, 1, H, D), in transformers' form."""
     if prompts is None:
-        raise ValueError(
-            f"The layers of {type(module).__name__} do not pass keyword arguments on: set shared_prefix=False."
-        )
+        raise KeywordsNotPassed(f"the layers of {type(module).__name__} do not pass keyword arguments on")
     (batch, heads, _, width), kv_heads = query.shape, key.shape[1]
     keys, values = (x.flatten(0, 1) for x in prompts.layers[module.layer_idx])  # (n·H_kv, P, D)
     query = (query * (width**-0.5 if scaling is None else scaling)).view(batch, kv_heads, -1, width)

@@ -118,6 +118,9 @@ def draw(scores: torch.Tensor, uniform: torch.Tensor | None = None) -> torch.Ten
 
 def can_branch(model) -> bool:
     """Whether `model` (unwrapped) tells M-RoPE positions, as Qwen2-VL, Qwen2.5-VL and Qwen3-VL do, and all its layers
-    keep their past in a cache that can be branched: those of Qwen3.5's linear attention do not."""
-    kinds = getattr(model.config.get_text_config(), "layer_types", None) or ()
-    return hasattr(getattr(model, "model", None), "get_rope_index") and "linear_attention" not in kinds
+    attend to the whole prompt: sliding windows and the linear attention of Qwen3.5 do not."""
+    text = model.config.get_text_config()
+    kinds = getattr(text, "layer_types", None) or [
+        "sliding_attention" if getattr(text, "sliding_window", None) else "full_attention"
+    ]
+    return hasattr(getattr(model, "model", None), "get_rope_index") and set(kinds) == {"full_attention"}

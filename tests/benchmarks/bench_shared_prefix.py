@@ -47,6 +47,7 @@ UPDATES = (  # model, prompt tokens, answer tokens, answers to one prompt
     ("26M", 106, 40, 8), ("26M", 298, 40, 8), ("26M", 1066, 60, 8), ("26M", 1066, 400, 8),
     ("5M", 298, 1, 8), ("5M", 106, 1, 2), ("5M", 298, 40, 2), ("5M", 298, 40, 32), ("5M", 106, 400, 8),
     ("5M", 298, 1024, 2), ("5M", 1066, 1024, 8), ("5M", 1066, 2048, 8), ("5M", 1066, 2048, 2),
+    ("5M", 106, 2048, 2), ("5M", 106, 1024, 8), ("5M", 1066, 1, 32),
 )  # fmt: skip
 IMAGE_SIDE = {106: 128, 298: 256, 1066: 512}  # 16 pixels a token, and 42 tokens of words
 QUESTION = "circle, square, triangle, cross, circle, square, cross"

@@ -1,8 +1,9 @@
-"""Decoding that reads each prompt once: prefill the prompts, branch their caches, decode the branches together.
+"""Decoding that reads each prompt once: prefill the prompts, then decode all their branches together.
 
 Goes in by the door that transformers keeps for this, `model.generate(custom_generate=…)`: `generate` prepares logits
 processors and stopping criteria from its generation config as ever, and only the loop is ours. A step waits for the
-device nowhere: which branches have ended is asked every `CHECK` tokens, and only then are they taken out.
+device nowhere: which branches have ended is asked every `CHECK` tokens, and only then are they taken out. What they
+attend to is in `branch_attention`.
 """
 
 from __future__ import annotations
@@ -11,8 +12,9 @@ from collections.abc import Sequence
 from itertools import count
 
 import torch
-from torch.nn.functional import pad
 from transformers.cache_utils import DynamicLayer
+
+from pr1kit.rollouts.branch_attention import OwnLayer, Prompts, branched_attention
 
 CHECK = 4  # tokens from one look at which branches have ended to the next
 KEEP = 0.95  # a batch is made smaller when no more than this share of it still runs
@@ -32,111 +34,66 @@ def branches(counts: int | Sequence[int], synced: bool = False, draws: torch.Ten
         outputs = model(**first, return_dict=True)
         device, length = input_ids.device, input_ids.shape[1]
         each = torch.as_tensor(counts, device=device).expand(len(input_ids))
-        prompt = torch.arange(len(input_ids), device=device).repeat_interleave(each)
+        owner = torch.arange(len(input_ids), device=device).repeat_interleave(each)
         steps, blank = generation_config.max_length - length, generation_config._pad_token_tensor
         name = "cache" if "cache" in outputs else "past_key_values"  # as it was called before transformers 5.24
-        cache, mask = outputs[name], _Mask(model, first.get("attention_mask"), prompt, steps)
-        cache.layers = [
-            PreallocatedCacheLayer(layer) if type(layer) is DynamicLayer else layer for layer in cache.layers
-        ]
-        _keep(cache, prompt)
-        _select(logits_processor, prompt)
-        logits, positions = outputs.logits[prompt, -1], first["position_ids"][-3:, prompt, -1:]
-        ids = input_ids.new_full((len(prompt), length + steps), 0 if blank is None else blank.item())
-        ids[:, :length] = input_ids[prompt]
-        result, rows = ids.clone(), torch.arange(len(prompt), device=device)  # where the branches in the batch belong
+        cache = outputs[name]
+        prompts = Prompts(cache, first.get("attention_mask"), owner)
+        for layer in cache.layers:  # of linear attention: each branch goes on from a copy of its prompt's state
+            if not isinstance(layer, DynamicLayer):
+                layer.reorder_cache(owner)
+        cache.layers = [OwnLayer() if isinstance(layer, DynamicLayer) else layer for layer in cache.layers]
+        _select(logits_processor, owner)
+        logits, positions = outputs.logits[owner, -1], first["position_ids"][-3:, owner, -1:]
+        ids = input_ids.new_full((len(owner), length + steps), 0 if blank is None else blank.item())
+        ids[:, :length] = input_ids[owner]
+        result, rows = ids.clone(), torch.arange(len(owner), device=device)  # where the branches in the batch belong
         running, lengths = torch.ones_like(rows, dtype=torch.bool), torch.zeros_like(rows)
+        check = 1 if device.type == "cpu" else CHECK  # to ask a CPU costs nothing
         over = False
-        for step in count():
-            if not over:
-                end = length + step + 1
-                scores = logits_processor(ids[:, : end - 1], logits.float())
-                if generation_config.do_sample:
-                    uniform = torch.rand(len(result), device=device) if draws is None else draws[:, step].to(device)
-                    token = draw(scores, uniform[rows])
-                else:
-                    token = scores.argmax(-1)
-                ids[:, end - 1] = torch.where(running, token, ids[:, end - 1])
-                lengths += running
-                running = running & ~stopping_criteria(ids[:, :end], None)
-                if (step + 1) % CHECK == 0 or step + 1 == steps:
-                    left = running.nonzero()[:, 0]
-                    over = len(left) == 0
-                    if over or len(left) <= KEEP * len(ids):
-                        result[rows], longest = ids, int(lengths.max())
-                    if not over and len(left) <= KEEP * len(ids):
-                        _keep(cache, left)
-                        _select(logits_processor, left)
-                        mask.select(left)
-                        rows, ids, positions = rows[left], ids[left], positions[:, left]
-                        running, lengths = running[left], lengths[left]
-                positions = positions + 1
-            if over and not synced:
-                break
-            if synced and (step + 1) % CHECK == 0 and not model._has_unfinished_sequences(over, True, device):
-                break
-            logits = model(
-                input_ids=ids[:, end - 1 : end],
-                position_ids=positions,
-                attention_mask=None if over else mask.upto(end),
-                use_cache=True,
-                return_dict=True,
-                **{name: cache},
-            ).logits[:, -1]
+        with branched_attention(model), torch.inference_mode(not synced):
+            for step in count():
+                looks = (step + 1) % check == 0 or step + 1 == steps
+                if not over:
+                    end = length + step + 1
+                    scores = logits_processor(ids[:, : end - 1], logits.float())
+                    if generation_config.do_sample:
+                        if step % CHECK == 0:
+                            chances = _chances(draws, step, min(step + CHECK, steps), len(result), device)
+                        token = draw(scores, chances[step % CHECK, rows])
+                    else:
+                        token = scores.argmax(-1)
+                    ids[:, end - 1] = torch.where(running, token, ids[:, end - 1])
+                    lengths += running
+                    running = running & ~stopping_criteria(ids[:, :end], None)
+                    if looks:
+                        left = running.nonzero()[:, 0]
+                        over = len(left) == 0
+                        if over or len(left) <= KEEP * len(ids):
+                            result[rows], longest = ids, int(lengths.max())
+                        if not over and len(left) <= KEEP * len(ids):
+                            for layer in cache.layers:
+                                layer.reorder_cache(left)
+                            _select(logits_processor, left)
+                            prompts.keep(prompts.owner[left])
+                            rows, ids, positions = rows[left], ids[left], positions[:, left]
+                            running, lengths = running[left], lengths[left]
+                    positions = positions + 1
+                if over and not synced:
+                    break
+                if synced and looks and not model._has_unfinished_sequences(over, True, device):
+                    break
+                logits = model(
+                    input_ids=ids[:, end - 1 : end],
+                    position_ids=positions,
+                    use_cache=True,
+                    return_dict=True,
+                    prompts=prompts,
+                    **{name: cache},
+                ).logits[:, -1]
         return result[:, : length + longest]
 
     return decode
-
-
-class _Mask:
-    """The mask of each step without a step's cost: none where no prompt is padded, else made once and cut."""
-
-    def __init__(self, model, mask, prompt, steps):
-        if mask is None or bool(mask.all()):
-            self.whole = None
-            return
-        whole = pad(mask[prompt], (0, steps), value=1)
-        plain = (model.config.get_text_config()._attn_implementation or "").rpartition(":")[2]
-        self.whole = whole[:, None, None].bool() if plain == "sdpa" else whole
-
-    def select(self, rows):
-        self.whole = None if self.whole is None else self.whole[rows]
-
-    def upto(self, length: int):
-        return None if self.whole is None else self.whole[..., :length]
-
-
-class PreallocatedCacheLayer(DynamicLayer):
-    """A cache layer `(rows, heads, length, width)` that grows by blocks: a step copies its token and no other."""
-
-    block = 64
-
-    def __init__(self, layer: DynamicLayer):
-        super().__init__()
-        self.__dict__.update(vars(layer))
-        self.room = (self.keys, self.values)
-
-    def update(self, key_states, value_states, *args, **kwargs):
-        start = self.keys.shape[-2]
-        end = start + key_states.shape[-2]
-        if end > self.room[0].shape[-2]:
-            self.room = tuple(pad(states, (0, 0, 0, end - start + self.block)) for states in (self.keys, self.values))
-        for room, states in zip(self.room, (key_states, value_states), strict=True):
-            room[:, :, start:end] = states
-        self.keys, self.values = (room[:, :, :end] for room in self.room)
-        return self.keys, self.values
-
-    def batch_select_indices(self, indices: torch.Tensor) -> None:
-        length = self.keys.shape[-2]
-        self.room = tuple(room[indices] for room in self.room)
-        self.keys, self.values = (room[:, :, :length] for room in self.room)
-
-
-def _keep(cache, rows: torch.Tensor) -> None:
-    """The past of these rows, in this order, a row as often as it is named: keys and values, or the state that a layer
-    of linear attention carries along."""
-    for layer in cache.layers:
-        (layer.batch_select_indices if hasattr(layer, "batch_select_indices") else layer.reorder_cache)(rows)
 
 
 def _select(processors, rows: torch.Tensor) -> None:
@@ -144,6 +101,13 @@ def _select(processors, rows: torch.Tensor) -> None:
     for processor in processors:
         if torch.is_tensor(lengths := getattr(processor, "prompt_ignore_length", None)):
             processor.prompt_ignore_length = lengths.to(rows.device)[rows]
+
+
+def _chances(draws: torch.Tensor | None, start: int, end: int, branches: int, device) -> torch.Tensor:
+    """Random numbers in [0, 1) for these steps, `(end − start, branches)`."""
+    if draws is None:
+        return torch.rand(end - start, branches, device=device)
+    return draws[:, start:end].T.to(device)
 
 
 def draw(scores: torch.Tensor, uniform: torch.Tensor | None = None) -> torch.Tensor:
@@ -158,5 +122,13 @@ def draw(scores: torch.Tensor, uniform: torch.Tensor | None = None) -> torch.Ten
 
 
 def can_branch(model) -> bool:
-    """Whether `model` (unwrapped) tells M-RoPE positions, as the Qwen-VL families and Qwen3.5 do."""
-    return hasattr(getattr(model, "model", None), "get_rope_index")
+    """Whether `model` (unwrapped) tells M-RoPE positions, as the Qwen-VL families and Qwen3.5 do, and each of its
+    layers attends to the whole prompt, or carries a state along (linear attention): no sliding windows."""
+    text = model.config.get_text_config()
+    kinds = getattr(text, "layer_types", None) or [
+        "sliding_attention" if getattr(text, "sliding_window", None) else "full_attention"
+    ]
+    return hasattr(getattr(model, "model", None), "get_rope_index") and set(kinds) <= {
+        "full_attention",
+        "linear_attention",
+    }

@@ -6,6 +6,7 @@ A group is the `G` answers to one prompt; for an answer's advantage see `advanta
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import suppress
 
 import numpy as np
 import psutil
@@ -18,6 +19,7 @@ from pr1kit.rewards.groups import group_advantages
 from pr1kit.rewards.parsing import END
 from pr1kit.rewards.results import Rollout
 from pr1kit.rewards.score import score_batch
+from pr1kit.rollouts.branch_attention import KeywordsNotPassed
 from pr1kit.rollouts.branched_decoding import branches, can_branch
 
 
@@ -59,17 +61,20 @@ def generate_completions(
             texts = [processor.apply_chat_template(chat(s, thinking), add_generation_prompt=True) for s in batch]
             images = [s.load_image() for s in batch]
             inputs = processor(text=texts, images=images, padding=True, return_tensors="pt").to(model.device)
-            grouped: dict = {"num_return_sequences": num_generations}
+            options = {**inputs, "max_new_tokens": max_new_tokens, "do_sample": temperature > 0, **sampling}
+            tokens = None
             if can_branch(model):
                 chances = [
                     np.random.default_rng([seed, start + i]).random((num_generations, max_new_tokens), np.float32)
                     for i in range(len(batch))
                 ]
                 draws = torch.from_numpy(np.concatenate(chances)).to(model.device)
-                grouped = {"custom_generate": branches(num_generations, draws=draws)}
-            tokens = model.generate(
-                **inputs, max_new_tokens=max_new_tokens, do_sample=temperature > 0, **sampling, **grouped
-            )
+                with suppress(KeywordsNotPassed):
+                    tokens = model.generate(**options, custom_generate=branches(num_generations, draws=draws))
+            if tokens is None:
+                different = num_generations if temperature > 0 else 1
+                tokens = model.generate(**options, num_return_sequences=different)
+                tokens = tokens.repeat_interleave(num_generations // different, 0)
             tokens = tokens[:, inputs["input_ids"].shape[1] :]
             texts = processor.batch_decode(tokens, skip_special_tokens=not keep_special_tokens)
             texts = [END.split(text, maxsplit=1)[0] for text in texts] if keep_special_tokens else texts

@@ -30,6 +30,7 @@ from pr1kit.models.adapters import cast_adapters_and_freeze_tower, is_quantized,
 from pr1kit.models.backends import check_trainable
 from pr1kit.models.policy import check_padding
 from pr1kit.models.vllm import require_vllm, send_prompts_whole
+from pr1kit.rollouts.branch_attention import KeywordsNotPassed
 from pr1kit.rollouts.branched_decoding import branches, can_branch
 from pr1kit.rollouts.log import log_groups
 from pr1kit.training.kl import kl_per_token
@@ -106,11 +107,11 @@ class PerceptionGRPOTrainer(WholeCheckpoints, GRPOTrainer):
         if self.tools or self.environment_factories or self.rollout_func is not None:
             return "tools, environments and custom rollouts make rows of their own"
         base = self._base(self.model)
-        if not can_branch(base):
-            return f"{type(base).__name__} does not tell M-RoPE positions (get_rope_index)"
         if self.aux_loss_enabled:
             return "a load-balancing loss counts the tokens of whole rows"
-        return unsupported_reason(base)
+        if not (reason := unsupported_reason(base)) and not can_branch(base):
+            return f"{type(base).__name__} does not tell M-RoPE positions (get_rope_index)"
+        return reason
 
     def _disable_shared_prefix(self, why: str) -> None:
         self.shared_prefix = False
@@ -191,11 +192,14 @@ class PerceptionGRPOTrainer(WholeCheckpoints, GRPOTrainer):
             torch.no_grad(),
             self._dist.summon_full_params(self.model_wrapped, recurse=False),
         ):
-            tokens = model.generate(
-                **inputs,
-                generation_config=self.generation_config,
-                custom_generate=branches(counts.tolist(), synced=self._sharded()),
-            )
+            options = inputs | {"generation_config": self.generation_config}
+            try:
+                decode = branches(counts.tolist(), synced=self._sharded())
+                tokens = model.generate(**options, custom_generate=decode)
+            except KeywordsNotPassed as error:
+                self._disable_shared_prefix(str(error))
+                tokens = model.generate(**options, num_return_sequences=int(counts.max()))
+                tokens = tokens[torch.cat([torch.arange(n) + i * counts.max() for i, n in enumerate(counts)])]
         return [_to_end(row, self.eos_token_ids) for row in tokens[:, length:].tolist()], None
 
     def _left_padded(self, fields: dict) -> dict:

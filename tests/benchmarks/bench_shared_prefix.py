@@ -7,14 +7,15 @@
 `memory` (peak of the tensors alive in an update), `peers` (a text model: a row for each answer, Prefix Grouper where
 it is installed, `shared_logprobs`), `steps` (rollout, rewards, update of whole steps, of the tiny policy and of 26
 million parameters), `rollouts` (TRL's rows, `num_return_sequences`, branches). On a CPU what is counted is processor
-time, with one thread, so that other work on the machine matters little; medians of runs that alternate.
+time, with one thread, so that other work on the machine matters little; medians of runs that alternate. A size that
+already stands in the file is not measured again: a run that was cut off goes on, and a deleted row is made anew.
 """
 
 import argparse
 import csv
 import multiprocessing
 import platform
-import resource
+import re
 import tempfile
 import time
 from concurrent.futures import ProcessPoolExecutor
@@ -46,6 +47,7 @@ UPDATES = (  # model, prompt tokens, answer tokens, answers to one prompt
     ("26M", 106, 40, 8), ("26M", 298, 40, 8), ("26M", 1066, 60, 8), ("26M", 1066, 400, 8),
     ("5M", 298, 1, 8), ("5M", 106, 1, 2), ("5M", 298, 40, 2), ("5M", 298, 40, 32), ("5M", 106, 400, 8),
     ("5M", 298, 1024, 2), ("5M", 1066, 1024, 8), ("5M", 1066, 2048, 8), ("5M", 1066, 2048, 2),
+    ("5M", 106, 2048, 2), ("5M", 106, 1024, 8), ("5M", 298, 1, 32),
 )  # fmt: skip
 IMAGE_SIDE = {106: 128, 298: 256, 1066: 512}  # 16 pixels a token, and 42 tokens of words
 QUESTION = "circle, square, triangle, cross, circle, square, cross"
@@ -231,9 +233,11 @@ def peak_memory(size, prompt, answer, group) -> dict:
 
 def _peak(size, prompt, answer, group, way) -> int:
     _, rows, _ = group_rows(random_policy(size), prompt, answer, group)
+    Path("/proc/self/clear_refs").write_text("5")  # Linux: the peak from here on, not the parent's before it
     before = psutil.Process().memory_info().rss
     getattr(rows, way)(range(group))[0].sum().backward()
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 - before
+    peak = re.search(r"VmHWM:\s+(\d+) kB", Path("/proc/self/status").read_text())[1]
+    return int(peak) * 1024 - before
 
 
 def text_peers(prompt, answer, group, runs) -> dict:
@@ -342,6 +346,8 @@ def main():
     parser.add_argument("--runs", type=int, default=5)
     parser.add_argument("--largest", type=int, default=10**9, help="leave out updates of more tokens in stock's rows")
     options = parser.parse_args()
+    if not options.gpu:
+        torch.set_num_threads(1)  # the processor time of threads that wait for one another says nothing
     device = (
         torch.cuda.get_device_name() if options.gpu else f"{torch.get_num_threads()} CPU thread, {platform.machine()}"
     )
@@ -359,26 +365,33 @@ def main():
                 writer.writeheader()
                 writer.writerows(rows)
 
+    def known(*row) -> bool:
+        return any(all(str(old[k]) == str(v) for k, v in zip(FIELDS, row, strict=False)) for old in rows)
+
     if options.gpu:
         gpu(report, options.runs)
     else:
-        cpu(report, options.runs, options.only, options.largest)
+        cpu(report, known, options.runs, options.only, options.largest)
 
 
-def cpu(report, runs, parts, largest):
+def cpu(report, known, runs, parts, largest):
     if "updates" in parts:
         for size, prompt, answer, group in UPDATES:
             tokens = group * (prompt + answer)
-            if tokens <= largest:
-                repeats = 3 * runs if tokens < 2000 else runs if tokens < 4000 else max(1, runs // 4)
+            if tokens <= largest and not known("update", size, prompt, answer, group):
+                repeats = 3 * runs if tokens < 2000 else runs if tokens < 4000 else 2 if tokens < 10000 else 1
                 stock, shared, prompt = updates(random_policy(size), prompt, answer, group, repeats)
                 report("update", size, prompt, answer, group, stock, shared, token_ratio(prompt, answer, group))
     if "memory" in parts:
         for size, prompt, answer, group in UPDATES[2:4]:
+            if known("peak GiB of an update", size, prompt, answer, group):
+                continue
             peak = peak_memory(size, prompt, answer, group)
             report("peak GiB of an update", size, prompt, answer, group, *(value / 2**30 for value in peak.values()))
     if "peers" in parts:
         for prompt, answer in ((298, 40), (1066, 60)):
+            if known("update of a text model", "5M", prompt, answer, 8):
+                continue
             times = text_peers(prompt, answer, 8, max(1, runs // 2))
             stock, shared = times["per_row"], times["shared"]
             report("update of a text model", "5M", prompt, answer, 8, stock, shared, token_ratio(prompt, answer, 8))
@@ -387,12 +400,16 @@ def cpu(report, runs, parts, largest):
                 report("update of a text model, Prefix Grouper", "5M", prompt, answer, 8, stock, theirs)
     if "rollouts" in parts:
         for task in ("grounding", "counting"):
+            if known(f"{task} rollouts against num_return_sequences"):
+                continue
             times = rollouts(task, 8, runs)
             for peer in ("a row for each answer", "num_return_sequences"):
                 report(f"{task} rollouts against {peer}", "tiny (2M)", "45", "drawn", 8, times[peer], times["branches"])
     if "steps" in parts:
         whole = [("tiny", task, 16, 96, 64) for task in ("grounding", "counting")] + [("26M", "detection", 4, 40, 256)]
         for size, task, prompts, answer, side in whole:
+            if known(f"{task if size == 'tiny' else 'random'} step"):
+                continue
             lengths = {"prompts": prompts, "group": 8, "answer": answer, "image_side": side, "task": task}
             both = {}
             for name in ("stock", "shared"):

@@ -22,7 +22,8 @@ from trl.data_utils import prepare_multimodal_messages
 from pr1kit import PerceptionGRPOTrainer, make_scenes, reward_function
 from pr1kit.models.adapters import cast_adapters_and_freeze_tower
 from pr1kit.models.policy import load_policy
-from pr1kit.rollouts.branched_decoding import branches, draw
+from pr1kit.rollouts.branched_decoding import branches, can_branch, draw
+from pr1kit.rollouts.generate import generate_completions
 from pr1kit.training.grpo import to_dataset
 from pr1kit.training.grpo_settings import TINY
 from pr1kit.training.shared_prefix.attention import share
@@ -325,6 +326,48 @@ def test_sampled_branches_have_the_models_distribution():
         )
 
 
+def test_given_random_numbers_choose_the_tokens_of_plain_passes():
+    """Two answers to a prompt, token by token from the whole row's own pass and the same numbers in [0, 1)."""
+    policy = load_policy("tiny")
+    inputs = prompts_of(policy, 1)
+    draws = torch.rand(2, 6, generator=torch.Generator().manual_seed(5))
+    settings = {"max_new_tokens": 6, "do_sample": True, "temperature": 2.0, "top_k": 0, "top_p": 1.0}
+    mine = policy.model.generate(**inputs, **settings, custom_generate=branches(2, draws=draws))[:, -6:]
+    for answer, chances in zip(mine, draws, strict=True):
+        row = dict(inputs)
+        for token, chance in zip(answer, chances, strict=True):
+            with torch.no_grad():
+                scores = policy.model(**row).logits[:, -1] / 2
+            assert draw(scores, chance[None]) == token
+            row["input_ids"] = torch.cat([row["input_ids"], token.view(1, 1)], 1)
+            row["attention_mask"] = torch.ones_like(row["input_ids"])
+            row["mm_token_type_ids"] = torch.nn.functional.pad(row["mm_token_type_ids"], (0, 1))
+
+
+def deaf(monkeypatch, model):
+    """The layers of `model` keep what a decoding step is told to themselves."""
+    layer = type(model.model.language_model.layers[0])
+    forward = layer.forward
+
+    def other(self, *args, prompts=None, **kwargs):
+        return forward(self, *args, **kwargs)
+
+    monkeypatch.setattr(layer, "forward", other)
+
+
+def test_layers_that_keep_keyword_arguments_answer_by_generate(small_policies, tmp_path, monkeypatch):
+    policy = load_policy(small_policies["qwen2_5_vl"])
+    scenes, settings = make_scenes("counting", 3), {"num_generations": 2, "max_new_tokens": 12}
+    expected = generate_completions(policy, scenes, **settings)
+    t = trainer(PerceptionGRPOTrainer, small_policies["qwen2_5_vl"], tmp_path)
+    deaf(monkeypatch, policy.model)
+    assert generate_completions(policy, scenes, **settings) == expected
+    assert policy.model.config.text_config._attn_implementation == "sdpa"
+    with pytest.warns(UserWarning, match="Shared prefix is off: the layers of .* do not pass keyword arguments on"):
+        t.train()
+    assert np.isfinite(t.state.log_history[0]["loss"])
+
+
 def test_sampling_follows_the_seed():
     policy = load_policy("tiny")
     inputs = prompts_of(policy, 2)
@@ -491,6 +534,24 @@ def test_a_model_without_positions_takes_trls_path_and_says_so(small_policies, t
         t = trainer(PerceptionGRPOTrainer, small_policies["qwen2_5_vl"], tmp_path)
     t.train()
     assert "loss" in t.state.log_history[0]
+
+
+def test_sliding_windows_take_trls_path_and_say_so(small_policies, tmp_path):
+    """A window shorter than the prompt: no layer may see the whole prefix, in decoding neither."""
+    policy = load_policy(small_policies["qwen2_5_vl"], verbose=False)
+    assert can_branch(policy.model)
+    config = policy.model.config
+    config.text_config.use_sliding_window, config.text_config.sliding_window = True, 8
+    config.text_config.layer_types = ["sliding_attention"] * config.text_config.num_hidden_layers
+    policy.model.save_pretrained(tmp_path / "sliding")
+    policy.processor.save_pretrained(tmp_path / "sliding")
+    with pytest.warns(UserWarning, match="Shared prefix is off: .* has layers of sliding attention, which do not see"):
+        t = trainer(PerceptionGRPOTrainer, str(tmp_path / "sliding"), tmp_path)
+    assert not can_branch(t.model)
+    inputs, whole = prompts_of(policy, 2), load_policy(small_policies["qwen2_5_vl"], verbose=False)
+    assert not torch.allclose(t.model(**inputs).logits, whole.model(**inputs).logits, atol=1e-4)
+    t.train()
+    assert np.isfinite(t.state.log_history[0]["loss"])
 
 
 def test_a_broken_group_is_refused(small_policies, tmp_path):

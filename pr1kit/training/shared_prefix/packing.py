@@ -22,7 +22,7 @@ from itertools import accumulate
 import numpy as np
 import torch
 
-QUERIES = 512  # rows of the mask where a kernel needs one: longer branches are read in blocks
+QUERIES = 256  # rows of the mask where a kernel needs one: longer branches are read in blocks
 
 
 class Layout:

@@ -46,8 +46,8 @@ from .training.candidates import select_candidates as select_candidates
 from .training.grpo import train_grpo as train_grpo
 from .training.grpo_settings import GRPOSettings as GRPOSettings
 from .training.grpo_trainer import PerceptionGRPOTrainer as PerceptionGRPOTrainer
-from .training.perpo import PerPOSettings as PerPOSettings
 from .training.perpo import train_perpo as train_perpo
+from .training.preference_settings import PerPOSettings as PerPOSettings
 from .training.sft import train_sft as train_sft
 from .training.shared_prefix.logprobs import shared_logprobs as shared_logprobs
 

@@ -10,7 +10,7 @@ EQUAL = 1e-6  # rewards that differ by no more are equal: logs round them to fiv
 
 
 def group_advantages(rewards: np.ndarray) -> np.ndarray:
-    """`(..., G)` rewards to GRPO's advantages (arXiv 2402.03300, section 4.1.2); a group of equal rewards has 0 throughout.
+    """`(..., G)` rewards to advantages of the same shape (arXiv 2402.03300, section 4.1.2); 0 where all are equal.
 
     >>> group_advantages(np.array([0.0, 1.0])).round(3).tolist()
     [-0.707, 0.707]
@@ -33,7 +33,8 @@ def pair_weights(rewards, gamma: float = 0.5) -> np.ndarray:
     """
     rewards = np.asarray(rewards, float)
     if not np.isfinite(rewards).all():
-        raise ValueError(f"Answer {np.argmin(np.isfinite(rewards))} has the reward {rewards[~np.isfinite(rewards)][0]}.")
+        wrong = int(np.argmin(np.isfinite(rewards)))
+        raise ValueError(f"Answer {wrong} has the reward {rewards[wrong]}.")
     gap = rewards[:, None] - rewards
     weights = np.where(gap > EQUAL, np.maximum(gap, 0.0) ** gamma, 0.0)
     return weights / (weights.sum() or 1.0)

@@ -83,25 +83,28 @@ def make_candidates(
     recipe: str = "kit",
     truth: bool = False,
     path: str | Path | None = None,
+    first: int = 0,
     bar=None,
     **generation,
 ) -> list[Candidates]:
     """`n` answers of `policy` to each sample, scored under `recipe`; with `truth` the true answer is one more.
 
-    `path` keeps them as they are made: an interrupted call goes on there. `generation` goes to `generate_tokens`.
+    `path` keeps them as they are made: an interrupted call goes on there. `first` is the place of the first sample,
+    where several processes share the work. `generation` goes to `generate_tokens`.
     Raises ValueError for fewer than two answers, and where `path` holds answers of other weights or samples.
     """
     if n + truth < 2:
         raise ValueError(f"Answers are ranked against each other: sample at least two, got {n}.")
-    weights = weights_fingerprint(policy.model)
-    written_by, thinking = f"{policy.name} ({weights})", generation.get("thinking", False)
+    how = {"temperature": temperature, "seed": seed, "recipe": recipe, "truth": truth, **generation}
+    said = ", ".join(f"{name} {value}" for name, value in sorted(how.items()) if name != "batch_size")
+    written_by, thinking = f"{policy.name} ({weights_fingerprint(policy.model)}), {said}", how.get("thinking", False)
     made = read_candidates(path, policy, samples) if path and Path(path).exists() else []
     asked = [(sample.id, written_by, n + truth) for sample in samples[: len(made)]]
     if asked != [(each.sample.id, each.written_by, len(each.rewards)) for each in made]:
-        raise ValueError(f"{str(path)!r} holds candidates of another policy, number or samples: choose another file.")
+        raise ValueError(f"{str(path)!r} holds other candidates ({made[0].written_by}): choose another file.")
     for start in range(len(made), len(samples), AT_ONCE):
         batch = samples[start : start + AT_ONCE]
-        groups = sample_rollouts(policy, batch, n, temperature, seed, recipe=recipe, first=start, **generation)
+        groups = sample_rollouts(policy, batch, n, temperature, seed, recipe=recipe, first=first + start, **generation)
         new = [
             Candidates(sample, *zip(*((r.completion, r.total, r.token_ids) for r in group), strict=True), written_by,
                        thinking) for sample, group in zip(batch, groups, strict=True)
@@ -222,7 +225,9 @@ def read_candidates(
 
 def _lines(path: Path) -> Iterator[dict]:
     if not path.is_file():
-        raise FileNotFoundError(f"There are no candidates {str(path)!r}: name a JSON Lines file or a GRPO run's folder.")
+        raise FileNotFoundError(
+            f"There are no candidates {str(path)!r}: name a JSON Lines file or a GRPO run's folder."
+        )
     if path.name == "rollouts.jsonl":
         yield from read_log(path)
         return

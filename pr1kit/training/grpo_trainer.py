@@ -316,4 +316,3 @@ class PerceptionGRPOTrainer(WholeCheckpoints, GRPOTrainer):
 
         sampler.set_epoch = set_epoch
         return sampler
-

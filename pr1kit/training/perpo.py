@@ -10,26 +10,23 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import warnings
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import torch
 from accelerate.utils import gather_object
-from transformers import Trainer, TrainingArguments
+from transformers import Trainer
 
-from pr1kit.data.options import option
 from pr1kit.models.adapters import base_of, cast_adapters_and_freeze_tower, kept_in_float32, lora_of
-from pr1kit.models.backends import quiet
 from pr1kit.models.memory import MemoryEstimate, estimate_memory
 from pr1kit.models.policy import Policy, chat
 from pr1kit.training.candidates import Candidates, read_candidates, save_candidates, select_candidates
-from pr1kit.training.grpo_settings import shared_options
-from pr1kit.training.preference_loss import METHODS, method_weights, preference_loss, preference_statistics
+from pr1kit.training.preference_loss import method_weights, preference_loss, preference_statistics
+from pr1kit.training.preference_settings import TINY_PERPO, PerPOSettings
 from pr1kit.training.resumable_run import WholeCheckpoints, train_in_folder
 from pr1kit.training.shared_prefix.attention import unsupported_reason
 from pr1kit.training.shared_prefix.logprobs import row_logprobs, shared_logprobs
@@ -38,65 +35,8 @@ from pr1kit.training.step_log import RunLog
 from pr1kit.training.weights import weights_fingerprint
 
 ADVICE = (
-    "Lower, in this order: gradient_checkpointing=True (the same folder goes on), then num_candidates, max_pixels, LoRA "
+    "In this order: gradient_checkpointing=True (the same folder goes on), then lower num_candidates, max_pixels, LoRA "
     "instead of all weights (lora=True), 4-bit weights (quantization='4bit'): these make another run."
-)
-
-
-@dataclass(frozen=True)
-class PerPOSettings:
-    """One run on ranked answers. The defaults are PerPO's for grounding (arXiv 2502.04371), but for `temperature` and
-    the bounds on answers, which it does not tell.
-
-    `prompts_per_step` is batch 2 there, and counts the lists of all processes; one at a time goes through the model.
-    """
-
-    method: str = option("perpo", f"the loss: {', '.join(METHODS)}")
-    beta: float = option(0.1, "how sharply the policy may depart from its start")
-    gamma: float = option(0.5, "of PerPO's weights |r_i - r_j|^gamma; 0 weighs all pairs alike")
-    per_token: bool = option(False, "log-probabilities per token instead of summed over an answer")
-    num_candidates: int = option(20, "answers to a prompt, N: sampled, or at most kept of a file's")
-    min_gap: float = option(0.8, "prompts are kept whose best and worst rewards are this far apart")
-    truth: bool = option(False, "the true answer is a candidate too")
-    steps: int = option(0, "training steps; 0 is one pass over the kept candidates")
-    learning_rate: float = option(5e-6, "at its peak")
-    vision_learning_rate: float | None = option(None, "of the vision tower's trained weights, if another")
-    prompts_per_step: int = option(2, "prompts of a step, of all processes together")
-    temperature: float = option(1.0, "of the candidates")
-    max_completion_length: int = option(768, "tokens of a candidate")
-    recipe: str = option("kit", "of the reward, see pr1kit.score")
-    thinking: bool = option(False, "ask to think first")
-    lr_scheduler: str = option("cosine", "of the learning rate, as transformers names it")
-    optim: str = option("adamw_torch_fused", "as transformers names it")
-    gradient_checkpointing: bool = option(True, "less memory, a third more time")
-    shared_prefix: bool = option(True, "see image and prompt once for all answers")
-    save_steps: int = option(50, "steps between checkpoints")
-    seed: int = option(0, "of everything that is drawn")
-
-    def config(self, output_dir: str | Path) -> TrainingArguments:
-        """These settings as transformers' own, for a run in `output_dir`."""
-        processes = int(os.environ.get("WORLD_SIZE", 1))
-        if self.prompts_per_step % processes:
-            raise ValueError(f"{self.prompts_per_step} prompts in a step cannot be shared by {processes} processes.")
-        with quiet():
-            return TrainingArguments(
-                **shared_options(self, output_dir),
-                per_device_train_batch_size=1,
-                gradient_accumulation_steps=self.prompts_per_step // processes,
-                remove_unused_columns=False,
-                optim=self.optim,
-            )
-
-
-# What the tiny policy needs; learning rate and gap from validation scenes.
-TINY_PERPO = PerPOSettings(
-    min_gap=0.2,
-    learning_rate=5e-5,
-    prompts_per_step=16,
-    max_completion_length=96,
-    lr_scheduler="constant",
-    gradient_checkpointing=False,
-    save_steps=50,
 )
 
 
@@ -236,20 +176,21 @@ def train_perpo(
     *,
     resume: bool = True,
     bar=None,
+    options: Mapping = {},
 ) -> list[dict]:
-    """Train `policy` in place on ranked answers (`make_candidates`, `read_candidates`); returns the log, one dict a step.
+    """Train `policy` in place on ranked answers (see `candidates`); returns the log, one dict a step.
 
-    `folder` gets `settings.json`, `log.jsonl` (beside the loss: `accuracy`, `margin`, `log_ratio`, see
-    `preference_statistics`), `candidates.jsonl` with the reference's log-probabilities, and checkpoints; `settings.json`
-    also counts the lists that were kept, and why others were not. The reference is the policy as it is: with fresh adapters,
-    the adapters off. Raises ValueError where no list has a gap, and as `train_in_folder`.
+    `folder` gets `settings.json` (with how many lists were kept, and why others were not), `log.jsonl` (`loss`, and
+    what `preference_statistics` tells), `candidates.jsonl` with the reference's log-probabilities, and checkpoints. The
+    reference is the policy as it is: with fresh adapters, the adapters off. `options` are further ones of transformers'
+    `TrainingArguments` (`report_to`, …). Raises ValueError where no list has a gap, and as `train_in_folder`.
     """
     kept, counts = select_candidates(candidates, min_gap=settings.min_gap, n=settings.num_candidates)
     if not kept:
         why = ", ".join(f"{name}: {count}" for name, count in counts.items() if count)
         raise ValueError(f"None of {len(candidates)} lists of candidates teaches anything ({why or 'there are none'}).")
     settings = replace(settings, steps=settings.steps or -(-len(kept) // settings.prompts_per_step))
-    folder, args = Path(folder), settings.config(folder)
+    folder, args = Path(folder), settings.config(folder, **options)
     digest = hashlib.sha256(json.dumps([[c.sample.id, list(c.rewards), _tokens(c)] for c in kept]).encode())
     identity = {**asdict(settings), "candidates": digest.hexdigest()[:16], "lists": counts}
     if settings.method == "best_of_n":

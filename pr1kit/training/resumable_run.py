@@ -101,8 +101,9 @@ def train_in_folder(
 
     `identity` holds the settings that make this run another than its neighbours; policy and samples add their own.
     Raises ValueError where the folder holds another run, is being written by another process, or cannot be resumed
-    equally, or where its weights cannot be trained; MemoryError (what to lower, in which order) where the GPU's
-    memory is not enough, with `advice`; OSError where the disk is full; KeyboardInterrupt (after saving) when interrupted.
+    equally, or where its weights cannot be trained; MemoryError where the memory is not enough, with `advice` (by
+    default what to lower, in which order); OSError where the disk is full; KeyboardInterrupt (after saving) when
+    interrupted.
     """
     check_trainable(policy.model)
     folder, log = RunFolder(args.output_dir), RunLog(Path(args.output_dir), bar)

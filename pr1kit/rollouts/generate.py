@@ -78,10 +78,8 @@ def generate_tokens(
             inputs = processor(text=texts, images=images, padding=True, return_tensors="pt").to(model.device)
             grouped: dict = {"num_return_sequences": num_generations}
             if can_branch(model):
-                shape, place = (num_generations, max_new_tokens), first + start
-                chances = [
-                    np.random.default_rng([seed, place + i]).random(shape, np.float32) for i in range(len(batch))
-                ]
+                shape, places = (num_generations, max_new_tokens), range(first + start, first + start + len(batch))
+                chances = [np.random.default_rng([seed, place]).random(shape, np.float32) for place in places]
                 draws = torch.from_numpy(np.concatenate(chances)).to(model.device)
                 grouped = {"custom_generate": branches(num_generations, draws=draws)}
             tokens = model.generate(

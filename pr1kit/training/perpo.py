@@ -25,7 +25,7 @@ from pr1kit.models.adapters import base_of, cast_adapters_and_freeze_tower, kept
 from pr1kit.models.memory import MemoryEstimate, estimate_memory
 from pr1kit.models.policy import Policy, chat
 from pr1kit.training.candidates import Candidates, read_candidates, save_candidates, select_candidates
-from pr1kit.training.preference_loss import method_weights, preference_loss, preference_statistics
+from pr1kit.training.preference_loss import compared, method_weights, preference_loss, preference_statistics
 from pr1kit.training.preference_settings import TINY_PERPO, PerPOSettings
 from pr1kit.training.resumable_run import WholeCheckpoints, train_in_folder
 from pr1kit.training.shared_prefix.attention import unsupported_reason
@@ -189,6 +189,7 @@ def train_perpo(
     if not kept:
         why = ", ".join(f"{name}: {count}" for name, count in counts.items() if count)
         raise ValueError(f"None of {len(candidates)} lists of candidates teaches anything ({why or 'there are none'}).")
+    kept = [each.only(compared(settings.method, each.rewards)) for each in kept]
     settings = replace(settings, steps=settings.steps or -(-len(kept) // settings.prompts_per_step))
     folder, args = Path(folder), settings.config(folder, **options)
     digest = hashlib.sha256(json.dumps([[c.sample.id, list(c.rewards), _tokens(c)] for c in kept]).encode())

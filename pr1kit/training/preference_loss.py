@@ -38,6 +38,16 @@ def method_weights(method: str, rewards: Sequence[float], gamma: float = 0.5) ->
     return pair_weights(rewards, gamma if method == "perpo" else 0.0)
 
 
+def compared(method: str, rewards: Sequence[float]) -> list[int]:
+    """Which answers `method` looks at: of DPO and best of N only the best and the worst.
+
+    >>> compared("dpo", [0.2, 0.9, 0.5]), compared("lipo", [0.2, 0.9, 0.5])
+    ([0, 1], [0, 1, 2])
+    """
+    weights = method_weights(method, rewards)
+    return np.flatnonzero(weights.any(0) | weights.any(1)).tolist()
+
+
 def preference_loss(
     method: str,
     logps: torch.Tensor,

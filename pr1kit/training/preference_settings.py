@@ -69,7 +69,7 @@ class PerPOSettings:
 # What the tiny policy needs; learning rate and gap from validation scenes.
 TINY_PERPO = PerPOSettings(
     min_gap=0.2,
-    learning_rate=5e-5,
+    learning_rate=1e-4,
     prompts_per_step=16,
     max_completion_length=96,
     lr_scheduler="constant",

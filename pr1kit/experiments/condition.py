@@ -112,6 +112,7 @@ class Condition:
     rl_start: int = 0
     age: int = 0
     blind: bool = False
+    save_steps: int | None = None
 
     def __post_init__(self):
         object.__setattr__(self, "drop", tuple(self.drop))
@@ -149,7 +150,10 @@ class Condition:
         elif profile := get_profile(self.profile)[1]:
             settings = replace(PAPER, learning_rate=profile.learning_rate, optim=profile.optim)
         own = {field.name for field in fields(settings)} & {field.name for field in fields(self)}
-        changes = {name: getattr(self, name) for name in own} | {"thinking": self.thinking, "seed": seed}
+        changes = {name: getattr(self, name) for name in own if getattr(self, name) is not None} | {
+            "thinking": self.thinking,
+            "seed": seed,
+        }
         changes |= {"steps": max(1, round(self.steps * share)), "max_completion_length": self.max_tokens}
         return replace(settings, **changes, learning_rate=settings.learning_rate * self.lr_scale)
 
@@ -163,8 +167,8 @@ class Condition:
         """Training on ranked answers: what a policy of this size needs, then the condition's own factors."""
         settings = TINY_PERPO if self.policy == "tiny" else PerPOSettings()
         rate = settings.learning_rate * self.lr_scale * LEARNING_RATE[self.task] / LEARNING_RATE["counting"]
-        settings = replace(settings, method=self.method, gamma=self.gamma, num_candidates=self.num_candidates)
-        return replace(settings, learning_rate=rate, prompts_per_step=RANKED_PROMPTS_PER_STEP, seed=seed)
+        own = {"method": self.method, "gamma": self.gamma, "num_candidates": self.num_candidates, "seed": seed}
+        return replace(settings, **own, learning_rate=rate, prompts_per_step=RANKED_PROMPTS_PER_STEP)
 
     @property
     def ranked_prompts(self) -> int:

@@ -137,7 +137,7 @@ def measure(
 ) -> Measurement:
     """One greedy answer of `policy` to each sample, and `condition.sampled` at temperature 1, or those in `path`.
 
-    With `condition.blind` the same questions are also put with the next sample's image and with a blank one.
+    With `condition.blind` it also answers greedily with the next sample's image instead, and a blank one.
     """
     limits = {"max_new_tokens": condition.max_tokens, "thinking": condition.thinking, "seed": seed}
     pictures = {"": samples}
@@ -153,6 +153,7 @@ def measure(
             mode + name: generate_completions(policy, asked, num_generations=each, temperature=temperature, **limits)
             for name, asked in pictures.items()
             for mode, temperature, each in (("greedy", 0.0, 1), ("sampled", 1.0, condition.sampled))
+            if mode == "greedy" or not name
         }
 
     return Measurement(samples, [policy.frame(sample.load_image().size) for sample in samples], _kept(path, ask))

@@ -32,7 +32,6 @@ from pr1kit.rewards.groups import EQUAL
 from pr1kit.rewards.score import score_batch
 from pr1kit.rollouts.generate import sample_rollouts
 from pr1kit.rollouts.log import scene_of
-from pr1kit.training.resumable_run import processor_digest
 from pr1kit.training.sft import supervised_answer
 from pr1kit.training.weights import weights_fingerprint
 
@@ -106,9 +105,16 @@ def make_candidates(
         batch = samples[start : start + AT_ONCE]
         groups = sample_rollouts(policy, batch, n, temperature, seed, recipe=recipe, first=first + start, **generation)
         new = [
-            Candidates(sample, *zip(*((r.completion, r.total, r.token_ids) for r in group), strict=True), written_by,
-                       thinking) for sample, group in zip(batch, groups, strict=True)
-        ]  # fmt: skip
+            Candidates(
+                sample,
+                [rollout.completion for rollout in group],
+                [rollout.total for rollout in group],
+                [list(rollout.token_ids) for rollout in group],
+                written_by,
+                thinking,
+            )
+            for sample, group in zip(batch, groups, strict=True)
+        ]
         new = [_with_truth(policy, each, recipe) for each in new] if truth else new
         if path:
             append_lines(Path(path), [_line(policy, each) for each in new])
@@ -205,14 +211,6 @@ def read_candidates(
     path = Path(path)
     path = path / "rollouts.jsonl" if path.is_dir() else path
     by_id, candidates = {sample.id: sample for sample in samples}, []
-    run = path.with_name("settings.json")
-    if path.name == "rollouts.jsonl" and run.is_file():
-        run = json.loads(run.read_text(encoding="utf-8"))
-        if run.get("processor") != processor_digest(policy.processor):
-            raise ValueError(
-                f"{str(path)!r} was written by {run.get('policy')!r} with another processor than that of "
-                f"{policy.name!r}: its prompts, its boxes' frame or its image sizes are not this policy's."
-            )
     for number, line in enumerate(_lines(path), start=1):
         if steps and not steps[0] <= line.get("step", steps[0]) <= steps[1]:
             continue

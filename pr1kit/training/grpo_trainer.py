@@ -48,7 +48,7 @@ class PerceptionGRPOTrainer(WholeCheckpoints, GRPOTrainer):
     numbers as TRL's own path (which `False` takes). The first group is computed both ways: where they differ by more
     than rounding, or the model, the data or an option does not allow sharing, a warning says why and TRL's path is
     taken. SDPA, FlashAttention and eager attention stay as they are.
-    `rollout_log`: a file that gets one JSON line for each group, written before the update: `step`, `id`, `prompt`,
+    `rollout_log`: a file that gets one JSON line for each group, written before the update: `step`, `id`, `frame`, `prompt`,
     `completions` and their `token_ids`, `rewards`, `advantages`, and `parts` (name to G values).
     `reference`: weights to which the KL term is measured, by default the policy's own at this moment.
     `kl_estimator`: of the KL term, see `kl`; another than TRL's "k3" wants TRL's options `loss_type="grpo"` and
@@ -156,12 +156,13 @@ class PerceptionGRPOTrainer(WholeCheckpoints, GRPOTrainer):
         finally:
             self.processing_class = processor
         if self.rollout_log and self.model.training:
-            ids = gather_object([row.get("id", "") for row in inputs])  # in the order of processes, as TRL's own logs
+            # in the order of processes, as TRL's own logs
+            rows = gather_object([{"id": row.get("id", ""), "frame": row.get("frame")} for row in inputs])
             answers = zip(outputs["completion_ids"], outputs["completion_mask"].bool(), strict=True)
             tokens = gather_object([row[answered].tolist() for row, answered in answers])
             if self.accelerator.is_main_process:
                 step, name = self.state.global_step + 1, self.reward_func_names[0]
-                log_groups(self.rollout_log, self._logs, name, self.num_generations, step, ids, tokens)
+                log_groups(self.rollout_log, self._logs, name, self.num_generations, step, rows, tokens)
         return outputs
 
     # Rollouts

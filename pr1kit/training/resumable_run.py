@@ -181,6 +181,7 @@ def _changes(folder: RunFolder, data: Mapping) -> str:
 def _identity(policy: Policy, samples, identity: Mapping, args) -> dict:
     """What decides the result of a run: settings, policy, data."""
     processor, adapter = policy.processor, getattr(policy.model, "peft_config", {}).get("default")
+    reads = json.dumps([processor.chat_template, processor.image_processor.to_dict()], default=str, sort_keys=True)
     lora = {name: getattr(adapter, name, None) for name in ("r", "lora_alpha", "lora_dropout", "target_modules")}
     own = {
         "policy": policy.name,
@@ -189,16 +190,10 @@ def _identity(policy: Policy, samples, identity: Mapping, args) -> dict:
         "quantization": policy.quantization,
         "lora": {k: sorted(v) if isinstance(v, set) else v for k, v in lora.items()} if adapter else None,
         "pixels": dict(processor.image_processor.size),
-        "processor": processor_digest(processor),
+        "processor": hashlib.sha256(reads.encode()).hexdigest()[:16],
         "processes": args.world_size,
     }
     return json.loads(json.dumps({**identity, **own}, default=str))
-
-
-def processor_digest(processor) -> str:
-    """How the processor writes a prompt and cuts an image, as a digest."""
-    reads = json.dumps([processor.chat_template, processor.image_processor.to_dict()], default=str, sort_keys=True)
-    return hashlib.sha256(reads.encode()).hexdigest()[:16]
 
 
 def _resumable(folder: RunFolder, began: str, now: str, to_start: bool, args) -> Path | None:

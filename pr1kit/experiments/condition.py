@@ -34,7 +34,6 @@ HEADLINE = {
     "ocr": ("edit_distance", "1 − edit distance"),
 }
 LEARNING_RATE = {"grounding": 5e-5, "counting": 1e-4, "detection": 1e-4, "ocr": 1e-4}  # from validation scenes
-RANKED_PROMPTS_PER_STEP = 4
 LEVELS = {
     "easy": {
         "grounding": {"num_objects": (2, 2), "distractors": 0.0},
@@ -166,9 +165,9 @@ class Condition:
     def ranked_settings(self, seed: int = 0) -> PerPOSettings:
         """Training on ranked answers: what a policy of this size needs, then the condition's own factors."""
         settings = TINY_PERPO if self.policy == "tiny" else PerPOSettings()
-        rate = settings.learning_rate * self.lr_scale * LEARNING_RATE[self.task] / LEARNING_RATE["counting"]
+        rate = settings.learning_rate * self.lr_scale
         own = {"method": self.method, "gamma": self.gamma, "num_candidates": self.num_candidates, "seed": seed}
-        return replace(settings, **own, learning_rate=rate, prompts_per_step=RANKED_PROMPTS_PER_STEP)
+        return replace(settings, **own, learning_rate=rate)
 
     @property
     def ranked_prompts(self) -> int:

@@ -62,8 +62,8 @@ class RolloutLog:
     def groups(self, step: int) -> list[dict]:
         """The groups of one step, in the order logged; of the nearest later one where the log skips it.
 
-        A group is a mapping with `step`, `id`, `frame`, `prompt`, `parts`, and G `completions`, `token_ids`, `rewards` and
-        `advantages`.
+        A group is a mapping with `step`, `id`, `frame`, `prompt`, `parts`, and G each of `completions`, `token_ids`,
+        `rewards` and `advantages`.
         """
         found, rows = None, []
         with self.path.open("rb") as file:

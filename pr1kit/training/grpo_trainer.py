@@ -48,8 +48,8 @@ class PerceptionGRPOTrainer(WholeCheckpoints, GRPOTrainer):
     numbers as TRL's own path (which `False` takes). The first group is computed both ways: where they differ by more
     than rounding, or the model, the data or an option does not allow sharing, a warning says why and TRL's path is
     taken. SDPA, FlashAttention and eager attention stay as they are.
-    `rollout_log`: a file that gets one JSON line for each group, written before the update: `step`, `id`, `frame`, `prompt`,
-    `completions` and their `token_ids`, `rewards`, `advantages`, and `parts` (name to G values).
+    `rollout_log`: a file that gets one JSON line for each group, written before the update: `step`, `id`, `frame`,
+    `prompt`, `completions` and their `token_ids`, `rewards`, `advantages`, and `parts` (name to G values).
     `reference`: weights to which the KL term is measured, by default the policy's own at this moment.
     `kl_estimator`: of the KL term, see `kl`; another than TRL's "k3" wants TRL's options `loss_type="grpo"` and
     `use_bias_correction_kl=False`.

@@ -69,8 +69,8 @@ class PerPOSettings:
 # What the tiny policy needs; learning rate and gap from validation scenes.
 TINY_PERPO = PerPOSettings(
     min_gap=0.2,
-    learning_rate=1e-4,
-    prompts_per_step=16,
+    learning_rate=3e-5,
+    prompts_per_step=4,
     max_completion_length=96,
     lr_scheduler="constant",
     gradient_checkpointing=False,

@@ -34,6 +34,7 @@ HEADLINE = {
     "ocr": ("edit_distance", "1 − edit distance"),
 }
 LEARNING_RATE = {"grounding": 5e-5, "counting": 1e-4, "detection": 1e-4, "ocr": 1e-4}  # from validation scenes
+RANKED_LEARNING_RATE = {"grounding": 3e-5, "counting": 2e-5, "detection": 3e-5, "ocr": 1.2e-4}  # likewise
 LEVELS = {
     "easy": {
         "grounding": {"num_objects": (2, 2), "distractors": 0.0},
@@ -165,6 +166,8 @@ class Condition:
     def ranked_settings(self, seed: int = 0) -> PerPOSettings:
         """Training on ranked answers: what a policy of this size needs, then the condition's own factors."""
         settings = TINY_PERPO if self.policy == "tiny" else PerPOSettings()
+        if self.policy == "tiny":
+            settings = replace(settings, learning_rate=RANKED_LEARNING_RATE[self.task])
         rate = settings.learning_rate * self.lr_scale
         own = {"method": self.method, "gamma": self.gamma, "num_candidates": self.num_candidates, "seed": seed}
         return replace(settings, **own, learning_rate=rate)

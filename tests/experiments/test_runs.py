@@ -92,7 +92,7 @@ def test_a_run_that_another_process_is_at_is_left_to_it(finished, tmp_path, neve
 
 def test_a_run_that_was_cut_off_goes_on_where_it_was(tmp_path, monkeypatch):
     condition, calls = Condition("ocr", **SMALL), []
-    whole = run_condition(condition, 0, tmp_path / "whole", tmp_path)
+    whole = run_condition(condition, 0, tmp_path / "whole", tmp_path / "other")
     generate = mechanism.generate_completions
 
     def cut_off(*args, **kwargs):
@@ -105,7 +105,7 @@ def test_a_run_that_was_cut_off_goes_on_where_it_was(tmp_path, monkeypatch):
     with pytest.raises(KeyboardInterrupt):
         run_condition(condition, 0, tmp_path / "cut", tmp_path)
     assert sorted(path.name for path in (tmp_path / "cut").iterdir()) == [
-        "before.json", "headroom.json", "rl", "seconds.json",
+        "headroom.json", "rl", "seconds.json",
     ]  # fmt: skip
     weights = tmp_path / "cut" / "rl" / "checkpoint-2" / "model.safetensors"
     written = weights.stat().st_mtime_ns

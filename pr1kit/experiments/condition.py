@@ -54,8 +54,9 @@ LEVELS = {
 # run's results say how long each took).
 SFT_STEPS_PER_RL_STEP = {"grounding": 0.7, "counting": 2.4, "detection": 1.8, "ocr": 0.6}
 # Processor seconds (tiny policy, one CPU thread) of a completion of RL; and on ranked answers of a prompt, of each
-# answer that is sampled, and of each that is compared, the reference's pass included.
-RL_SECONDS = {"grounding": 0.0056, "counting": 0.0192, "detection": 0.0155, "ocr": 0.0037}
+# answer that is sampled, and of each that is compared, the reference's pass included, which best of n does not need.
+RL_SECONDS = {"grounding": 0.0058, "counting": 0.0205, "detection": 0.0160, "ocr": 0.0043}
+REFERENCE_SECONDS = 0.01  # of a prompt
 RANKED_SECONDS = {
     "grounding": (0.053, 0.0018, 0.0013),
     "counting": (0.046, 0.0046, 0.0065),
@@ -176,7 +177,7 @@ class Condition:
     def ranked_prompts(self) -> int:
         """How many prompts get candidates, sampling and training together as long as the RL steps."""
         prompt, sampled, used = RANKED_SECONDS[self.task]
-        each = prompt + sampled * self.num_candidates
+        each = prompt + sampled * self.num_candidates - REFERENCE_SECONDS * (self.method == "best_of_n")
         each += used * (self.num_candidates if self.method in ("perpo", "lipo") else 2)
         completions = self.steps * self.prompts_per_step * self.num_generations
         return max(self.rounds, round(completions * RL_SECONDS[self.task] / each))

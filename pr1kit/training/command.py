@@ -86,7 +86,6 @@ def _train_grpo(policy, samples, out: Path, run: RunConfig, settings: GRPOSettin
 
 def _train_on_ranked_answers(policy, samples, out: Path, run: RunConfig, settings: PerPOSettings, options, say) -> str:
     """Candidates as the run names them, or sampled, each process a share of the samples; then training on them."""
-    from accelerate import PartialState
     from tqdm.auto import tqdm
 
     from pr1kit.training.candidates import make_candidates, read_candidates
@@ -97,9 +96,9 @@ def _train_on_ranked_answers(policy, samples, out: Path, run: RunConfig, setting
     if run.candidates:
         candidates = read_candidates(run.candidates, policy, samples)
     else:
-        state = PartialState()
-        share, n = -(-len(samples) // state.num_processes), settings.num_candidates
-        start = share * state.process_index
+        args = settings.config(out)  # joins the processes
+        share, n = -(-len(samples) // args.world_size), settings.num_candidates
+        start = share * args.process_index
         say(f"{n} candidates of each of {len(samples)} {run.task} samples, recipe {settings.recipe}, in {out}")
         with tqdm(total=share, desc="candidates", unit="prompt", disable=say is not print) as bar:
             make_candidates(
@@ -110,14 +109,14 @@ def _train_on_ranked_answers(policy, samples, out: Path, run: RunConfig, setting
                 seed=settings.seed,
                 recipe=settings.recipe,
                 truth=settings.truth,
-                path=out / f"sampled-{state.process_index}.jsonl",
+                path=out / f"sampled-{args.process_index}.jsonl",
                 first=start,
                 bar=bar,
                 thinking=settings.thinking,
                 max_new_tokens=settings.max_completion_length,
             )
-        state.wait_for_everyone()
-        files = [out / f"sampled-{i}.jsonl" for i in range(state.num_processes)]
+        args.distributed_state.wait_for_everyone()
+        files = [out / f"sampled-{i}.jsonl" for i in range(args.world_size)]
         candidates = [each for file in files if file.exists() for each in read_candidates(file, policy, samples)]
     with tqdm(desc=settings.method, unit="step", disable=say is not print) as bar:
         log = train_perpo(policy, candidates, out, settings, bar=bar, options=options)

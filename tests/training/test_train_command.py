@@ -311,3 +311,28 @@ def test_two_processes_train_what_one_does(small_policies, tmp_path, group):
     assert any(value.abs().max() > 1e-3 for name, value in one.items() if "lora_B" in name), "nothing was learned"
     for name, value in one.items():
         assert (two[name] - value).norm() <= 1e-4 * value.norm() + 1e-6, name
+
+
+def test_two_processes_share_the_sampling_and_train_what_one_does(tmp_path):
+    launch = ["-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes", "2", "--main_process_port", "0"]
+    command = ["-m", "pr1kit", "train", "--method", "perpo", "--task", "grounding", "--data", "scenes", "--limit", "5"]
+    command += ["--num-candidates", "4", "--min-gap", "0", "--prompts-per-step", "2", "--lora", "--steps", "2"]
+    command += ["--optim", "sgd", "--learning-rate", "1"]
+    ends = []
+    for name, launcher in (("one", []), ("two", [*launch, "-m", "pr1kit"])):
+        done = subprocess.run(
+            [sys.executable, *launcher, *(command[2:] if launcher else command), "--out", tmp_path / name],
+            env={**os.environ, "OMP_NUM_THREADS": "1", "ACCELERATE_USE_CPU": "true"},
+            timeout=600,
+            capture_output=True,
+            text=True,
+        )
+        assert done.returncode == 0, done.stderr[-3000:]
+        files = sorted((tmp_path / name).glob("sampled-*.jsonl"))
+        lines = [json.loads(line) for file in files for line in file.read_text().splitlines()]
+        losses = [row["loss"] for row in read_log(tmp_path / name / "log.jsonl")]
+        ends.append((len(files), [(line["id"], line["completions"]) for line in lines], losses))
+    (files, sampled, losses), (shared_files, shared, shared_losses) = ends
+    assert (files, shared_files) == (1, 2)
+    assert shared == sampled
+    assert shared_losses == pytest.approx(losses, abs=1e-4)

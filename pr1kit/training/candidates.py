@@ -202,15 +202,20 @@ def _line(policy: Policy, candidates: Candidates) -> dict[str, Any]:
 def read_candidates(
     path: str | Path, policy: Policy, samples: Sequence[Sample] = (), *, steps: tuple[int, int] | None = None
 ) -> list[Candidates]:
-    """The candidates in a file, or in a GRPO run's folder: there those of `steps` (first, last), all by default.
+    """The candidates in a file, or in a run's folder: of a GRPO run those of `steps` (first, last), all by default.
 
     `samples` are those that the ids name; synthetic scenes need none, they are drawn again. Raises FileNotFoundError,
     and ValueError that names the line: an id that no sample has, a reward that is no finite number, answers to another
     prompt, in another frame, of another tokenizer, and a log of an earlier version of the kit, which held no tokens.
     """
     path = Path(path)
-    path = path / "rollouts.jsonl" if path.is_dir() else path
-    by_id, candidates = {sample.id: sample for sample in samples}, []
+    if path.is_dir():
+        path = next((file for file in (path / "rollouts.jsonl", path / "candidates.jsonl") if file.exists()), path)
+    by_id: dict[str, Sample] = {}
+    for sample in samples:
+        if by_id.setdefault(sample.id, sample) is not sample:
+            raise ValueError(f"Two samples have the id {sample.id!r}: candidates name their sample by it.")
+    candidates = []
     for number, line in enumerate(_lines(path), start=1):
         if steps and not steps[0] <= line.get("step", steps[0]) <= steps[1]:
             continue
@@ -223,9 +228,7 @@ def read_candidates(
 
 def _lines(path: Path) -> Iterator[dict]:
     if not path.is_file():
-        raise FileNotFoundError(
-            f"There are no candidates {str(path)!r}: name a JSON Lines file or a GRPO run's folder."
-        )
+        raise FileNotFoundError(f"There are no candidates {str(path)!r}: name a JSON Lines file or a run's folder.")
     if path.name == "rollouts.jsonl":
         yield from read_log(path)
         return

@@ -28,7 +28,7 @@ from pr1kit.training.candidates import Candidates, read_candidates, save_candida
 from pr1kit.training.preference_loss import compared, method_weights, preference_loss, preference_statistics
 from pr1kit.training.preference_settings import TINY_PERPO, PerPOSettings
 from pr1kit.training.resumable_run import WholeCheckpoints, train_in_folder
-from pr1kit.training.shared_prefix.attention import unsupported_reason
+from pr1kit.training.shared_prefix.attention import unshare, unsupported_reason
 from pr1kit.training.shared_prefix.logprobs import row_logprobs, shared_logprobs
 from pr1kit.training.shared_prefix.self_check import EXACT, in_float32
 from pr1kit.training.step_log import RunLog
@@ -156,6 +156,7 @@ class PreferenceTrainer(WholeCheckpoints, Trainer):
             if not difference <= (EXACT if exact else 0.1):
                 reason = f"its log-probabilities differ by {difference:.2g} a token from those of whole rows"
         if reason:
+            unshare(base)
             warnings.warn(f"Shared prefix is off: {reason}. Each answer encodes image and prompt itself.", stacklevel=3)
         return not reason
 

@@ -155,8 +155,11 @@ def test_candidates_that_do_not_belong_here_are_one_sentence(load, tmp_path):
     (tmp_path / "b.jsonl").write_text("nonsense\n\n")
     with pytest.raises(ValueError, match=r"Line 1 of .* is no JSON"):
         read_candidates(tmp_path / "b.jsonl", policy)
-    with pytest.raises(FileNotFoundError, match=r"No candidates in .*gone|There are no candidates .*gone"):
+    with pytest.raises(FileNotFoundError, match=r"There are no candidates .*gone"):
         read_candidates(tmp_path / "gone", policy)
+    other = replace(each.sample, question="another")
+    with pytest.raises(ValueError, match="Two samples have the id"):
+        read_candidates(tmp_path / "a.jsonl", policy, [each.sample, other])
     with pytest.raises(ValueError, match="an answer has no token"):
         replace(each, token_ids=[[], *each.token_ids[1:]])
 
@@ -268,7 +271,7 @@ def test_the_reference_is_computed_once_and_is_the_policy_at_the_start(load, tmp
     policy = load()
     lists = drawn(policy, 2)
     train_perpo(policy, lists, tmp_path / "a", replace(RUN, steps=2, learning_rate=1e-2))
-    kept = read_candidates(tmp_path / "a" / "candidates.jsonl", load())
+    kept = read_candidates(tmp_path / "a", load())
     start = load()
     for each in kept:
         assert each.reference_weights == weights_fingerprint(start.model)

@@ -29,7 +29,7 @@ def pair_weights(rewards, gamma: float = 0.5) -> np.ndarray:
     for a reward that is not finite.
 
     >>> pair_weights([1.0, 0.0, 0.75]).round(3).tolist()
-    [[0.0, 0.424, 0.212], [0.0, 0.0, 0.0], [0.0, 0.367, 0.0]]
+    [[0.0, 0.423, 0.211], [0.0, 0.0, 0.0], [0.0, 0.366, 0.0]]
     """
     rewards = np.asarray(rewards, float)
     if not np.isfinite(rewards).all():

@@ -31,7 +31,7 @@ def shared_logprobs(
     >>> shared_logprobs(policy.model, inputs, [[40, 11, 7], [40, 2]]).shape  # doctest: +SKIP
     torch.Size([2, 3])
     """
-    base = base_of(extract_model_from_parallel(model))
+    base = base_of(extract_model_from_parallel(model, keep_torch_compile=False))
     if reason := unsupported_reason(base):
         raise ValueError(f"The prompt cannot be shared: {reason}.")
     ids, fields, rows, answered = _one_prompt(prompt, answers)
@@ -59,7 +59,7 @@ def row_logprobs(
     """As `shared_logprobs`, from a whole row of prompt and answer for each of the G: for every model, at G times the
     cost of the prompt."""
     ids, fields, rows, answered = _one_prompt(prompt, answers)
-    base = base_of(extract_model_from_parallel(model))
+    base = base_of(extract_model_from_parallel(model, keep_torch_compile=False))
     kinds = fields.pop("mm_token_type_ids", None)
     words = rows.masked_fill(torch.isin(rows, rows.new_tensor(vision_tokens(base))), int(ids[0, -1]))
     fields = {name: value.repeat(len(rows), *[1] * (value.dim() - 1)) for name, value in fields.items()}

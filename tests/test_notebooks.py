@@ -172,7 +172,7 @@ assert set(logs) == set(trained) == set(change) == set(METHODS)
 assert all(abs(logs[m][0]["loss"] - np.log(2)) < 1e-4 for m in ("perpo", "lipo", "dpo"))
 assert all(np.diff(change[m][:, ::-1].mean(0)) > 0 for m in ("perpo", "lipo", "dpo"))
 assert len(runs) == 100 and set(of) == {"ocr", "grounding", "counting", "detection"}
-assert len(variants) == 35 and len(ages) == 15
+assert len(variants) == 25 and len(ages) == 15
 """,
 }
 

@@ -89,9 +89,7 @@ def _ranked_claims() -> list[Claim]:
     variants = {
         "gamma 0.5 beats 0 (LiPO)": "gamma 0",
         "gamma 0.5 beats 1": "gamma 1",
-        "gamma 0.5 beats 2": "gamma 2",
         "20 candidates beat 5": "N 5",
-        "20 candidates beat 2": "N 2",
     }
     ocr = "preference-variants"
     return [

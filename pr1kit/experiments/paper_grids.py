@@ -130,8 +130,6 @@ GRIDS = {
                     "N 5": {"num_candidates": 5},
                     "gamma 0": {"method": "lipo"},
                     "gamma 1": {"gamma": 1.0},
-                    "gamma 2": {"gamma": 2.0},
-                    "N 2": {"num_candidates": 2},
                 }
             },
             {"task": "ocr", "steps": SHORT_STEPS["ocr"], "method": "perpo", **SHORT},

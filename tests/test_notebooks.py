@@ -164,6 +164,16 @@ assert all(torch.equal(beginnings[0], other) for other in beginnings)
 assert all(memory > 1 for _, memory, _ in table.values()) and table[256, 32][0] > 1.5
 assert all(pairs(p, r, 8)[1] < pairs(p, r, 8)[2] for p in (1, 100, 1000) for r in (1, 100, 1000))
 """,
+    "14_preference": """
+assert len(best_first) == 8 and abs(pair_weights(rewards).sum() - 1) < 1e-9 and (np.diff(rewards) <= 0).all()
+assert alike["perpo"] > 0.97 and all(0.5 < value <= 1 for value in alike.values())
+assert len(lists) == 16 and all(len(each.rewards) == 20 for each in lists)
+assert set(logs) == set(trained) == set(change) == set(METHODS)
+assert all(abs(logs[m][0]["loss"] - np.log(2)) < 1e-4 for m in ("perpo", "lipo", "dpo"))
+assert all(np.diff(change[m][:, ::-1].mean(0)) > 0 for m in ("perpo", "lipo", "dpo"))
+assert len(runs) == 100 and set(of) == {"ocr", "grounding", "counting", "detection"}
+assert len(variants) == 25 and len(ages) == 15
+""",
 }
 
 every_notebook = pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)

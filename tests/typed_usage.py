@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import assert_type
 
 import pr1kit
-from pr1kit import Answer, Policy, RewardResult, Rollout, Sample, Target
+from pr1kit import Answer, Candidates, Policy, RewardResult, Rollout, Sample, Target
 from pr1kit.data.assemble import Samples
 from pr1kit.evaluation.complexity import Headroom, Perplexity
 from pr1kit.evaluation.metrics import Metrics
@@ -42,3 +42,8 @@ def usage() -> None:
     assert_type(settings.steps, int)
     assert_type(pr1kit.train_grpo(policy, scenes, "runs/a", settings), list[dict])
     assert_type(pr1kit.read_log("runs/a"), list[dict])
+    candidates = pr1kit.make_candidates(policy, scenes, 20)
+    assert_type(candidates, list[Candidates])
+    assert_type(pr1kit.read_candidates("runs/a", policy, scenes), list[Candidates])
+    assert_type(pr1kit.select_candidates(candidates, min_gap=0.8), tuple[list[Candidates], dict[str, int]])
+    assert_type(pr1kit.train_perpo(policy, candidates, "runs/b", pr1kit.PerPOSettings(method="dpo")), list[dict])

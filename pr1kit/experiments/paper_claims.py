@@ -1,7 +1,8 @@
-"""Which of the paper's claims do the logged experiments bear out? `python -m pr1kit experiments --claims` prints all.
+"""Which of the papers' claims do the logged experiments bear out? `python -m pr1kit experiments --claims` prints all.
 
 A claim says that one level of a factor beats another; it holds where the 95 % interval of the paired difference over
-seeds lies above zero. Of many claims some hold by luck: beside the verdict stands p, corrected for all of them (Holm).
+seeds lies above zero. Of many claims some hold by luck: beside the verdict stands p, corrected for all claims about the
+same paper (Holm).
 """
 
 from __future__ import annotations
@@ -15,31 +16,42 @@ from pr1kit.experiments.runs import ROOT, Run, load_runs
 from pr1kit.experiments.statistics import holm, mean_interval, p_value, paired_values, verdict
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Claim:
-    """That `one` beats `other` (levels of factors of `grid`) in the runs at the levels `where`.
+    """That `one` beats `other` (levels of factors of `grid`; None: no training) in the runs at the levels `where`.
 
-    `paper`: its numbers for the two, from one run each (Perception-R1, arXiv 2504.07954). Compared is the gain in the
-    task's headline metric, or its level after training where the two do not start alike (`gain` False).
+    `paper`: its numbers for the two, from one run each; `source`: which paper. Compared is the gain in the task's
+    headline metric, its level after training where the two do not start alike (`gain` False), or, with `image`, the
+    gain in its margin over the greedy answers to another image than the true one.
     """
 
     text: str
     paper: str
     grid: str
     one: Mapping[str, str]
-    other: Mapping[str, str]
+    other: Mapping[str, str] | None
     where: Mapping[str, str] = field(default_factory=dict)
     gain: bool = True
+    source: str = "Perception-R1, arXiv 2504.07954"
+    image: str = ""
+
+    @property
+    def modes(self) -> tuple[str, ...]:
+        """The answers that are compared; the first decides."""
+        return ("greedy",) if self.image else ("sampled", "greedy")
 
     def differences(self, runs: Sequence[Run], mode: str) -> list[float]:
         """The paired differences in `sampled` or `greedy` answers, one for each seed."""
         runs = [run for run in runs if all(run.factors[name] == level for name, level in self.where.items())]
-        return paired_values(
-            runs,
-            self.one,
-            self.other,
-            lambda run: run.gain(mode=mode) if self.gain else run.results["after"][mode]["headline"],
-        )
+
+        def value(run: Run) -> float:
+            if self.image:
+                return run.gain(mode=mode) - run.gain(mode=f"{mode}, {self.image}")
+            return run.gain(mode=mode) if self.gain else run.results["after"][mode]["headline"]
+
+        if self.other is None:
+            return [value(run) for run in runs if all(run.factors[name] == level for name, level in self.one.items())]
+        return paired_values(runs, self.one, self.other, value)
 
 
 def _reward_design() -> list[Claim]:
@@ -56,10 +68,47 @@ def _reward_design() -> list[Claim]:
     ]
 
 
-def _by_task(text: str, paper: dict[str, str], grid: str, one: dict, other: dict, gain: bool = True) -> list[Claim]:
+def _by_task(text: str, paper: dict[str, str], grid: str, one: dict, other: dict | None, **how) -> list[Claim]:
     return [
-        Claim(f"{text}, {task}", numbers, grid, one, other, {"task": task}, gain) for task, numbers in paper.items()
+        Claim(f"{text}, {task}", numbers, grid, one, other, {"task": task}, **how) for task, numbers in paper.items()
     ]
+
+
+PERPO = "PerPO, arXiv 2502.04371"
+METHOD = {name: {"method": name} for name in ("PerPO", "GRPO", "DPO", "LiPO", "best of n")}
+VARIANT = {"variant": "gamma 0.5, N 20"}
+
+
+def _ranked(text: str, one: str, other: str | None, grounding: str = "–", ocr: str = "–", **how) -> list[Claim]:
+    """A claim about training on ranked answers, for each task; the paper's are RefCOCO val and OCR edit distance."""
+    paper = {"grounding": grounding, "ocr": ocr, "counting": "–", "detection": "–"}
+    return _by_task(text, paper, "preference", METHOD[one], METHOD[other] if other else None, source=PERPO, **how)
+
+
+def _ranked_claims() -> list[Claim]:
+    variants = {
+        "gamma 0.5 beats 0 (LiPO)": "gamma 0",
+        "gamma 0.5 beats 1": "gamma 1",
+        "20 candidates beat 5": "N 5",
+    }
+    ocr = "preference-variants"
+    return [
+        *_ranked("PerPO beats no training", "PerPO", None, "63.8, 50.0", "0.58, 0.67"),
+        *_ranked("PerPO beats DPO", "PerPO", "DPO", "63.8, 60.6", "0.58, 0.61"),
+        *_ranked("PerPO beats LiPO", "PerPO", "LiPO"),
+        *_ranked("PerPO beats the best of n", "PerPO", "best of n", "63.8, 59.4 (SFT)"),
+        *_ranked("DPO beats the best of n", "DPO", "best of n", "60.6, 59.4 (SFT)"),
+        *_ranked("PerPO beats GRPO", "PerPO", "GRPO", "not compared", "not compared"),
+        *_ranked("PerPO widens the margin over a blank image more than DPO", "PerPO", "DPO", "5.3, 3.6",
+                 image="a blank image"),
+        *(Claim(f"{text}, ocr", "–", ocr, VARIANT, {"variant": v}, source=PERPO) for text, v in variants.items()),
+        Claim("two rounds of candidates beat one, ocr", "–", ocr, {"variant": "two rounds"}, VARIANT, source=PERPO),
+        *(
+            Claim(f"a policy's own candidates beat those from {age} RL steps before, ocr", "–", "preference-age",
+                  {"age": "0"}, {"age": age}, source=PERPO)
+            for age in ("12", "24")
+        ),
+    ]  # fmt: skip
 
 
 SHUFFLED = {"order": "shuffled"}
@@ -120,14 +169,16 @@ CLAIMS = (
         Claim(f"{text} beats a shuffled order", "used, not ablated", "curriculum", {"order": order}, SHUFFLED)
         for text, order in EASY_TO_HARD.items()
     ),
+    *_ranked_claims(),
 )
 
 
 def claim_table(*grids: str, root=ROOT) -> str:
     """Markdown: every claim about these grids (all where none is named), the paper's numbers, ours, p, and the verdict.
 
-    p is that of all the logged claims together (Holm), whichever are shown; the verdict is each claim's by itself; both
-    are about sampled answers. Raises FileNotFoundError where a grid that is asked for was not run.
+    p is that of all the logged claims about a paper together (Holm), whichever are shown; the verdict is each claim's
+    by itself; both are about sampled answers where those are compared. Raises FileNotFoundError where a grid that is
+    asked for was not run.
     """
     lines = [
         "| claim | paper, one run | here, sampled answers | here, greedy answers | p, all claims together | holds? |",
@@ -141,19 +192,25 @@ def claim_table(*grids: str, root=ROOT) -> str:
             if not grids or name in grids:
                 raise
     claims = [claim for claim in CLAIMS if claim.grid in runs]
-    sampled = [claim.differences(runs[claim.grid], "sampled") for claim in claims]
-    corrected = holm([p_value(differences) for differences in sampled])
-    for claim, differences, p in zip(claims, sampled, corrected, strict=True):
+    found = {claim: {mode: claim.differences(runs[claim.grid], mode) for mode in claim.modes} for claim in claims}
+    corrected = {}
+    for source in {claim.source for claim in claims}:
+        same = [claim for claim in claims if claim.source == source]
+        values = holm([p_value(found[claim][claim.modes[0]]) for claim in same])
+        corrected |= dict(zip(same, values, strict=True))
+    for claim in claims:
         if not grids or claim.grid in grids:
-            intervals = [mean_interval(each) for each in (differences, claim.differences(runs[claim.grid], "greedy"))]
-            numbers = " | ".join(f"{mean:+.3f} [{low:+.3f}, {high:+.3f}]" for mean, low, high in intervals)
-            lines.append(f"| {claim.text} | {claim.paper} | {numbers} | {p:.3f} | {verdict(intervals[0])} |")
+            intervals = {mode: mean_interval(values) for mode, values in found[claim].items()}
+            words = {mode: f"{mean:+.3f} [{low:+.3f}, {high:+.3f}]" for mode, (mean, low, high) in intervals.items()}
+            numbers = f"{words.get('sampled', '–')} | {words['greedy']}"
+            holds = verdict(intervals[claim.modes[0]])
+            lines.append(f"| {claim.text} | {claim.paper} | {numbers} | {corrected[claim]:.3f} | {holds} |")
     return "\n".join(lines)
 
 
 def claims_page(root=ROOT) -> str:
     """The README of the logs under `root`: how they are read, and all claims."""
-    return f"""# Logged runs, and what they say of the paper's claims
+    return f"""# Logged runs, and what they say of the papers' claims
 
 One compressed JSON Lines file for each grid of `pr1kit/experiments/paper_grids.py`, one line for each finished run: its
 `cell` and `seed`, `condition`, `environment`, `results` (metrics before and after, headroom before), training `steps`.
@@ -162,7 +219,9 @@ missing; several processes may share the work.
 
 Written by `python -m pr1kit experiments --claims --write`: paired differences over seeds with 95 % t-intervals, in
 mean IoU, accuracy, AP50 or 1 − edit distance. A claim holds where the interval of sampled answers lies above zero;
-*not shown* is not *equal*. Runs under the recipe `kit` were trained before its rule about near-duplicate boxes.
+*not shown* is not *equal*. The first claims are Perception-R1's (arXiv 2504.07954), those on ranked answers PerPO's
+(arXiv 2502.04371: RefCOCO val, OCR edit distance, and the margin over a blank image on RefCOCOg). Runs of the earlier
+grids under the recipe `kit` were trained before its rule about near-duplicate boxes.
 
 {claim_table(root=root)}
 """

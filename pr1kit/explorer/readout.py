@@ -15,7 +15,7 @@ import numpy as np
 
 from pr1kit.data.boxes import from_pixels, iou, pixels_per_unit
 from pr1kit.data.sample import Sample, Target
-from pr1kit.rewards.groups import group_advantages
+from pr1kit.rewards.groups import group_advantages, pair_weights
 from pr1kit.rewards.matching import MATCHINGS, match
 from pr1kit.rewards.notations import find_fault, read_notation, write_place
 from pr1kit.rewards.parsing import LONGEST, locate_answer, same_labels
@@ -24,7 +24,7 @@ from pr1kit.rewards.score import read_answer, score
 from pr1kit.rewards.tasks import get_task
 from pr1kit.rewards.text_similarity import compare_texts
 
-LARGEST_TABLE = 400  # pairs; a larger table of overlaps is not read by anyone
+LARGEST_TABLE = 400  # pairs; a larger table is not read by anyone
 LONGEST_DIFF = 4_000  # characters of a transcript that are compared letter by letter
 
 
@@ -46,7 +46,8 @@ def read_out(
     of them, else it is one more. `drop` is applied where a recipe has the part. Returns plain lists and numbers, fit
     for JSON: `items` (pixels `values`, `label`, `fault`, `span` in characters, `prediction` index), `region`, `reason`,
     `overlap` (N, M) with the summed overlap of each matching in `sums`, and in `results`, one for each recipe, `total`,
-    `parts`, `matches` (prediction, truth, score), `advantage` (None without a group). A completion never raises; an
+    `parts`, `matches` (prediction, truth, score), `advantage` (None without a group), and PerPO's `pair_weights` of the
+    group's answers. A completion never raises; an
     unknown switch, a bad target or a group that holds neither texts nor numbers raises ValueError.
 
     >>> seen = read_out("(0,0),(2,2)(4,4),(6,6)", {"boxes": [[0, 0, 2, 2]]}, task="counting", group=[0.0, 1.0])
@@ -197,6 +198,7 @@ def _result(text: str, target: Target, task: str, key: tuple, group: list, membe
         "place": place,
         "group": [{"total": r, "advantage": a} for r, a in zip(totals, advantages, strict=True)],
         "advantage": advantages[place] if len(totals) > 1 else None,
+        "pair_weights": pair_weights(totals).round(4).tolist() if len(totals) ** 2 <= LARGEST_TABLE else [],
     }
 
 

@@ -66,6 +66,7 @@ class OwnLayer(DynamicLayer):
     `layer` holds, or with none."""
 
     block = 64
+    room: tuple[torch.Tensor, ...] = ()
 
     def __init__(self, layer: DynamicLayer | None = None):
         super().__init__()

@@ -32,6 +32,7 @@ from pr1kit.models.policy import check_padding
 from pr1kit.models.vllm import require_vllm, send_prompts_whole
 from pr1kit.rollouts.branch_attention import KeywordsNotPassed
 from pr1kit.rollouts.branched_decoding import branches, can_branch
+from pr1kit.rollouts.generate import to_end
 from pr1kit.rollouts.log import log_groups
 from pr1kit.training.kl import kl_per_token
 from pr1kit.training.resumable_run import WholeCheckpoints
@@ -48,8 +49,8 @@ class PerceptionGRPOTrainer(WholeCheckpoints, GRPOTrainer):
     numbers as TRL's own path (which `False` takes). The first group is computed both ways: where they differ by more
     than rounding, or the model, the data or an option does not allow sharing, a warning says why and TRL's path is
     taken. SDPA, FlashAttention and eager attention stay as they are.
-    `rollout_log`: a file that gets one JSON line for each group, written before the update: `step`, `id`, `prompt`,
-    `completions`, `rewards`, `advantages`, and `parts` (name to G values).
+    `rollout_log`: a file that gets one JSON line for each group, written before the update: `step`, `id`, `frame`,
+    `prompt`, `completions` and their `token_ids`, `rewards`, `advantages`, and `parts` (name to G values).
     `reference`: weights to which the KL term is measured, by default the policy's own at this moment.
     `kl_estimator`: of the KL term, see `kl`; another than TRL's "k3" wants TRL's options `loss_type="grpo"` and
     `use_bias_correction_kl=False`.
@@ -148,10 +149,13 @@ class PerceptionGRPOTrainer(WholeCheckpoints, GRPOTrainer):
         finally:
             self.processing_class = processor
         if self.rollout_log and self.model.training:
-            ids = gather_object([row.get("id", "") for row in inputs])  # in the order of processes, as TRL's own logs
+            # in the order of processes, as TRL's own logs
+            rows = gather_object([{"id": row.get("id", ""), "frame": row.get("frame")} for row in inputs])
+            answers = zip(outputs["completion_ids"], outputs["completion_mask"].bool(), strict=True)
+            tokens = gather_object([row[answered].tolist() for row, answered in answers])
             if self.accelerator.is_main_process:
                 step, name = self.state.global_step + 1, self.reward_func_names[0]
-                log_groups(self.rollout_log, self._logs, name, self.num_generations, step, ids)
+                log_groups(self.rollout_log, self._logs, name, self.num_generations, step, rows, tokens)
         return outputs
 
     # Rollouts
@@ -200,7 +204,7 @@ class PerceptionGRPOTrainer(WholeCheckpoints, GRPOTrainer):
                 self._disable_shared_prefix(str(error))
                 tokens = model.generate(**options, num_return_sequences=int(counts.max()))
                 tokens = tokens[torch.cat([torch.arange(n) + i * counts.max() for i, n in enumerate(counts)])]
-        return [_to_end(row, self.eos_token_ids) for row in tokens[:, length:].tolist()], None
+        return [to_end(row, self.eos_token_ids) for row in tokens[:, length:].tolist()], None
 
     def _left_padded(self, fields: dict) -> dict:
         """What the processor made of the prompts as tensors on the device, lists of token lists padded on the left."""
@@ -302,8 +306,3 @@ def _check_columns(data, rewards) -> None:
     if missing := [" or ".join(names) for names in needed if not set(names) & set(data.column_names)]:
         has = ", ".join(data.column_names)
         raise ValueError(f"The training data lack the column {', '.join(missing)}: they have {has}.")
-
-
-def _to_end(tokens: list[int], ends: list[int]) -> list[int]:
-    """The tokens up to the first end of sequence, it included."""
-    return next((tokens[: i + 1] for i, token in enumerate(tokens) if token in ends), tokens)

@@ -95,34 +95,39 @@ def train_in_folder(
     *,
     resume: bool = True,
     bar=None,
+    advice: str = "",
 ) -> list[dict]:
     """Train `policy` in place in `args.output_dir` with the trainer that is made for this log; returns the log's rows.
 
     `identity` holds the settings that make this run another than its neighbours; policy and samples add their own.
     Raises ValueError where the folder holds another run, is being written by another process, or cannot be resumed
-    equally, or where its weights cannot be trained; MemoryError (what to lower, in which order) where the GPU's
-    memory is not enough; OSError where the disk is full; KeyboardInterrupt (after saving) when interrupted.
+    equally, or where its weights cannot be trained; MemoryError where the memory is not enough, with `advice` (by
+    default what to lower, in which order); OSError where the disk is full; KeyboardInterrupt (after saving) when
+    interrupted.
     """
     check_trainable(policy.model)
     folder, log = RunFolder(args.output_dir), RunLog(Path(args.output_dir), bar)
     if args.process_index:
-        return _run(folder, policy, samples, identity, args, make_trainer, log, resume)
+        return _run(folder, policy, samples, identity, args, make_trainer, log, resume, advice)
     with folder.lock():
-        return _run(folder, policy, samples, identity, args, make_trainer, log, resume)
+        return _run(folder, policy, samples, identity, args, make_trainer, log, resume, advice)
 
 
-def _run(folder, policy, samples, identity, args, make_trainer, log, resume) -> list[dict]:
+def _run(folder, policy, samples, identity, args, make_trainer, log, resume, advice) -> list[dict]:
     with args.main_process_first(desc="run folder"):
         checkpoint = _open(folder, policy, samples, identity, args, resume)
     done = checkpoint_step(checkpoint) if checkpoint else 0
     if done < args.max_steps:
         try:
             _train(policy, make_trainer, log, checkpoint)
-        except torch.OutOfMemoryError as error:
-            raise MemoryError(
-                f"The GPU's memory was not enough; {folder.path} {_saved(folder)}. Lower {out_of_memory_advice()}. "
-                "The same folder goes on after the first two; the others make another run."
-            ) from error
+        except RuntimeError as error:  # on the CPU torch has no class of its own for it
+            if not isinstance(error, torch.OutOfMemoryError) and "can't allocate memory" not in str(error):
+                raise
+            advice = advice or (
+                f"Lower {out_of_memory_advice()}. The same folder goes on after the first two; the others make another "
+                "run."
+            )
+            raise MemoryError(f"The memory was not enough; {folder.path} {_saved(folder)}. {advice}") from error
         except OSError as error:
             raise OSError(f"{error} {folder.path} {_saved(folder)}: the same command goes on from there.") from error
     else:

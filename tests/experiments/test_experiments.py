@@ -209,7 +209,7 @@ def test_the_logs_that_come_with_the_kit_are_whole_and_of_these_conditions(name)
         assert line["format"] == FORMAT
         assert Condition.of(line["condition"]) == Condition.of(grid.cells()[line["cell"]])
     for run in load_runs(grid):
-        assert len(run.steps) >= 20
+        assert len(run.steps) >= 9
         assert np.isfinite([row["loss"] for row in run.steps]).all()
 
 

@@ -92,7 +92,7 @@ def test_a_run_that_another_process_is_at_is_left_to_it(finished, tmp_path, neve
 
 def test_a_run_that_was_cut_off_goes_on_where_it_was(tmp_path, monkeypatch):
     condition, calls = Condition("ocr", **SMALL), []
-    whole = run_condition(condition, 0, tmp_path / "whole", tmp_path)
+    whole = run_condition(condition, 0, tmp_path / "whole", tmp_path / "other")
     generate = mechanism.generate_completions
 
     def cut_off(*args, **kwargs):
@@ -105,7 +105,7 @@ def test_a_run_that_was_cut_off_goes_on_where_it_was(tmp_path, monkeypatch):
     with pytest.raises(KeyboardInterrupt):
         run_condition(condition, 0, tmp_path / "cut", tmp_path)
     assert sorted(path.name for path in (tmp_path / "cut").iterdir()) == [
-        "before.json", "headroom.json", "rl", "seconds.json",
+        "headroom.json", "rl", "seconds.json",
     ]  # fmt: skip
     weights = tmp_path / "cut" / "rl" / "checkpoint-2" / "model.safetensors"
     written = weights.stat().st_mtime_ns
@@ -231,3 +231,50 @@ def test_a_damaged_log_is_named(finished, tmp_path, damage):
 def test_steps_are_logged_to_five_digits():
     rows = [{"phase": "rl", "step": 3, "loss": 1.23456789e-9, "reward": 0.0, "kl": None, "other": 1}]
     assert step_rows(rows) == [{"phase": "rl", "step": 3, "loss": 1.2346e-9, "reward": 0.0}]
+
+
+def test_ranked_answers_are_sampled_in_rounds_by_the_policy_or_an_older_one(tmp_path, monkeypatch):
+    writers, make = [], mechanism.make_candidates
+    monkeypatch.setattr(
+        mechanism, "make_candidates", lambda policy, *a, **k: writers.append(policy) or make(policy, *a, **k)
+    )
+    factors = {**SMALL, "steps": 6, "method": "lipo", "num_candidates": 4, "rounds": 2, "probes": 0, "blind": True}
+    outcome = run_condition(Condition("ocr", rl_start=2, age=1, **factors), 0, tmp_path / "run", tmp_path)
+    half = Condition("ocr", **factors).ranked_prompts // 2
+    assert [len((tmp_path / "run" / "ranked" / f"sampled-{i}.jsonl").read_text().splitlines()) for i in (1, 2)] == [
+        half + Condition("ocr", **factors).ranked_prompts % 2, half,
+    ]  # fmt: skip
+    modes = {"greedy", "sampled", "greedy, another image", "greedy, a blank image"}
+    results = outcome.results()
+    assert set(results["before"]) == set(results["after"]) == modes
+    assert results["before"]["greedy"] != results["before"]["greedy, a blank image"]
+    assert set(results["train_seconds"]) == set(results["processor_seconds"]) == {"ranked"}
+    assert [row["step"] for row in outcome.rows] == list(range(1, len(outcome.rows) + 1))
+    assert {row["phase"] for row in outcome.rows} == {"ranked"}
+    assert all(0 <= row["accuracy"] <= 1 for row in step_rows(outcome.rows))
+    older = mechanism._after_rl(Condition("ocr"), 1, tmp_path).model.state_dict()  # kept: loaded, not trained
+    start = load_policy("tiny").model.state_dict()
+    for writer in writers:  # one RL step old; the policy that is trained has had two
+        assert all((value == older[name]).all() for name, value in writer.model.state_dict().items())
+    assert any((value != start[name]).any() for name, value in older.items())
+
+
+def test_conditions_that_start_alike_are_measured_once_before(tmp_path, monkeypatch):
+    asked, generate = [], mechanism.generate_completions
+    monkeypatch.setattr(
+        mechanism, "generate_completions", lambda *a, **k: asked.append(k["temperature"]) or generate(*a, **k)
+    )
+    for method in ("sft", "best_of_n"):
+        condition = Condition("ocr", method=method, num_candidates=4, probes=0, **SMALL)
+        run_condition(condition, 0, tmp_path / method, tmp_path)
+    assert asked == [0.0, 1.0, 0.0, 1.0, 0.0, 1.0]  # before, and after each
+    assert mechanism._before(condition, 0, tmp_path) != mechanism._before(condition, 1, tmp_path)
+    assert mechanism._before(condition, 0, tmp_path) != mechanism._before(Condition("ocr", blind=True), 0, tmp_path)
+
+
+def test_equal_seconds_are_more_prompts_where_less_is_done_for_each():
+    prompts = {m: Condition("counting", method=m).ranked_prompts for m in ("perpo", "lipo", "dpo", "best_of_n")}
+    assert prompts["perpo"] == prompts["lipo"] < prompts["dpo"] < prompts["best_of_n"]
+    assert Condition("ocr", method="perpo", num_candidates=5).ranked_prompts > (
+        Condition("ocr", method="perpo").ranked_prompts
+    )

@@ -25,7 +25,7 @@ from pr1kit.explorer.page import open_explorer
 from pr1kit.explorer.readout import perfect_answer, rewrite
 from pr1kit.explorer.widget import RewardExplorer
 from pr1kit.explorer.wire import count_in_utf16
-from pr1kit.rewards.groups import group_advantages
+from pr1kit.rewards.groups import group_advantages, pair_weights
 from pr1kit.rewards.matching import MATCHINGS
 from pr1kit.rewards.results import Answer
 from pr1kit.rewards.score import RECIPES, score
@@ -176,6 +176,7 @@ def test_the_advantage_is_that_of_training_in_the_group():
     (result,) = explorer.readout["results"]
     assert [each["total"] for each in result["group"]] == rewards
     assert result["advantage"] == pytest.approx(group_advantages(np.array(rewards))[2], abs=1e-12)
+    assert np.array(result["pair_weights"]) == pytest.approx(pair_weights(rewards), abs=1e-4)
     assert sum(each["advantage"] for each in result["group"]) == pytest.approx(0, abs=1e-9)
     given = RewardExplorer(cats(), texts[0], group=[0.25, 0.5]).readout["results"][0]
     assert given["advantage"] == pytest.approx(group_advantages(np.array([0.25, 0.5, given["total"]]))[2])

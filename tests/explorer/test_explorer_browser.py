@@ -30,6 +30,7 @@ from PIL import Image
 from pr1kit.data.boxes import clip
 from pr1kit.data.scenes import make_scenes
 from pr1kit.explorer.page import open_explorer
+from pr1kit.rewards.groups import pair_weights
 from pr1kit.rewards.score import score
 from pr1kit.rewards.tasks import get_task
 
@@ -381,6 +382,10 @@ def test_a_group_gives_advantages(explorer):
     assert [float(re.search(r"advantage ([+−][\d.]+)", text)[1].replace("−", "-")) for text in shown] == pytest.approx(
         spread, abs=0.006
     )
+    weights = [row.locator("td").all_text_contents() for row in root.locator(".pr1-weights tr").all()[1:]]
+    expected = [[f"{w:.2f}" if w else "·" for w in row] for row in pair_weights(rewards).tolist()]
+    assert weights == expected
+    assert len(root.locator(".pr1-weights td.pr1-chosen").all()) == 2  # the pairs of the answer that is shown
     root.locator(".pr1-group button").nth(0).click()
     explorer.settle()
     assert explorer.text == TEXT

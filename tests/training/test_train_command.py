@@ -16,9 +16,10 @@ from pr1kit.__main__ import main
 from pr1kit.data.durable_files import read_log
 from pr1kit.data.sample import TASKS
 from pr1kit.models.policy import load_policy
-from pr1kit.training.command import trl_options
+from pr1kit.training.command import trainer_options
 from pr1kit.training.config import CONFIGS, RunConfig, read_run
 from pr1kit.training.grpo_settings import PAPER, TINY
+from pr1kit.training.preference_settings import TINY_PERPO
 
 QUICK = ["--steps", "2", "--prompts-per-step", "2", "--micro-prompts", "2", "--num-generations", "4"]
 QUICK += ["--max-completion-length", "12", "--save-steps", "1"]
@@ -56,6 +57,38 @@ def test_the_papers_configurations_hold_the_papers_values(task):
     for line in (CONFIGS / f"{task}.yaml").read_text().splitlines():
         if not line.startswith(("#", "task:")):
             assert re.search(r"# (section|released|appendix|ours)", line), f"no source: {line}"
+
+
+@pytest.mark.parametrize(("task", "n", "gap"), [("grounding", 20, 0.8), ("ocr", 5, 0.04)])
+def test_the_configurations_of_perpo_hold_its_papers_values(task, n, gap):
+    run, settings = run_of("--config", f"perpo-{task}", "--data", "x")
+    assert (run.method, run.task, run.out) == ("perpo", task, f"runs/perpo-{task}")
+    assert (settings.method, settings.num_candidates, settings.min_gap) == ("perpo", n, gap)
+    assert (settings.beta, settings.gamma, settings.learning_rate, settings.steps) == (0.1, 0.5, 5e-6, 0)
+    assert (settings.lr_scheduler, settings.per_token, settings.truth) == ("cosine", False, False)
+    assert settings.vision_learning_rate == (5e-7 if task == "ocr" else None)
+    assert settings.prompts_per_step == (1 if task == "ocr" else 2)
+    adapter = {"r": 128, "alpha": 256, "dropout": 0.05, "merger": True}
+    assert run.lora == adapter | ({"vision": True} if task == "ocr" else {})
+    for line in (CONFIGS / f"perpo-{task}.yaml").read_text().splitlines():
+        if not line.startswith(("#", "task:", "method:")):
+            assert re.search(r"# (paper|released|ours)", line), f"no source: {line}"
+
+
+def test_the_method_decides_which_settings_there_are(tmp_path):
+    run, settings = run_of("--method", "dpo", "--task", "ocr", "--data", "scenes", "--gamma", "1")
+    assert settings == replace(TINY_PERPO, method="dpo", gamma=1.0)
+    assert run.out == "runs/dpo-ocr"
+    own = written(tmp_path, "method: lipo\ntask: ocr\ndata: scenes\nmin_gap: 0.5\n")
+    assert run_of("--config", own)[1] == replace(TINY_PERPO, method="lipo", min_gap=0.5)
+    assert run_of("--config", own, "--method", "perpo")[1].method == "perpo"
+    assert run_of("--task", "ocr", "--data", "scenes")[1] == TINY
+    with pytest.raises(ValueError, match="Unknown setting 'num-generations'"):
+        run_of("--config", own, "--num-generations", "4")
+    with pytest.raises(ValueError, match="--method: invalid choice: 'ppo'"):
+        run_of("--method", "ppo", "--task", "ocr", "--data", "scenes")
+    with pytest.raises(ValueError, match="--engine vllm and --trl are GRPO's: dpo has no rollouts"):
+        trainer_options(replace(run, trl={"top_p": 0.5}))
 
 
 def test_what_is_said_later_wins(tmp_path):
@@ -118,15 +151,15 @@ def test_engines_and_trackers_that_are_not_installed_say_what_to_install(monkeyp
     run, _ = run_of("--task", "ocr", "--data", "scenes", "--engine", "vllm")
     monkeypatch.setattr("pr1kit.training.command.find_spec", lambda name: None)
     with pytest.raises(ValueError, match="--engine vllm cannot run: vLLM is not installed"):
-        trl_options(run)
+        trainer_options(run)
     with pytest.raises(ValueError, match="--report-to wandb needs its package: pip install wandb"):
-        trl_options(replace(run, engine="hf", report_to="wandb"))
+        trainer_options(replace(run, engine="hf", report_to="wandb"))
     monkeypatch.setattr("pr1kit.training.command.find_spec", lambda name: True)
     monkeypatch.setattr("pr1kit.training.command.require_vllm", lambda quantization: None)
     more = {"vllm_mode": "server", "vllm_server_port": 8001}
-    options = trl_options(replace(run, report_to="tensorboard, wandb", trl=more))
+    options = trainer_options(replace(run, report_to="tensorboard, wandb", trl=more))
     assert options == {"use_vllm": True, "report_to": ["tensorboard", "wandb"], **more}
-    config = PAPER.config("runs/x", **trl_options(replace(run, report_to="tensorboard", trl=more)))
+    config = PAPER.config("runs/x", **trainer_options(replace(run, report_to="tensorboard", trl=more)))
     assert (config.use_vllm, config.vllm_mode, config.vllm_server_port) == (True, "server", 8001)
     assert config.report_to == ["tensorboard"]
 
@@ -178,6 +211,38 @@ def test_a_run_from_flags_is_logged_saved_and_gone_on_with(tmp_path, capsys):
     assert all((trained[name] == value).all() for name, value in load_file(out / "model" / "model.safetensors").items())
     assert main([*command, "--beta", "0.3"]) == 2
     assert "holds a run with other settings (beta was 0.0, is 0.3)" in capsys.readouterr().err
+
+
+def test_a_run_on_ranked_answers_samples_them_once_or_reads_them(tmp_path, capsys):
+    few = [
+        "--task",
+        "grounding",
+        "--data",
+        "scenes",
+        "--num-candidates",
+        "4",
+        "--min-gap",
+        "0",
+        "--prompts-per-step",
+        "2",
+    ]
+    first = ["train", "--method", "perpo", "--limit", "4", *few, "--out", str(tmp_path / "a")]
+    assert main(first) == 0
+    said = capsys.readouterr().out
+    assert "4 candidates of each of 4 grounding samples, recipe kit" in said
+    assert re.search(r"Lists of candidates: kept: \d.* Loss 0\.69", said)
+    sampled = (tmp_path / "a" / "sampled-0.jsonl").read_bytes()
+    assert len(sampled.splitlines()) == 4
+    weights = load_file(tmp_path / "a" / "model" / "model.safetensors")
+    assert main(first) == 0  # finished: read, neither sampled nor trained again
+    again = load_file(tmp_path / "a" / "model" / "model.safetensors")
+    assert all((again[name] == value).all() for name, value in weights.items())
+    assert (tmp_path / "a" / "sampled-0.jsonl").read_bytes() == sampled
+    kept = str(tmp_path / "a" / "sampled-0.jsonl")
+    assert main(["train", "--method", "best_of_n", *few, "--candidates", kept, "--out", str(tmp_path / "b")]) == 0
+    assert len(read_log(tmp_path / "b" / "log.jsonl")) == len(read_log(tmp_path / "a" / "log.jsonl"))
+    assert main(["train", "--method", "dpo", *few, "--candidates", "gone.jsonl", "--out", str(tmp_path / "c")]) == 2
+    assert "gone.jsonl" in capsys.readouterr().err
 
 
 def test_a_run_from_yaml_trains_an_adapter_on_files(small_policies, tmp_path, capsys):
@@ -248,3 +313,28 @@ def test_two_processes_train_what_one_does(small_policies, tmp_path, group):
     assert any(value.abs().max() > 1e-3 for name, value in one.items() if "lora_B" in name), "nothing was learned"
     for name, value in one.items():
         assert (two[name] - value).norm() <= 1e-4 * value.norm() + 1e-6, name
+
+
+def test_two_processes_share_the_sampling_and_train_what_one_does(tmp_path):
+    launch = ["-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes", "2", "--main_process_port", "0"]
+    command = ["-m", "pr1kit", "train", "--method", "perpo", "--task", "grounding", "--data", "scenes", "--limit", "5"]
+    command += ["--num-candidates", "4", "--min-gap", "0", "--prompts-per-step", "2", "--lora", "--steps", "2"]
+    command += ["--optim", "sgd", "--learning-rate", "1"]
+    ends = []
+    for name, launcher in (("one", []), ("two", [*launch, "-m", "pr1kit"])):
+        done = subprocess.run(
+            [sys.executable, *launcher, *(command[2:] if launcher else command), "--out", tmp_path / name],
+            env={**os.environ, "OMP_NUM_THREADS": "1", "ACCELERATE_USE_CPU": "true"},
+            timeout=600,
+            capture_output=True,
+            text=True,
+        )
+        assert done.returncode == 0, done.stderr[-3000:]
+        files = sorted((tmp_path / name).glob("sampled-*.jsonl"))
+        lines = [json.loads(line) for file in files for line in file.read_text().splitlines()]
+        losses = [row["loss"] for row in read_log(tmp_path / name / "log.jsonl")]
+        ends.append((len(files), [(line["id"], line["completions"]) for line in lines], losses))
+    (files, sampled, losses), (shared_files, shared, shared_losses) = ends
+    assert (files, shared_files) == (1, 2)
+    assert shared == sampled
+    assert shared_losses == pytest.approx(losses, abs=1e-4)

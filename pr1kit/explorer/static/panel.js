@@ -93,7 +93,9 @@ function createGroup(ui) {
   const note = html("p", { class: "pr1-note" });
   const join = html("button", { type: "button", onclick: () => ui.send({ action: "join" }) }, "Put this answer in the group");
   const leave = html("button", { type: "button", onclick: () => ui.send({ action: "leave" }) }, "Empty the group");
-  const root = html("section", {}, html("h4", {}, "The group and its advantages"), bars, note, html("div", { class: "pr1-tools" }, join, leave));
+  const table = html("table", { class: "pr1-pairs" }), title = html("h4", {}, "PerPO's weights of its pairs: the row beats the column");
+  const weights = html("section", { class: "pr1-weights" }, title, table);
+  const root = html("section", {}, html("h4", {}, "The group and its advantages"), bars, note, html("div", { class: "pr1-tools" }, join, leave), weights);
   const bar = (i) => html("button", { type: "button", onclick: () => ui.send({ action: "member", member: i }) }, html("i"), html("small"), html("small"));
   function draw() {
     const result = ui.shown(), all = result ? result.group : [], many = all.length > 1, run = ui.run();
@@ -114,6 +116,17 @@ function createGroup(ui) {
       : `Mean reward ${number(all.reduce((sum, each) => sum + each.total, 0) / all.length)} over ${all.length} answers.`);
     join.hidden = Boolean(run.name);
     leave.hidden = join.hidden || !all[1];
+    const pairs = result?.pair_weights ?? [], heaviest = Math.max(...pairs.flat(), 1e-9);
+    weights.hidden = !many || !pairs.length || pairs.length > 12;
+    pool(table, weights.hidden ? 0 : pairs.length + 1, () => html("tr")).forEach((row, i) =>
+      pool(row, pairs.length + 1, (j) => html(i && j ? "td" : "th")).forEach((cell, j) => {
+        if (!i || !j) return put(cell, i || j ? `${(i || j) - 1}` : "");
+        const weight = pairs[i - 1][j - 1];
+        put(cell, weight ? number(weight, 2) : "·");
+        cell.style.setProperty("--share", weight / heaviest);
+        cell.classList.toggle("pr1-chosen", Boolean(weight) && (i - 1 === result.place || j - 1 === result.place));
+      }),
+    );
   }
   return { root, draw };
 }

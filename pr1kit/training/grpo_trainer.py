@@ -38,7 +38,7 @@ from pr1kit.training.kl import kl_per_token
 from pr1kit.training.resumable_run import WholeCheckpoints
 from pr1kit.training.shared_prefix.attention import unshare, unsupported_reason
 from pr1kit.training.shared_prefix.groups import ProcessedOnce, gather_groups, micro_batches
-from pr1kit.training.shared_prefix.logprobs import LogProbs
+from pr1kit.training.shared_prefix.logprobs import WORTHWHILE, LogProbs
 from pr1kit.training.shared_prefix.self_check import find_disagreement
 
 
@@ -254,7 +254,8 @@ class PerceptionGRPOTrainer(WholeCheckpoints, GRPOTrainer):
         if not self._checked:
             self._checked = True
             self._check(model, rows)
-        if not self.shared_prefix:  # given up with a batch whose rows share their images
+        # given up with a batch whose rows share their images, or answers so long that little is saved
+        if not self.shared_prefix or rows.saving < WORTHWHILE:
             return rows.per_row(range(len(input_ids)), batch_size)
         size = batch_size or len(input_ids)
         parts = [rows.shared(range(i, min(i + size, len(input_ids)))) for i in range(0, len(input_ids), size)]

@@ -40,7 +40,7 @@ from pr1kit.models.tiny import SPECIAL_TOKENS, build_processor
 from pr1kit.rollouts.branched_decoding import branches
 from pr1kit.training.grpo import to_dataset
 from pr1kit.training.grpo_settings import TINY
-from pr1kit.training.shared_prefix.logprobs import LogProbs
+from pr1kit.training.shared_prefix.logprobs import WORTHWHILE, LogProbs
 
 UPDATES = (  # model, prompt tokens, answer tokens, answers to one prompt
     ("5M", 106, 40, 8), ("5M", 298, 40, 8), ("5M", 1066, 60, 8), ("5M", 1066, 400, 8), ("5M", 1066, 400, 16),
@@ -211,15 +211,19 @@ def alternating(ways: dict, runs: int, device="cpu") -> dict:
 
 
 def updates(policy, prompt, answer, group, runs) -> tuple[float, float, int]:
-    """Median seconds of forward and backward over one group: stock, shared, and the prompt's tokens."""
+    """Median seconds of forward and backward over one group: stock, shared, and the prompt's tokens.
+
+    Where so little is saved that the trainer takes TRL's rows, the times are one and the same.
+    """
     trainer, rows, tokens = group_rows(policy, prompt, answer, group)
 
     def work(way):
         getattr(rows, way)(range(group))[0].sum().backward()
         trainer.model.zero_grad()
 
-    times = alternating({way: lambda way=way: work(way) for way in ("per_row", "shared")}, runs)
-    return times["per_row"], times["shared"], tokens
+    ways = ("per_row", "shared") if rows.saving >= WORTHWHILE else ("per_row",)
+    times = alternating({way: lambda way=way: work(way) for way in ways}, runs)
+    return times["per_row"], times.get("shared", times["per_row"]), tokens
 
 
 def peak_memory(size, prompt, answer, group) -> dict:

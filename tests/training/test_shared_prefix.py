@@ -588,6 +588,19 @@ def test_a_video_token_in_an_answer_is_the_word_that_it_is_for_trl(small_policie
     assert (packed - stock).abs().max() < 1e-5
 
 
+def test_rows_that_packing_hardly_shortens_go_trls_way(small_policies, tmp_path, monkeypatch):
+    t = trainer(SharedDrawn, small_policies["qwen2_5_vl"], tmp_path)
+    batch = generated(t)
+    rows = LogProbs.of_batch(t, batch)
+    prompts, answered = batch["prompt_mask"].sum(1), batch["completion_mask"].sum()
+    assert rows.saving == pytest.approx(rows.input_ids.numel() / float(prompts[0] + prompts[4] + answered))
+    assert rows.saving > 2
+    monkeypatch.setattr(LogProbs, "saving", 1.04)
+    monkeypatch.setattr(LogProbs, "shared", lambda *_: pytest.fail("packed all the same"))
+    t.train()
+    assert t.shared_prefix
+
+
 # The pieces
 
 

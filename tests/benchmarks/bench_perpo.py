@@ -1,11 +1,11 @@
 """What does one packed row for all candidates of a prompt save, and how long does a whole PerPO run take?
 
     OMP_NUM_THREADS=1 python tests/benchmarks/bench_perpo.py --only list --out data/benchmarks/perpo_cpu.csv
-    python tests/benchmarks/bench_perpo.py --only run                  # 1,000 prompts × 20 candidates, both cores
+    OMP_NUM_THREADS=1 python tests/benchmarks/bench_perpo.py --only run --out data/benchmarks/perpo_run_cpu.csv
 
 `list`: loss and gradient of one list of N = 20 answers of R = 40 tokens to a prompt of P = 298 (5 million parameters),
 one packed row against a row for each answer: median processor seconds of runs that alternate, and the peak of memory
-that each adds to a process of its own. `run`: sampling, reference and training of the tiny policy, by the clock and in
+that each adds to a process of its own. `run`: sampling, reference and training of the tiny policy on 1,000 prompts × 20 candidates, by the clock and in
 processor seconds, beside the machine's load.
 """
 

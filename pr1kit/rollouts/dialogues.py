@@ -30,17 +30,17 @@ def make_dialogues(
     least_best: float = 0.55,
     least_gap: float = 0.2,
     critic: Callable | None = None,
-    recipe: str = "kit",
     seed: int = 0,
     progress: str = "",
     **generation,
 ) -> Dialogues:
     """One dialogue for each sample whose best reward exceeds `least_best`, and its worst by more than `least_gap`.
 
-    Each has one of `turns` turns, drawn with the seed (fewer where there are not so many different rewards); `score` of
-    a turn is its reward. `critic` says the words between turns (`rewards.critics`), by default a plain request.
-    `generation` goes to `generate_completions`. `statistics` of what is returned counts what was kept and why the rest
-    was not; where nothing was, it is an empty list. Raises ValueError without a temperature or a number of turns.
+    Each has one of `turns` turns, drawn with the seed (fewer where there are not so many different rewards); `score`
+    of a turn is its reward of the `kit` recipe, in [0, 1]. `critic` says the words between turns (`rewards.critics`),
+    by default a plain request. `generation` goes to `generate_completions`. The result's `statistics` count what was
+    kept and why the rest was not; where nothing was, it is an empty list. Raises ValueError without a temperature or a
+    number of turns.
     """
     if not temperatures or not turns or min(turns) < 1:
         raise ValueError(f"Dialogues need temperatures and turns >= 1, got {list(temperatures)} and {list(turns)}.")
@@ -61,7 +61,7 @@ def make_dialogues(
         completions = [column[i][0] for column in columns]
         frame = policy.frame(sample.load_image().size)
         targets = [sample.target] * len(completions)
-        rewards = [r.total for r in score_batch(sample.task, completions, targets, recipe=recipe, frame=frame)]
+        rewards = [r.total for r in score_batch(sample.task, completions, targets, frame=frame)]
         if max(rewards) <= least_best:
             low_best += 1
         elif max(rewards) - min(rewards) <= least_gap:

@@ -326,7 +326,7 @@ def test_a_policy_learns_to_criticise_from_the_reward_critic(tiny, tmp_path):
         d.sample.prompt == question_to_critic(s, a).prompt
         for d, s, a in zip(lessons, samples, [GOOD, BAD, "None", GOOD], strict=True)
     )
-    train_reper(tiny, lessons, tmp_path, replace(QUICK, steps=25, batch_size=4, micro_batch=4, learning_rate=1e-3))
+    train_reper(tiny, lessons, tmp_path, replace(QUICK, steps=50, batch_size=4, micro_batch=4, learning_rate=2e-3))
     critiques = PolicyCritic(tiny)(samples, [GOOD, BAD, "None", GOOD], ["pixel"] * 4)
     taught = RewardCritic()(samples, [GOOD, BAD, "None", GOOD], ["pixel"] * 4)
     assert sum(critique.score is not None for critique in critiques) >= 3

@@ -27,6 +27,7 @@ from .plots.pictures import plot_before_after as plot_before_after
 from .plots.pictures import plot_boxes as plot_boxes
 from .plots.pictures import plot_matching as plot_matching
 from .plots.pictures import plot_rollout_group as plot_rollout_group
+from .rewards.groups import pair_weights as pair_weights
 from .rewards.groups import pass_at_k as pass_at_k
 from .rewards.results import Answer as Answer
 from .rewards.results import RewardResult as RewardResult
@@ -37,9 +38,16 @@ from .rewards.score import score as score
 from .rewards.score import score_batch as score_batch
 from .rollouts.generate import generate_completions as generate_completions
 from .rollouts.generate import sample_rollouts as sample_rollouts
+from .training.candidates import Candidates as Candidates
+from .training.candidates import make_candidates as make_candidates
+from .training.candidates import read_candidates as read_candidates
+from .training.candidates import save_candidates as save_candidates
+from .training.candidates import select_candidates as select_candidates
 from .training.grpo import train_grpo as train_grpo
 from .training.grpo_settings import GRPOSettings as GRPOSettings
 from .training.grpo_trainer import PerceptionGRPOTrainer as PerceptionGRPOTrainer
+from .training.perpo import train_perpo as train_perpo
+from .training.preference_settings import PerPOSettings as PerPOSettings
 from .training.sft import train_sft as train_sft
 from .training.shared_prefix.logprobs import shared_logprobs as shared_logprobs
 

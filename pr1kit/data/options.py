@@ -37,6 +37,7 @@ def make_parser(kinds: Sequence[type], prog: str, description: str | None = None
         prog=prog,
         description=description,
         allow_abbrev=False,
+        conflict_handler="resolve",  # a field that two of them have is one setting
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     for action in parser._actions:

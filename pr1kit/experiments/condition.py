@@ -16,10 +16,13 @@ from pr1kit.data.sample import Sample
 from pr1kit.data.scenes import make_scenes
 from pr1kit.models.profiles import get_profile
 from pr1kit.training.grpo_settings import PAPER, TINY, GRPOSettings
+from pr1kit.training.preference_settings import TINY_PERPO, PerPOSettings
 from pr1kit.training.sft import TINY_SFT, SFTSettings
 
 ALGORITHMS = ("grpo", "rloo")
+RANKED = ("perpo", "lipo", "dpo", "best_of_n")
 PHASES = {"rl": {"rl": 1.0}, "sft": {"sft": 1.0}, "sft+rl": {"sft": 0.5, "rl": 0.5}}  # method: share of the compute
+PHASES |= {method: {"ranked": 1.0} for method in RANKED}
 STARTS = ("policy", "answers", "thoughts")
 ORDERS = ("shuffled", "easy to hard", "easy to hard, more rollouts")
 TRUTH_ORDERS = ("reading", "any")
@@ -31,6 +34,7 @@ HEADLINE = {
     "ocr": ("edit_distance", "1 − edit distance"),
 }
 LEARNING_RATE = {"grounding": 5e-5, "counting": 1e-4, "detection": 1e-4, "ocr": 1e-4}  # from validation scenes
+RANKED_PROMPTS_PER_STEP = 4
 LEVELS = {
     "easy": {
         "grounding": {"num_objects": (2, 2), "distractors": 0.0},
@@ -49,20 +53,31 @@ LEVELS = {
 # Supervised steps of 64 answers that take as long as one RL step of 16 × 8 rollouts (tiny policy, two CPU threads; a
 # run's results say how long each took).
 SFT_STEPS_PER_RL_STEP = {"grounding": 0.7, "counting": 2.4, "detection": 1.8, "ocr": 0.6}
+# Processor seconds (tiny policy, one CPU thread) of a completion of RL; and on ranked answers of a prompt, of each
+# answer that is sampled, and of each that is compared, the reference's pass included.
+RL_SECONDS = {"grounding": 0.0056, "counting": 0.0192, "detection": 0.0155, "ocr": 0.0037}
+RANKED_SECONDS = {
+    "grounding": (0.053, 0.0018, 0.0013),
+    "counting": (0.046, 0.0046, 0.0065),
+    "detection": (0.051, 0.0053, 0.0065),
+    "ocr": (0.039, 0.0009, 0.0013),
+}
 
 
 @dataclass(frozen=True)
 class Condition:
     """Everything that decides a run besides its seed. Fields are the factors that a grid can vary.
 
-    `method`: reinforcement (`rl`), supervision on the truth (`sft`), or both, half the compute each; `steps`: the
-    compute, in RL steps; `start`: the policy as it is, or after as many supervised steps on faulty answers alone
-    (`answers`) or with a short templated thought before each (`thoughts`); `level`: difficulty of the scenes, see
-    `LEVELS`; `truth_order`: in which a training scene's true objects are listed, from top to bottom (`reading`) or at
-    random (`any`); `order`: in which the samples come; `algorithm`: GRPO, or RLOO through TRL; `held_out` scenes drawn
-    from `test_seed` + the run's seed are answered greedily once and `sampled` times at temperature 1, and `probes`
-    others eight times for the headroom (0: none); `max_new_tokens` bounds an answer (None: what the policy needs); the
-    rest are fields of `GRPOSettings`.
+    `method`: reinforcement (`rl`), supervision on the truth (`sft`), both, half the compute each, or one on ranked
+    answers (`RANKED`), in `rounds` of sampling and training; `steps`: the compute, in RL steps; `rl_start`: how many RL
+    steps the policy has had before; `age`: how many of them the writer of its candidates has not had; `start`: the
+    policy as it is, or after as many supervised steps on faulty answers alone (`answers`) or with a short templated
+    thought before each (`thoughts`); `level`: difficulty of the scenes, see `LEVELS`; `truth_order`: in which a
+    training scene's true objects are listed, from top to bottom (`reading`) or at random (`any`); `order`: in which the
+    samples come; `algorithm`: GRPO, or RLOO through TRL; `held_out` scenes drawn from `test_seed` + the run's seed are
+    answered greedily once and `sampled` times at temperature 1, and `probes` others eight times for the headroom (0:
+    none); with `blind` the questions are also put with other images than their own; `max_new_tokens` bounds an answer
+    (None: what the policy needs); the rest are fields of `GRPOSettings` and `PerPOSettings`.
     """
 
     task: str = "counting"
@@ -91,6 +106,12 @@ class Condition:
     sampled: int = 2
     probes: int = 64
     max_new_tokens: int | None = None
+    num_candidates: int = 20
+    gamma: float = 0.5
+    rounds: int = 1
+    rl_start: int = 0
+    age: int = 0
+    blind: bool = False
 
     def __post_init__(self):
         object.__setattr__(self, "drop", tuple(self.drop))
@@ -137,6 +158,22 @@ class Condition:
         settings = TINY_SFT if self.policy == "tiny" else SFTSettings(batch_size=TINY_SFT.batch_size)
         steps = max(1, round(self.steps * share * SFT_STEPS_PER_RL_STEP[self.task]))
         return replace(settings, steps=steps, seed=seed, thinking=self.thinking)
+
+    def ranked_settings(self, seed: int = 0) -> PerPOSettings:
+        """Training on ranked answers: what a policy of this size needs, then the condition's own factors."""
+        settings = TINY_PERPO if self.policy == "tiny" else PerPOSettings()
+        rate = settings.learning_rate * self.lr_scale * LEARNING_RATE[self.task] / LEARNING_RATE["counting"]
+        settings = replace(settings, method=self.method, gamma=self.gamma, num_candidates=self.num_candidates)
+        return replace(settings, learning_rate=rate, prompts_per_step=RANKED_PROMPTS_PER_STEP, seed=seed)
+
+    @property
+    def ranked_prompts(self) -> int:
+        """How many prompts get candidates, sampling and training together as long as the RL steps."""
+        prompt, sampled, used = RANKED_SECONDS[self.task]
+        each = prompt + sampled * self.num_candidates
+        each += used * (self.num_candidates if self.method in ("perpo", "lipo") else 2)
+        completions = self.steps * self.prompts_per_step * self.num_generations
+        return max(self.rounds, round(completions * RL_SECONDS[self.task] / each))
 
     def scenes(self, count: int, seed: int, split: str = "train") -> list[Sample]:
         return make_scenes(self.task, count, seed, split=split, **LEVELS[self.level][self.task])

@@ -5,17 +5,19 @@ Each stage leaves what it found in the run's folder and is not done twice: an in
 
 from __future__ import annotations
 
+import hashlib
 import json
 import shutil
 import tempfile
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 
 import numpy as np
 from filelock import FileLock
+from PIL import Image
 
 from pr1kit.data.durable_files import write_atomically
 from pr1kit.data.label_noise import corrupt_labels
@@ -27,12 +29,16 @@ from pr1kit.models.backends import quiet
 from pr1kit.models.policy import Policy, load_policy
 from pr1kit.rewards.score import score_batch
 from pr1kit.rollouts.generate import generate_completions, sample_rollouts
+from pr1kit.training.candidates import make_candidates
 from pr1kit.training.curriculum import easy_to_hard, offline_difficulty, train_curriculum
 from pr1kit.training.grpo import train_grpo
+from pr1kit.training.perpo import train_perpo
 from pr1kit.training.rloo import train_rloo
 from pr1kit.training.sft import train_sft
 
 PREPARATION_SEED = 1000
+MOST_RL = 64  # steps whose scenes are drawn for a start after RL: a shorter one is the beginning of a longer one
+BLANK = "#808080"
 
 
 @dataclass(frozen=True)
@@ -72,12 +78,12 @@ class Outcome:
     after: Measurement
     headroom: dict[str, float]
     rows: list[dict]
-    train_seconds: dict[str, float]
+    seconds: dict[str, dict[str, float]]  # by the clock (`train`) and of the processor, for each phase
 
     def results(self) -> dict:
         """The run's results as they are logged."""
         measured = {"before": self.before.summary(), "headroom": self.headroom, "after": self.after.summary()}
-        return {"steps": len(self.rows), **measured, "train_seconds": self.train_seconds}
+        return {"steps": len(self.rows), **measured, **{f"{name}_seconds": s for name, s in self.seconds.items()}}
 
 
 def run_condition(condition: Condition, seed: int, folder: Path, work: Path, bar=None) -> Outcome:
@@ -90,17 +96,20 @@ def run_condition(condition: Condition, seed: int, folder: Path, work: Path, bar
     say("measuring before")
     policy = prepared(condition, work)
     held_out = condition.scenes(condition.held_out, condition.test_seed + seed, split="test")
-    before = measure(policy, condition, held_out, seed, folder / "before.json")
+    before = measure(policy, condition, held_out, seed, _before(condition, seed, work))
     headroom = _kept(folder / "headroom.json", lambda: _headroom(policy, condition, seed)) if condition.probes else {}
     say("training")
-    seconds, rows = _kept(folder / "seconds.json", dict), []
+    seconds, rows = _kept(folder / "seconds.json", lambda: {"train": {}, "processor": {}}), []
+    train = {"sft": _supervise, "rl": _reinforce, "ranked": partial(_rank, work=work)}
     for phase, share in PHASES[condition.method].items():
-        started = time.perf_counter()
+        started = time.perf_counter(), time.process_time()
         try:
             with quiet():
-                log = {"sft": _supervise, "rl": _reinforce}[phase](policy, condition, seed, share, folder / phase, bar)
+                log = train[phase](policy, condition, seed, share, folder / phase, bar)
         finally:
-            seconds[phase] = round(seconds.get(phase, 0) + time.perf_counter() - started, 1)
+            clocks = zip(seconds, (time.perf_counter(), time.process_time()), started, strict=True)
+            for name, now, then in clocks:
+                seconds[name][phase] = round(seconds[name].get(phase, 0) + now - then, 1)
             write_atomically(folder / "seconds.json", json.dumps(seconds))
         rows += [{"phase": phase, **row} for row in log]
     say("measuring after")
@@ -116,15 +125,33 @@ def _kept(path: Path | None, make: Callable[[], dict]) -> dict:
     return json.loads(path.read_text(encoding="utf-8"))
 
 
+def _before(condition: Condition, seed: int, work: Path) -> Path:
+    """Where the answers before training are kept: conditions that start alike answer once."""
+    names = ("policy", "task", "start", "level", "preparation", "rl_start", "held_out", "test_seed", "sampled", "blind")
+    same = [getattr(condition, name) for name in (*names, "max_tokens")]
+    return work / "before" / f"{hashlib.sha256(json.dumps(same).encode()).hexdigest()[:16]}-seed-{seed}.json"
+
+
 def measure(
     policy: Policy, condition: Condition, samples: list[Sample], seed: int, path: Path | None = None
 ) -> Measurement:
-    """One greedy answer of `policy` to each sample, and `condition.sampled` at temperature 1, or those in `path`."""
+    """One greedy answer of `policy` to each sample, and `condition.sampled` at temperature 1, or those in `path`.
+
+    With `condition.blind` the same questions are also put with the next sample's image and with a blank one.
+    """
     limits = {"max_new_tokens": condition.max_tokens, "thinking": condition.thinking, "seed": seed}
+    pictures = {"": samples}
+    if condition.blind:
+        images = [sample.load_image() for sample in samples]
+        blanks = [Image.new(image.mode, image.size, BLANK) for image in images]
+        others = {", another image": images[1:] + images[:1], ", a blank image": blanks}
+        for name, shown in others.items():
+            pictures[name] = [replace(s, image=image) for s, image in zip(samples, shown, strict=True)]
 
     def ask() -> dict[str, list[list[str]]]:
         return {
-            mode: generate_completions(policy, samples, num_generations=each, temperature=temperature, **limits)
+            mode + name: generate_completions(policy, asked, num_generations=each, temperature=temperature, **limits)
+            for name, asked in pictures.items()
             for mode, temperature, each in (("greedy", 0.0, 1), ("sampled", 1.0, condition.sampled))
         }
 
@@ -145,7 +172,7 @@ def prepared(condition: Condition, work: Path) -> Policy:
     What is prepared is the same for every seed, kept in `work`, and made only once.
     """
     if condition.start == "policy":
-        return load_policy(condition.policy, profile=condition.profile)
+        return _after_rl(condition, condition.rl_start, work)
     key = f"{condition.task}-{condition.start}-{condition.level}-{condition.preparation}"
     folder = work / "prepared" / Path(condition.policy).name / key
     folder.parent.mkdir(parents=True, exist_ok=True)
@@ -166,11 +193,41 @@ def prepared(condition: Condition, work: Path) -> Policy:
     return load_policy(str(folder), profile=condition.profile, verbose=False)
 
 
+def _after_rl(condition: Condition, steps: int, work: Path) -> Policy:
+    """The policy after so many RL steps, the same for every seed and the first of any longer run; made only once."""
+    if not steps:
+        return load_policy(condition.policy, profile=condition.profile)
+    folder = work / "prepared" / Path(condition.policy).name / f"{condition.task}-rl-{condition.level}-{steps}"
+    policy = load_policy(condition.policy, profile=condition.profile)
+    settings = replace(Condition(condition.task, steps=steps).rl_settings(PREPARATION_SEED), save_steps=steps)
+    scenes = condition.scenes(MOST_RL * settings.prompts_per_step, PREPARATION_SEED)
+    with quiet():
+        train_grpo(policy, scenes, folder, settings)  # done once: the folder's checkpoint is then loaded
+    return policy
+
+
 def _supervise(policy: Policy, condition: Condition, seed: int, share: float, folder: Path, bar) -> list[dict]:
     settings = condition.sft_settings(seed, share)
     count = min(settings.steps * settings.batch_size, condition.steps * condition.prompts_per_step)
     thought = templated_thought if condition.thinking else None
     return train_sft(policy, condition.training_scenes(count, seed), folder, settings, thought=thought, bar=bar)
+
+
+def _rank(
+    policy: Policy, condition: Condition, seed: int, share: float, folder: Path, bar, *, work: Path
+) -> list[dict]:
+    settings, log = condition.ranked_settings(seed), []
+    scenes = condition.training_scenes(condition.ranked_prompts, seed)
+    for i in range(condition.rounds):
+        writer = _after_rl(condition, condition.rl_start - condition.age, work) if condition.age else policy
+        options = {"seed": seed, "recipe": condition.recipe, "max_new_tokens": condition.max_tokens}
+        path = folder / f"sampled-{i + 1}.jsonl"
+        candidates = make_candidates(
+            writer, scenes[i :: condition.rounds], condition.num_candidates, path=path, **options
+        )
+        rows = train_perpo(policy, candidates, folder / f"round-{i + 1}", settings, bar=bar)
+        log += [{**row, "step": row["step"] + (log[-1]["step"] if log else 0)} for row in rows]
+    return log
 
 
 def _reinforce(policy: Policy, condition: Condition, seed: int, share: float, folder: Path, bar) -> list[dict]:

@@ -28,6 +28,7 @@ ROOT = shipped("runs")
 FORMAT = 2
 STEP_FIELDS = {  # of a row of `steps`, and what TRL calls them
     **{name: name for name in ("phase", "step", "loss", "reward", "reward_std", "entropy", "kl")},
+    **{name: name for name in ("accuracy", "margin", "log_ratio")},
     **{"no_signal": "frac_reward_zero_std", "length": "completions/mean_length"},
 }
 

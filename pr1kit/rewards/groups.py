@@ -1,4 +1,4 @@
-"""How much better than its group is an answer? GRPO's group-relative advantage (arXiv 2402.03300, section 4.1.2)."""
+"""How much better than its group is an answer? GRPO's advantages, PerPO's weights of pairs, pass@k."""
 
 from __future__ import annotations
 
@@ -6,9 +6,11 @@ import numpy as np
 
 from pr1kit.rewards.results import Rollout
 
+EQUAL = 1e-6  # rewards that differ by no more are equal: logs round them to five decimals
+
 
 def group_advantages(rewards: np.ndarray) -> np.ndarray:
-    """`(..., G)` rewards to advantages of the same shape; a group of equal rewards has advantage 0 throughout.
+    """`(..., G)` rewards to advantages of the same shape (arXiv 2402.03300, section 4.1.2); 0 where all are equal.
 
     >>> group_advantages(np.array([0.0, 1.0])).round(3).tolist()
     [-0.707, 0.707]
@@ -17,6 +19,33 @@ def group_advantages(rewards: np.ndarray) -> np.ndarray:
     centred = rewards - rewards.mean(-1, keepdims=True)
     spread = rewards.std(-1, ddof=1, keepdims=True) if rewards.shape[-1] > 1 else np.zeros_like(centred)
     return centred / (spread + 1e-4)
+
+
+def pair_weights(rewards, gamma: float = 0.5) -> np.ndarray:
+    """`(N,)` rewards to `(N, N)` weights that sum to 1: `[i, j]` is that of the pair in which answer i beats answer j.
+
+    w_ij = (r_i - r_j)^gamma / sum over all pairs with r_i > r_j (PerPO, arXiv 2502.04371); `gamma` 0 weighs all pairs
+    alike. Rewards closer than `EQUAL` are equal and make no pair; where all are, every weight is 0. Raises ValueError
+    for a reward that is not finite.
+
+    >>> pair_weights([1.0, 0.0, 0.75]).round(3).tolist()
+    [[0.0, 0.424, 0.212], [0.0, 0.0, 0.0], [0.0, 0.367, 0.0]]
+    """
+    rewards = np.asarray(rewards, float)
+    if not np.isfinite(rewards).all():
+        wrong = int(np.argmin(np.isfinite(rewards)))
+        raise ValueError(f"Answer {wrong} has the reward {rewards[wrong]}.")
+    gap = rewards[:, None] - rewards
+    weights = np.where(gap > EQUAL, np.maximum(gap, 0.0) ** gamma, 0.0)
+    return weights / (weights.sum() or 1.0)
+
+
+def extreme_weights(rewards) -> np.ndarray:
+    """As `pair_weights`, of the best answer against the worst alone; equally good (or bad) ones share the weight."""
+    rewards = np.asarray(rewards, float)
+    best, worst = (np.abs(rewards - extreme) <= EQUAL for extreme in (rewards.max(), rewards.min()))
+    weights = (best[:, None] & worst) * (pair_weights(rewards) > 0)
+    return weights / (weights.sum() or 1.0)
 
 
 def pass_at_k(groups, threshold: float = 0.5) -> np.ndarray:

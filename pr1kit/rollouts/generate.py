@@ -21,8 +21,21 @@ from pr1kit.rewards.score import score_batch
 from pr1kit.rollouts.branched_decoding import branches, can_branch
 
 
-@torch.no_grad()
 def generate_completions(
+    policy: Policy, samples: Sequence[Sample], *, keep_special_tokens: bool = False, **generation
+) -> list[list[str]]:
+    """The texts of `generate_tokens`, which takes `generation`; `keep_special_tokens` leaves box tokens in, but no end
+    or padding."""
+    decode = policy.processor.batch_decode
+    tokens = generate_tokens(policy, samples, **generation)
+    groups = [decode(group, skip_special_tokens=not keep_special_tokens) for group in tokens]
+    if keep_special_tokens:
+        return [[END.split(text, maxsplit=1)[0] for text in group] for group in groups]
+    return groups
+
+
+@torch.no_grad()
+def generate_tokens(
     policy: Policy,
     samples: Sequence[Sample],
     *,
@@ -33,22 +46,26 @@ def generate_completions(
     batch_size: int | None = None,
     thinking: bool = False,
     repetition_penalty: float = 1.0,
-    keep_special_tokens: bool = False,
+    first: int = 0,
     progress: str = "",
-) -> list[list[str]]:
-    """`num_generations` answers to each sample, greedy at temperature 0, as the policy that is trained answers.
+) -> list[list[list[int]]]:
+    """Token ids of `num_generations` answers to each sample, greedy at temperature 0, as training's rollouts are.
+
+    An answer ends with its end of sequence, unless it was cut off before.
 
     A checkpoint's own sampling settings (Qwen2.5-VL files: repetition penalty 1.05) are not used, as training does not.
-    `batch_size` counts answers; None takes as many as the free memory holds, 256 at most. `keep_special_tokens` leaves
-    box tokens in, but no end or padding. The same seed gives the same answers on the same device, whatever the batch
-    size, up to rounding: a sample's random numbers follow from the seed and its place among `samples`.
+    `batch_size` counts answers; None takes as many as the free memory holds, 256 at most. The same seed gives the same
+    answers on the same device, whatever the batch size, up to rounding: a sample's random numbers follow from the seed
+    and its place, counted from `first`.
     """
     processor, model = policy.processor, policy.core
     sampling = {"temperature": temperature, "top_k": 0, "top_p": 1.0} if temperature > 0 else {}
     sampling["repetition_penalty"] = repetition_penalty
     at_once = batch_size or answers_at_once(policy, max_new_tokens)
     prompts_at_once = max(1, at_once // num_generations)
-    answers: list[list[str]] = []
+    answers: list[list[list[int]]] = []
+    ends = model.generation_config.eos_token_id
+    ends = ends if isinstance(ends, list) else [ends]
     was_training = model.training
     model.eval()
     with torch.random.fork_rng(devices=[model.device] if model.device.type == "cuda" else []):
@@ -61,21 +78,22 @@ def generate_completions(
             inputs = processor(text=texts, images=images, padding=True, return_tensors="pt").to(model.device)
             grouped: dict = {"num_return_sequences": num_generations}
             if can_branch(model):
-                chances = [
-                    np.random.default_rng([seed, start + i]).random((num_generations, max_new_tokens), np.float32)
-                    for i in range(len(batch))
-                ]
+                shape, places = (num_generations, max_new_tokens), range(first + start, first + start + len(batch))
+                chances = [np.random.default_rng([seed, place]).random(shape, np.float32) for place in places]
                 draws = torch.from_numpy(np.concatenate(chances)).to(model.device)
                 grouped = {"custom_generate": branches(num_generations, draws=draws)}
             tokens = model.generate(
                 **inputs, max_new_tokens=max_new_tokens, do_sample=temperature > 0, **sampling, **grouped
             )
-            tokens = tokens[:, inputs["input_ids"].shape[1] :]
-            texts = processor.batch_decode(tokens, skip_special_tokens=not keep_special_tokens)
-            texts = [END.split(text, maxsplit=1)[0] for text in texts] if keep_special_tokens else texts
-            answers += [texts[i : i + num_generations] for i in range(0, len(texts), num_generations)]
+            rows = [to_end(row, ends) for row in tokens[:, inputs["input_ids"].shape[1] :].tolist()]
+            answers += [rows[i : i + num_generations] for i in range(0, len(rows), num_generations)]
     model.train(was_training)
     return answers
+
+
+def to_end(tokens: list[int], ends: Sequence[int]) -> list[int]:
+    """The tokens up to the first end of sequence, it included."""
+    return next((tokens[: i + 1] for i, token in enumerate(tokens) if token in ends), tokens)
 
 
 def answers_at_once(policy: Policy, max_new_tokens: int) -> int:
@@ -104,15 +122,21 @@ def sample_rollouts(
 ) -> list[list[Rollout]]:
     """A group of `num_generations` scored rollouts for each sample, in the order of `samples`.
 
-    Each sample is scored by its own task under `recipe`; `generation` goes to `generate_completions`.
+    Each sample is scored by its own task under `recipe`; `generation` goes to `generate_tokens`.
     """
-    groups = generate_completions(
+    groups = generate_tokens(
         policy, samples, num_generations=num_generations, temperature=temperature, seed=seed, **generation
     )
     rollouts = []
-    for sample, completions in zip(samples, groups, strict=True):
+    for sample, tokens in zip(samples, groups, strict=True):
+        completions = policy.processor.batch_decode(tokens, skip_special_tokens=True)
         frame = policy.frame(sample.load_image().size)
         results = score_batch(sample.task, completions, [sample.target] * len(completions), recipe=recipe, frame=frame)
         advantages = group_advantages(np.array([result.total for result in results]))
-        rollouts.append([Rollout(c, r, float(a)) for c, r, a in zip(completions, results, advantages, strict=True)])
+        rollouts.append(
+            [
+                Rollout(text, result, float(advantage), tuple(ids))
+                for text, result, advantage, ids in zip(completions, results, advantages, tokens, strict=True)
+            ]
+        )
     return rollouts

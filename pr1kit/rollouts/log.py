@@ -62,7 +62,8 @@ class RolloutLog:
     def groups(self, step: int) -> list[dict]:
         """The groups of one step, in the order logged; of the nearest later one where the log skips it.
 
-        A group is a mapping with `step`, `id`, `prompt`, `completions` (G), `rewards` (G), `advantages` (G), `parts`.
+        A group is a mapping with `step`, `id`, `prompt`, `parts`, and G `completions`, `token_ids`, `rewards` and
+        `advantages`.
         """
         found, rows = None, []
         with self.path.open("rb") as file:
@@ -191,10 +192,13 @@ def scene_of(sample_id: str, prompt: str = "") -> Sample:
     return sample
 
 
-def log_groups(path: Path, logs: dict, reward: str, group: int, step: int, ids: list[str]) -> None:
+def log_groups(
+    path: Path, logs: dict, reward: str, group: int, step: int, ids: list[str], tokens: list[list[int]]
+) -> None:
     """Append one line for each group of `group` completions that TRL has just scored, from its `logs` of that batch.
 
-    `reward` is the reward function whose values are logged; `ids` those of the batch's rows, of all processes.
+    `reward` is the reward function whose values are logged; `ids` and `tokens` (of the answers: their texts have lost
+    the special ones) are those of the batch's rows, of all processes.
     """
     count = len(logs["completion"]) - len(logs["completion"]) % group
     columns = {name: list(logs[name]) for name in ("prompt", "completion", "advantages")}
@@ -206,6 +210,7 @@ def log_groups(path: Path, logs: dict, reward: str, group: int, step: int, ids: 
             "id": ids[start] if start < len(ids) else "",
             "prompt": _words(columns["prompt"][start]),
             "completions": [_words(completion) for completion in columns["completion"][part]],
+            "token_ids": tokens[part],
             "rewards": [round(value, 5) for value in rewards[part]],
             "advantages": [round(value, 5) for value in columns["advantages"][part]],
             "parts": {

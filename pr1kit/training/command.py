@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Sequence
 from dataclasses import asdict
@@ -10,9 +11,13 @@ from pathlib import Path
 from typing import Any
 
 from pr1kit.models.vllm import require_vllm
-from pr1kit.training.config import RunConfig, read_run
+from pr1kit.training.config import RANKED, RunConfig, read_run
 from pr1kit.training.grpo_settings import GRPOSettings
+from pr1kit.training.preference_settings import PerPOSettings
 
+ANY = GRPOSettings | PerPOSettings
+
+SCENES = 1000  # of a run that says neither how many samples nor how many steps
 TRACKERS = ("tensorboard", "wandb", "trackio")
 
 
@@ -26,14 +31,13 @@ def main(flags: Sequence[str]) -> int:
         plain = {key: list(value) if isinstance(value, tuple) else value for key, value in values.items()}
         print(yaml.safe_dump(plain, sort_keys=False), end="")
         return 0
-    options = trl_options(run)
+    options = trainer_options(run)
     samples = load_samples(run, settings)
 
     import torch
 
     from pr1kit.models.export import export_adapter, export_model
     from pr1kit.models.policy import load_policy
-    from pr1kit.training.grpo import train_grpo
     from pr1kit.training.resumable_run import is_sharded
 
     sharded = is_sharded()
@@ -52,28 +56,79 @@ def main(flags: Sequence[str]) -> int:
     main = int(os.environ.get("RANK", 0)) == 0
     out = Path(run.out)
     say = print if main else lambda *words: None
-    say(f"{settings.steps} steps of {settings.prompts_per_step * settings.num_generations} completions on "
-        f"{len(samples)} {run.task} samples, recipe {settings.recipe}, in {out}")  # fmt: skip
-    if note := _memory(policy, settings):
-        say(note)
-    from tqdm.auto import tqdm
-
-    with tqdm(total=settings.steps, desc="GRPO", unit="step", disable=not main) as bar:
-        log = train_grpo(policy, samples, out, settings, bar=bar, trl=options)
+    train = _train_on_ranked_answers if isinstance(settings, PerPOSettings) else _train_grpo
+    result = train(policy, samples, out, run, settings, options, say)
     if not main or sharded:
         say(f"The newest checkpoint in {out} holds the trained weights.")
         return 0
     adapted = hasattr(policy.model, "peft_config")
     saved = export_adapter(policy, out / "adapter") if adapted else export_model(policy, out / "model")
-    say(f"Reward {_mean(log[: len(log) // 5 or 1]):.3f} in the first fifth of the steps, "
-        f"{_mean(log[-(len(log) // 5 or 1) :]):.3f} in the last. Saved: {saved}")  # fmt: skip
+    say(f"{result} Saved: {saved}")
     if adapted and run.merge:
         say(f"Merged: {export_model(policy, out / 'merged')}")
     return 0
 
 
-def trl_options(run: RunConfig) -> dict[str, Any]:
-    """What the run says to TRL directly. Raises ValueError where an engine or a tracker is not installed."""
+def _train_grpo(policy, samples, out: Path, run: RunConfig, settings: GRPOSettings, options, say) -> str:
+    from tqdm.auto import tqdm
+
+    from pr1kit.training.grpo import train_grpo
+
+    say(f"{settings.steps} steps of {settings.prompts_per_step * settings.num_generations} completions on "
+        f"{len(samples)} {run.task} samples, recipe {settings.recipe}, in {out}")  # fmt: skip
+    if note := _memory(policy, settings):
+        say(note)
+    with tqdm(total=settings.steps, desc="GRPO", unit="step", disable=say is not print) as bar:
+        log = train_grpo(policy, samples, out, settings, bar=bar, trl=options)
+    first, last = _fifths(log, "reward")
+    return f"Reward {first:.3f} in the first fifth of the steps, {last:.3f} in the last."
+
+
+def _train_on_ranked_answers(policy, samples, out: Path, run: RunConfig, settings: PerPOSettings, options, say) -> str:
+    """Candidates as the run names them, or sampled, each process a share of the samples; then training on them."""
+    from accelerate import PartialState
+    from tqdm.auto import tqdm
+
+    from pr1kit.training.candidates import make_candidates, read_candidates
+    from pr1kit.training.perpo import train_perpo
+
+    if note := _memory(policy, settings):
+        say(note)
+    if run.candidates:
+        candidates = read_candidates(run.candidates, policy, samples)
+    else:
+        state = PartialState()
+        share, n = -(-len(samples) // state.num_processes), settings.num_candidates
+        start = share * state.process_index
+        say(f"{n} candidates of each of {len(samples)} {run.task} samples, recipe {settings.recipe}, in {out}")
+        with tqdm(total=share, desc="candidates", unit="prompt", disable=say is not print) as bar:
+            make_candidates(
+                policy,
+                samples[start : start + share],
+                n,
+                temperature=settings.temperature,
+                seed=settings.seed,
+                recipe=settings.recipe,
+                truth=settings.truth,
+                path=out / f"sampled-{state.process_index}.jsonl",
+                first=start,
+                bar=bar,
+                thinking=settings.thinking,
+                max_new_tokens=settings.max_completion_length,
+            )
+        state.wait_for_everyone()
+        files = [out / f"sampled-{i}.jsonl" for i in range(state.num_processes)]
+        candidates = [each for file in files if file.exists() for each in read_candidates(file, policy, samples)]
+    with tqdm(desc=settings.method, unit="step", disable=say is not print) as bar:
+        log = train_perpo(policy, candidates, out, settings, bar=bar, options=options)
+    counts = json.loads((out / "settings.json").read_text(encoding="utf-8"))["lists"]
+    said = ", ".join(f"{name}: {count}" for name, count in counts.items())
+    first, last = _fifths(log, "loss")
+    return f"Lists of candidates: {said}. Loss {first:.3f} in the first fifth of the steps, {last:.3f} in the last."
+
+
+def trainer_options(run: RunConfig) -> dict[str, Any]:
+    """What the run says to the trainer directly. Raises ValueError where an engine or a tracker is not installed."""
     if run.engine == "vllm":
         require_vllm(run.quantization)
     trackers = [name for name in run.report_to.replace(" ", "").split(",") if name not in ("", "none")]
@@ -82,16 +137,23 @@ def trl_options(run: RunConfig) -> dict[str, Any]:
             raise ValueError(f"Unknown tracker {name!r}: choose among {', '.join(TRACKERS)}, or none.")
         if find_spec(name) is None:
             raise ValueError(f"--report-to {name} needs its package: pip install {name}.")
+    if run.method in RANKED and (run.engine == "vllm" or run.trl):
+        raise ValueError(f"--engine vllm and --trl are GRPO's: {run.method} has no rollouts while it trains.")
     vllm = {"use_vllm": True} if run.engine == "vllm" else {}
     return {**vllm, "report_to": trackers or "none", **(run.trl or {})}
 
 
-def load_samples(run: RunConfig, settings: GRPOSettings) -> list:
-    """The samples to train on: scenes, one for each prompt of the run, or the data, or a random part of them."""
+def load_samples(run: RunConfig, settings: ANY) -> list:
+    """The samples to train on: scenes, one for each prompt of the run, or the data, or a random part of them.
+
+    Where the candidates are named and the data are scenes, none: a scene is drawn again from its id.
+    """
     from pr1kit.data.load import load_dataset
 
     if run.data == "scenes":
-        count = run.limit or settings.steps * settings.prompts_per_step
+        if run.candidates:
+            return []
+        count = run.limit or settings.steps * settings.prompts_per_step or SCENES
         return list(load_dataset("scenes", run.task, limit=count, split=run.split, seed=settings.seed))
     samples = load_dataset(
         run.data,
@@ -107,7 +169,7 @@ def load_samples(run: RunConfig, settings: GRPOSettings) -> list:
     return list(samples)
 
 
-def _memory(policy, settings: GRPOSettings) -> str:
+def _memory(policy, settings: ANY) -> str:
     """The estimate for this run on this GPU, with a warning where it may not fit; "" on the CPU.
 
     Raises ValueError where the weights and what training adds to them alone are too much.
@@ -118,10 +180,18 @@ def _memory(policy, settings: GRPOSettings) -> str:
 
     if policy.core.device.type != "cuda":
         return ""
-    estimate = estimate_run(policy, settings, int(os.environ.get("WORLD_SIZE", 1)))
+    if isinstance(settings, PerPOSettings):
+        from pr1kit.training.perpo import estimate_perpo
+
+        estimate = estimate_perpo(policy, settings)
+    else:
+        estimate = estimate_run(policy, settings, int(os.environ.get("WORLD_SIZE", 1)))
     available = torch.cuda.get_device_properties(policy.core.device).total_memory
     return f"{estimate}{check_fits(estimate, available)}"
 
 
-def _mean(rows: list[dict]) -> float:
-    return sum(row["reward"] for row in rows) / len(rows)
+def _fifths(rows: list[dict], name: str) -> tuple[float, float]:
+    """The mean of a logged number in the first and in the last fifth of the steps."""
+    count = len(rows) // 5 or 1
+    first, last = ([row[name] for row in part] for part in (rows[:count], rows[-count:]))
+    return sum(first) / len(first), sum(last) / len(last)

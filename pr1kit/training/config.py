@@ -10,12 +10,15 @@ from typing import Any, Literal
 
 from pr1kit.data.options import make_parser, of_kind, option, read_flags, read_settings
 from pr1kit.data.sample import TASKS
-from pr1kit.training.grpo_settings import PAPER, TINY, GRPOSettings
+from pr1kit.training.grpo_settings import TINY, GRPOSettings
+from pr1kit.training.preference_settings import TINY_PERPO, PerPOSettings
 
 CONFIGS = Path(__file__).resolve().parent / "configs"
-DESCRIPTION = """A GRPO run from a YAML file, from flags, or from both.
+RANKED = ("perpo", "lipo", "dpo", "best_of_n")  # methods that learn from ranked answers
+DESCRIPTION = """A run of GRPO, or on ranked answers, from a YAML file, from flags, or from both.
 
     python -m pr1kit train --config grounding --data refcoco_train.json --profile 24GB --out runs/grounding
+    python -m pr1kit train --config perpo-grounding --data refcoco_train.json --profile 16GB
     accelerate launch -m pr1kit train --config my.yaml          # the same run on several GPUs
 
 What is said later wins: defaults, a shipped configuration (the paper's), the profile, your own YAML, flags. Every key
@@ -24,8 +27,12 @@ of a YAML file is a flag, with hyphens for underscores."""
 
 @dataclass(frozen=True)
 class RunConfig:
-    """What a run is, beside the settings of GRPO (`GRPOSettings`); each field is a YAML key and a flag."""
+    """What a run is, beside the settings of its method (`GRPOSettings`, `PerPOSettings`); each field is a YAML key and
+    a flag."""
 
+    method: Literal["grpo", "perpo", "lipo", "dpo", "best_of_n"] = option(
+        "grpo", "grpo, or on ranked answers: perpo, lipo, dpo, best_of_n"
+    )
     task: str = option("", f"one of {', '.join(TASKS)}")
     policy: str = option("tiny", "tiny, a folder, or a hub id")
     data: str = option("", "scenes, or what pr1kit.load_dataset reads")
@@ -35,7 +42,10 @@ class RunConfig:
     frame: str | None = option(None, "how --data writes boxes: pixel, norm1000, or WIDTHxHEIGHT")
     box_format: str | None = option(None, "xyxy or xywh, where the layout leaves it open")
     limit: int = option(0, "take a random part of the data, of this size, drawn with the seed; 0 takes all")
-    out: str = option("", "the run's folder (default: runs/<task>)")
+    out: str = option("", "the run's folder (default: runs/<task>, runs/<method>-<task> on ranked answers)")
+    candidates: str | None = option(
+        None, "ranked answers: a JSON Lines file or the folder of a GRPO run (default: sampled from the policy)"
+    )
     profile: str | None = option(None, "choices for a GPU of this size: 16GB, 24GB, 80GB, or auto")
     attn: str = option("auto", "attention of transformers: auto takes the fastest that runs here")
     dtype: str = option("auto", "of the weights, such as bfloat16 (auto: the checkpoint's)")
@@ -57,13 +67,15 @@ class RunConfig:
             object.__setattr__(self, "trl", _pairs(self.trl))
 
 
-def read_run(flags: Sequence[str]) -> tuple[RunConfig, GRPOSettings, bool]:
+def read_run(flags: Sequence[str]) -> tuple[RunConfig, GRPOSettings | PerPOSettings, bool]:
     """The run that flags make, `--config` (a shipped name or a YAML file) among them; whether it is a dry run.
 
     Raises ValueError for unknown keys and values of the wrong kind, FileNotFoundError where there is no such file.
     """
-    parser = make_parser((RunConfig, GRPOSettings), "python -m pr1kit train", DESCRIPTION)
     shipped = sorted(path.stem for path in CONFIGS.glob("*.yaml"))
+    ranked = _method(flags, shipped) in RANKED
+    kind = PerPOSettings if ranked else GRPOSettings
+    parser = make_parser((kind, RunConfig), "python -m pr1kit train", DESCRIPTION)
     parser.add_argument("--config", help=f"a YAML file, or one of the paper's: {', '.join(shipped)}")
     parser.add_argument("--dry-run", action="store_true", help="print the settings as YAML and end")
     parser.add_argument("--no-lora", dest="lora", action="store_const", const="false", default=argparse.SUPPRESS)
@@ -85,13 +97,33 @@ def read_run(flags: Sequence[str]) -> tuple[RunConfig, GRPOSettings, bool]:
         rate = {"learning_rate": profile.learning_rate} if _value(values.get("lora")) is not False else {}
         values = {"policy": profile.model} | paper | rate | {"optim": profile.optim} | said
     run = RunConfig(**of_kind(RunConfig, values))
-    base = TINY if run.policy == "tiny" and config not in shipped else PAPER
-    settings = replace(base, **of_kind(GRPOSettings, values))
+    tiny = run.policy == "tiny" and config not in shipped
+    base = (TINY_PERPO if ranked else TINY) if tiny else kind()
+    settings = replace(base, **of_kind(kind, values))
     if run.task not in TASKS:
         raise ValueError(f"Say which task to train with --task or --config: one of {', '.join(TASKS)}.")
     if not run.data:
         raise ValueError("Say what to train on with --data: scenes (the kit's own), or a file or folder of yours.")
-    return replace(run, out=run.out or f"runs/{run.task}"), settings, dry
+    name = f"{run.method}-{run.task}" if ranked else run.task
+    return replace(run, out=run.out or f"runs/{name}"), settings, dry
+
+
+def _method(flags: Sequence[str], shipped: Sequence[str]) -> str | None:
+    """The method that flags or their YAML file say: it decides which settings there are."""
+    first = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    first.add_argument("--method")
+    first.add_argument("--config")
+    try:
+        said = first.parse_known_args(flags)[0]
+    except SystemExit:  # a flag without its value: the whole parser says so
+        return None
+    path = CONFIGS / f"{said.config}.yaml" if said.config in shipped else Path(said.config or "")
+    if said.method or not path.is_file():
+        return said.method
+    from pr1kit.data.safe_files import read_yaml
+
+    values = read_yaml(path)
+    return values.get("method") if isinstance(values, dict) else None
 
 
 def _value(text: Any) -> Any:

@@ -31,6 +31,7 @@ from pr1kit.models.backends import check_trainable
 from pr1kit.models.policy import check_padding
 from pr1kit.models.vllm import require_vllm, send_prompts_whole
 from pr1kit.rollouts.branched_decoding import branches, can_branch
+from pr1kit.rollouts.generate import to_end
 from pr1kit.rollouts.log import log_groups
 from pr1kit.training.kl import kl_per_token
 from pr1kit.training.resumable_run import WholeCheckpoints
@@ -48,7 +49,7 @@ class PerceptionGRPOTrainer(WholeCheckpoints, GRPOTrainer):
     than rounding, or the model, the data or an option does not allow sharing, a warning says why and TRL's path is
     taken. SDPA, FlashAttention and eager attention stay as they are.
     `rollout_log`: a file that gets one JSON line for each group, written before the update: `step`, `id`, `prompt`,
-    `completions`, `rewards`, `advantages`, and `parts` (name to G values).
+    `completions` and their `token_ids`, `rewards`, `advantages`, and `parts` (name to G values).
     `reference`: weights to which the KL term is measured, by default the policy's own at this moment.
     `kl_estimator`: of the KL term, see `kl`; another than TRL's "k3" wants TRL's options `loss_type="grpo"` and
     `use_bias_correction_kl=False`.
@@ -156,9 +157,11 @@ class PerceptionGRPOTrainer(WholeCheckpoints, GRPOTrainer):
             self.processing_class = processor
         if self.rollout_log and self.model.training:
             ids = gather_object([row.get("id", "") for row in inputs])  # in the order of processes, as TRL's own logs
+            answers = zip(outputs["completion_ids"], outputs["completion_mask"].bool(), strict=True)
+            tokens = gather_object([row[answered].tolist() for row, answered in answers])
             if self.accelerator.is_main_process:
                 step, name = self.state.global_step + 1, self.reward_func_names[0]
-                log_groups(self.rollout_log, self._logs, name, self.num_generations, step, ids)
+                log_groups(self.rollout_log, self._logs, name, self.num_generations, step, ids, tokens)
         return outputs
 
     # Rollouts
@@ -206,7 +209,7 @@ class PerceptionGRPOTrainer(WholeCheckpoints, GRPOTrainer):
                 generation_config=self.generation_config,
                 custom_generate=branches(counts.tolist(), synced=self._sharded()),
             )
-        return [_to_end(row, self.eos_token_ids) for row in tokens[:, length:].tolist()], None
+        return [to_end(row, self.eos_token_ids) for row in tokens[:, length:].tolist()], None
 
     def _left_padded(self, fields: dict) -> dict:
         """What the processor made of the prompts as tensors on the device, lists of token lists padded on the left."""
@@ -313,8 +316,3 @@ class PerceptionGRPOTrainer(WholeCheckpoints, GRPOTrainer):
 
         sampler.set_epoch = set_epoch
         return sampler
-
-
-def _to_end(tokens: list[int], ends: list[int]) -> list[int]:
-    """The tokens up to the first end of sequence, it included."""
-    return next((tokens[: i + 1] for i, token in enumerate(tokens) if token in ends), tokens)

@@ -95,34 +95,39 @@ def train_in_folder(
     *,
     resume: bool = True,
     bar=None,
+    advice: str = "",
 ) -> list[dict]:
     """Train `policy` in place in `args.output_dir` with the trainer that is made for this log; returns the log's rows.
 
     `identity` holds the settings that make this run another than its neighbours; policy and samples add their own.
     Raises ValueError where the folder holds another run, is being written by another process, or cannot be resumed
-    equally, or where its weights cannot be trained; MemoryError (what to lower, in which order) where the GPU's
-    memory is not enough; OSError where the disk is full; KeyboardInterrupt (after saving) when interrupted.
+    equally, or where its weights cannot be trained; MemoryError where the memory is not enough, with `advice` (by
+    default what to lower, in which order); OSError where the disk is full; KeyboardInterrupt (after saving) when
+    interrupted.
     """
     check_trainable(policy.model)
     folder, log = RunFolder(args.output_dir), RunLog(Path(args.output_dir), bar)
     if args.process_index:
-        return _run(folder, policy, samples, identity, args, make_trainer, log, resume)
+        return _run(folder, policy, samples, identity, args, make_trainer, log, resume, advice)
     with folder.lock():
-        return _run(folder, policy, samples, identity, args, make_trainer, log, resume)
+        return _run(folder, policy, samples, identity, args, make_trainer, log, resume, advice)
 
 
-def _run(folder, policy, samples, identity, args, make_trainer, log, resume) -> list[dict]:
+def _run(folder, policy, samples, identity, args, make_trainer, log, resume, advice) -> list[dict]:
     with args.main_process_first(desc="run folder"):
         checkpoint = _open(folder, policy, samples, identity, args, resume)
     done = checkpoint_step(checkpoint) if checkpoint else 0
     if done < args.max_steps:
         try:
             _train(policy, make_trainer, log, checkpoint)
-        except torch.OutOfMemoryError as error:
-            raise MemoryError(
-                f"The GPU's memory was not enough; {folder.path} {_saved(folder)}. Lower {out_of_memory_advice()}. "
-                "The same folder goes on after the first two; the others make another run."
-            ) from error
+        except RuntimeError as error:  # on the CPU torch has no class of its own for it
+            if not isinstance(error, torch.OutOfMemoryError) and "can't allocate memory" not in str(error):
+                raise
+            advice = advice or (
+                f"Lower {out_of_memory_advice()}. The same folder goes on after the first two; the others make another "
+                "run."
+            )
+            raise MemoryError(f"The memory was not enough; {folder.path} {_saved(folder)}. {advice}") from error
         except OSError as error:
             raise OSError(f"{error} {folder.path} {_saved(folder)}: the same command goes on from there.") from error
     elif hasattr(policy.model, "peft_config"):
@@ -176,7 +181,6 @@ def _changes(folder: RunFolder, data: Mapping) -> str:
 def _identity(policy: Policy, samples, identity: Mapping, args) -> dict:
     """What decides the result of a run: settings, policy, data."""
     processor, adapter = policy.processor, getattr(policy.model, "peft_config", {}).get("default")
-    reads = json.dumps([processor.chat_template, processor.image_processor.to_dict()], default=str, sort_keys=True)
     lora = {name: getattr(adapter, name, None) for name in ("r", "lora_alpha", "lora_dropout", "target_modules")}
     own = {
         "policy": policy.name,
@@ -185,10 +189,16 @@ def _identity(policy: Policy, samples, identity: Mapping, args) -> dict:
         "quantization": policy.quantization,
         "lora": {k: sorted(v) if isinstance(v, set) else v for k, v in lora.items()} if adapter else None,
         "pixels": dict(processor.image_processor.size),
-        "processor": hashlib.sha256(reads.encode()).hexdigest()[:16],
+        "processor": processor_digest(processor),
         "processes": args.world_size,
     }
     return json.loads(json.dumps({**identity, **own}, default=str))
+
+
+def processor_digest(processor) -> str:
+    """How the processor writes a prompt and cuts an image, as a digest."""
+    reads = json.dumps([processor.chat_template, processor.image_processor.to_dict()], default=str, sort_keys=True)
+    return hashlib.sha256(reads.encode()).hexdigest()[:16]
 
 
 def _resumable(folder: RunFolder, began: str, now: str, to_start: bool, args) -> Path | None:

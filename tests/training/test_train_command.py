@@ -16,7 +16,7 @@ from pr1kit.__main__ import main
 from pr1kit.data.durable_files import read_log
 from pr1kit.data.sample import TASKS
 from pr1kit.models.policy import load_policy
-from pr1kit.training.command import trl_options
+from pr1kit.training.command import trainer_options
 from pr1kit.training.config import CONFIGS, RunConfig, read_run
 from pr1kit.training.grpo_settings import PAPER, TINY
 
@@ -118,15 +118,15 @@ def test_engines_and_trackers_that_are_not_installed_say_what_to_install(monkeyp
     run, _ = run_of("--task", "ocr", "--data", "scenes", "--engine", "vllm")
     monkeypatch.setattr("pr1kit.training.command.find_spec", lambda name: None)
     with pytest.raises(ValueError, match="--engine vllm cannot run: vLLM is not installed"):
-        trl_options(run)
+        trainer_options(run)
     with pytest.raises(ValueError, match="--report-to wandb needs its package: pip install wandb"):
-        trl_options(replace(run, engine="hf", report_to="wandb"))
+        trainer_options(replace(run, engine="hf", report_to="wandb"))
     monkeypatch.setattr("pr1kit.training.command.find_spec", lambda name: True)
     monkeypatch.setattr("pr1kit.training.command.require_vllm", lambda quantization: None)
     more = {"vllm_mode": "server", "vllm_server_port": 8001}
-    options = trl_options(replace(run, report_to="tensorboard, wandb", trl=more))
+    options = trainer_options(replace(run, report_to="tensorboard, wandb", trl=more))
     assert options == {"use_vllm": True, "report_to": ["tensorboard", "wandb"], **more}
-    config = PAPER.config("runs/x", **trl_options(replace(run, report_to="tensorboard", trl=more)))
+    config = PAPER.config("runs/x", **trainer_options(replace(run, report_to="tensorboard", trl=more)))
     assert (config.use_vllm, config.vllm_mode, config.vllm_server_port) == (True, "server", 8001)
     assert config.report_to == ["tensorboard"]
 

@@ -6,8 +6,10 @@ from collections.abc import Mapping, Sequence
 
 import torch
 import torch.nn.functional as F
+from accelerate.utils import extract_model_from_parallel
 from trl import GRPOTrainer
 
+from pr1kit.models.adapters import base_of
 from pr1kit.training.shared_prefix.attention import placeholder, share, unsupported_reason
 from pr1kit.training.shared_prefix.groups import IMAGE_FIELDS, group_starts, row_images
 from pr1kit.training.shared_prefix.packing import PackedRow, pack, unpack
@@ -29,21 +31,10 @@ def shared_logprobs(
     >>> shared_logprobs(policy.model, inputs, [[40, 11, 7], [40, 2]]).shape  # doctest: +SKIP
     torch.Size([2, 3])
     """
-    base = model.get_base_model() if hasattr(model, "peft_config") else model
+    base = base_of(extract_model_from_parallel(model))
     if reason := unsupported_reason(base):
         raise ValueError(f"The prompt cannot be shared: {reason}.")
-    fields = dict(prompt)
-    ids, mask = fields.pop("input_ids"), fields.pop("attention_mask", None)
-    answers = [torch.as_tensor(answer, dtype=torch.long, device=ids.device).flatten() for answer in answers]
-    if len(ids) != 1 or not answers:
-        raise ValueError(f"One prompt and at least one answer are needed, got {len(ids)} and {len(answers)}.")
-    if mask is not None and not mask.all():
-        ids, fields = (
-            ids[:, mask[0].bool()],
-            {k: v[:, mask[0].bool()] if k == "mm_token_type_ids" else v for k, v in fields.items()},
-        )
-    rows = torch.nn.utils.rnn.pad_sequence(answers, batch_first=True)
-    answered = torch.arange(rows.shape[1], device=ids.device) < torch.tensor([[len(a)] for a in answers]).to(ids.device)
+    ids, fields, rows, answered = _one_prompt(prompt, answers)
     known = torch.cat([torch.ones_like(ids).expand(len(rows), -1), answered.long()], 1)
     kinds = fields.pop("mm_token_type_ids", None)
     packed = pack(
@@ -60,6 +51,47 @@ def shared_logprobs(
         raise ValueError(f"The prompt cannot be shared: not every layer of {type(base).__name__} reads packed rows.")
     values = -F.cross_entropy(outputs.logits[0].float() / temperature, packed.labels[0, places], reduction="none")
     return torch.zeros(rows.shape, device=ids.device).masked_scatter(answered, values)
+
+
+def row_logprobs(
+    model: torch.nn.Module, prompt: Mapping, answers: Sequence, *, temperature: float = 1.0
+) -> torch.Tensor:
+    """As `shared_logprobs`, from a whole row of prompt and answer for each of the G: for every model, at G times the
+    cost of the prompt."""
+    ids, fields, rows, answered = _one_prompt(prompt, answers)
+    base = base_of(extract_model_from_parallel(model))
+    kinds = fields.pop("mm_token_type_ids", None)
+    words = rows.masked_fill(torch.isin(rows, rows.new_tensor(vision_tokens(base))), int(ids[0, -1]))
+    fields = {name: value.repeat(len(rows), *[1] * (value.dim() - 1)) for name, value in fields.items()}
+    if kinds is not None:
+        fields["mm_token_type_ids"] = torch.cat([kinds.expand(len(rows), -1), torch.zeros_like(rows)], 1)
+    outputs = model(
+        input_ids=torch.cat([ids.expand(len(rows), -1), words], 1),
+        attention_mask=torch.cat([torch.ones_like(ids).expand(len(rows), -1), answered.long()], 1),
+        **fields,
+        logits_to_keep=rows.shape[1] + 1,
+        use_cache=False,
+    )
+    logits = outputs.logits[:, :-1].float() / temperature
+    values = -F.cross_entropy(logits.flatten(0, 1), rows.flatten(), reduction="none").view(rows.shape)
+    return values * answered
+
+
+def _one_prompt(prompt: Mapping, answers: Sequence) -> tuple[torch.Tensor, dict, torch.Tensor, torch.Tensor]:
+    """The prompt's ids (1, P) without padding, its other fields, the answers (G, R), and where they are not padding."""
+    fields = dict(prompt)
+    ids, mask = fields.pop("input_ids"), fields.pop("attention_mask", None)
+    answers = [torch.as_tensor(answer, dtype=torch.long, device=ids.device).flatten() for answer in answers]
+    if len(ids) != 1 or not answers:
+        raise ValueError(f"One prompt and at least one answer are needed, got {len(ids)} and {len(answers)}.")
+    if mask is not None and not mask.all():
+        ids, fields = (
+            ids[:, mask[0].bool()],
+            {k: v[:, mask[0].bool()] if k == "mm_token_type_ids" else v for k, v in fields.items()},
+        )
+    rows = torch.nn.utils.rnn.pad_sequence(answers, batch_first=True)
+    answered = torch.arange(rows.shape[1], device=ids.device) < torch.tensor([[len(a)] for a in answers]).to(ids.device)
+    return ids, fields, rows, answered
 
 
 def packed_inputs(base: torch.nn.Module, packed: PackedRow) -> dict:

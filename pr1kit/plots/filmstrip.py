@@ -16,8 +16,9 @@ from pr1kit.plots.pictures import plot_boxes
 
 @style()
 def plot_filmstrip(
-    sample: Sample, completions: Sequence[str], notes: Sequence[tuple[float | None, str]] = (), *, frame: Any = "pixel"
-) -> np.ndarray:
+    sample: Sample, completions: Sequence[str], notes: Sequence[tuple[float | None, str]] = (), *, frame: Any = "pixel",
+    truth: bool = True,
+) -> np.ndarray:  # fmt: skip
     """The turns of one dialogue from left to right, in a new figure; returns the Axes `(T,)`.
 
     `completions` are the turns' answers, in `frame`; `notes` the critic's score (None where it gave none) and words on
@@ -25,7 +26,7 @@ def plot_filmstrip(
 
     >>> from pr1kit.data.scenes import make_scenes
     >>> sample, = make_scenes("grounding", 1, seed=0)
-    >>> [ax.get_title() for ax in plot_filmstrip(sample, ["", "(1,1),(9,9)"], [(0.0, "Again."), (None, "")])]
+    >>> [ax.get_title("left") for ax in plot_filmstrip(sample, ["", "(1,1),(9,9)"], [(0.0, "Again."), (None, "")])]
     ['turn 1: 0.00', 'turn 2']
     """
     if not len(completions):
@@ -37,7 +38,8 @@ def plot_filmstrip(
     figure, axes = plt.subplots(1, len(completions), figsize=size, squeeze=False, layout="constrained")
     before = None
     for number, (ax, text, (score, words)) in enumerate(zip(axes[0], completions, notes, strict=True), 1):
-        plot_boxes(sample, completion=text, frame=frame, legend=False, ax=ax)
+        image = sample if truth else sample.load_image()
+        plot_boxes(image, completion=text, task=sample.task, frame=frame, legend=False, ax=ax)
         colour = INK if None in (score, before) or score == before else BETTER if score > before else WORSE
         ax.set_title(f"turn {number}" + ("" if score is None else f": {score:.2f}"), color=colour, fontsize=9)
         lines = textwrap.wrap(textwrap.shorten(words, 130, placeholder=" …"), 34)

@@ -60,7 +60,8 @@ class Conversation:
         self.cache.layers = [PreallocatedCacheLayer(each) if type(each) is DynamicLayer else each for each in layers]
 
     def read(self, words: Sequence[Sequence[int]]) -> None:
-        """Tokens for each chat, at least one, into the cache."""
+        """Tokens for each chat, at least two, into the cache; an end of turn that was written is not read again."""
+        words = [more[1:] if said[-1] == more[0] else more for said, more in zip(self.tokens, words, strict=True)]
         for tokens, written, more in zip(self.tokens, self.written, words, strict=True):
             tokens += more
             written += [False] * len(more)
@@ -72,31 +73,27 @@ class Conversation:
         self._forward(ids, read)
 
     def write(self, max_new_tokens: int, temperature: float = 0.0, draws: np.ndarray | None = None) -> list[list[int]]:
-        """An answer in each chat, without the token that ends it; greedy at temperature 0.
+        """An answer in each chat, without the token that ends it (in `tokens` it stands); greedy at temperature 0.
 
         `draws` (B, max_new_tokens) in [0, 1) are the random numbers that choose the tokens.
         """
-        device, answers = self.mask.device, [[] for _ in self.tokens]
-        ends, running = (
-            torch.tensor(self.ends, device=device),
-            torch.ones(len(answers), dtype=torch.bool, device=device),
-        )
+        device, said = self.mask.device, [[] for _ in self.tokens]
+        ends, running = torch.tensor(self.ends, device=device), torch.ones(len(said), dtype=torch.bool, device=device)
         uniform = None if draws is None else torch.from_numpy(draws.astype(np.float32)).to(device)
         for step in range(max_new_tokens):
             scores = self.logits.float()
             token = draw(scores / temperature, uniform[:, step]) if temperature > 0 else scores.argmax(-1)
+            for row, each, runs in zip(said, token.tolist(), running.tolist(), strict=True):
+                row += [each] * runs
             running = running & ~torch.isin(token, ends)
-            for answer, each, runs in zip(answers, token.tolist(), running.tolist(), strict=True):
-                if runs:
-                    answer.append(each)
             if not running.any() or step + 1 == max_new_tokens:
                 break
             self._forward(token[:, None], running[:, None])
-        self.pending = [answer[-1:] if runs else [] for answer, runs in zip(answers, running.tolist(), strict=True)]
-        for tokens, written, answer in zip(self.tokens, self.written, answers, strict=True):
-            tokens += answer
-            written += [True] * len(answer)
-        return answers
+        self.pending = [row[-1:] for row in said]
+        for tokens, written, row in zip(self.tokens, self.written, said, strict=True):
+            tokens += row
+            written += [True] * len(row)
+        return [row[:-1] if row[-1] in self.ends else row for row in said]
 
     def keep(self, rows: Sequence[int]) -> None:
         """Go on with these chats alone, in this order; a chat named twice goes on twice."""

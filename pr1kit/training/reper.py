@@ -17,25 +17,22 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import torch
 import torch.nn.functional as F
-from transformers import Trainer, TrainingArguments
+from transformers import Trainer
 
-from pr1kit.data.options import option
 from pr1kit.models.adapters import kept_in_float32
-from pr1kit.models.backends import quiet
 from pr1kit.models.policy import Policy
 from pr1kit.rollouts.reflection import Dialogue
 from pr1kit.training.dialogue_rows import collate
-from pr1kit.training.grpo_settings import shared_options
+from pr1kit.training.reper_settings import TINY_REPER, ReperSettings
 from pr1kit.training.resumable_run import WholeCheckpoints, train_in_folder
 from pr1kit.training.step_log import RunLog
 
-PER = ("token", "answer")
 CLOSEST = 1e-6  # a log-probability nearer to 0 counts as −1e-6: float32 cannot tell such tokens from certain ones
 
 
@@ -72,56 +69,6 @@ def log1mexp(x: torch.Tensor) -> torch.Tensor:
     # each branch sees numbers at which it and its gradient are finite, also where the other is taken
     close = torch.log(-torch.expm1(torch.where(near, x, -1.0)))
     return torch.where(near, close, torch.log1p(-torch.exp(torch.where(near, -1.0, x))))
-
-
-@dataclass(frozen=True)
-class ReperSettings:
-    """One run: `steps` of `batch_size` dialogues, `micro_batch` of which go through the model at once.
-
-    The defaults are the paper's (its one epoch is `steps` = dialogues / 8).
-    """
-
-    steps: int = option(1000, "training steps")
-    learning_rate: float = option(1e-6, "at its peak")
-    batch_size: int = option(8, "dialogues of a step")
-    micro_batch: int = option(1, "dialogues that go through the model at once")
-    alpha: float = option(10.0, "weight of the unlikelihood of what earned little; 0 leaves the likelihood alone")
-    per: str = option("token", "log(1 − π) of each token, or of the whole answer")
-    lr_scheduler: str = option("cosine", "of the learning rate, as transformers names it")
-    thinking: bool = option(False, "ask to think first")
-    gradient_checkpointing: bool = option(True, "less memory, a third more time")
-    save_steps: int = option(50, "steps between checkpoints")
-    seed: int = option(0, "of everything that is drawn")
-
-    def __post_init__(self):
-        if self.per not in PER:
-            raise ValueError(f"Unknown per {self.per!r}: choose one of {', '.join(PER)}.")
-        if not (math.isfinite(self.alpha) and self.alpha >= 0):
-            raise ValueError(f"alpha must be a finite number from 0, got {self.alpha!r}.")
-        if self.batch_size % self.micro_batch:
-            raise ValueError(f"batch_size ({self.batch_size}) is no multiple of micro_batch ({self.micro_batch}).")
-
-    def config(self, output_dir: str | Path) -> TrainingArguments:
-        """These settings as transformers' own, for a run in `output_dir`."""
-        with quiet():
-            return TrainingArguments(
-                **shared_options(self, output_dir),
-                per_device_train_batch_size=self.micro_batch,
-                gradient_accumulation_steps=self.batch_size // self.micro_batch,
-                remove_unused_columns=False,
-            )
-
-
-# What the tiny policy needs, see `grpo.TINY`.
-TINY_REPER = ReperSettings(
-    steps=60,
-    learning_rate=2e-4,
-    batch_size=32,
-    micro_batch=32,
-    alpha=0.1,
-    lr_scheduler="constant",
-    gradient_checkpointing=False,
-)
 
 
 class ReperTrainer(WholeCheckpoints, Trainer):
@@ -166,12 +113,14 @@ def train_reper(
     *,
     resume: bool = True,
     bar=None,
+    options: Mapping = {},
 ) -> list[dict]:
     """Train `policy` in place on `dialogues` (see `make_dialogues`), each turn by its `score`; returns the log.
 
     A turn without a score counts as 1: it is taught. A dialogue that is longer than the model's context loses its
-    earliest turns, then the end of its only one. `folder`, `resume` and errors as in `train_grpo`; no dialogue at all
-    is a ValueError that says what became of them, where `dialogues.statistics` know.
+    earliest turns, then the end of its only one. `options` are further ones of transformers' `TrainingArguments`.
+    `folder`, `resume` and errors as in `train_grpo`; no dialogue at all is a ValueError that says what became of them,
+    where `dialogues.statistics` know.
     """
     if not dialogues:
         counts = getattr(dialogues, "statistics", {})
@@ -179,7 +128,8 @@ def train_reper(
         raise ValueError(f"There are no dialogues to train on{f' ({words})' if words else ''}.")
     if bad := [t.score for d in dialogues for t in d.turns if t.score is not None and not 0 <= t.score <= 1]:
         raise ValueError(f"The score of a turn is a reward normalised to [0, 1], got {bad[0]!r}.")
-    args = settings.config(folder)
+    settings = replace(settings, steps=settings.steps or -(-len(dialogues) // settings.batch_size))
+    args = settings.config(folder, **options)
     samples = [dialogue.sample for dialogue in dialogues]
     said = json.dumps([[(t.completion, t.score, t.words) for t in d.turns] for d in dialogues])
     identity = {

@@ -10,12 +10,15 @@ import pytest
 import torch
 
 from pr1kit import load_policy, make_scenes
+from pr1kit.__main__ import main
+from pr1kit.data.durable_files import read_log
 from pr1kit.rewards.critics import AGAIN, RewardCritic
 from pr1kit.rollouts.dialogues import make_dialogues, worst_to_best
 from pr1kit.rollouts.policy_critic import PolicyCritic, critic_lessons, question_to_critic
 from pr1kit.rollouts.reflection import Dialogue, Dialogues, Turn
 from pr1kit.training.dialogue_rows import collate
-from pr1kit.training.reper import TINY_REPER, ReperTrainer, log1mexp, reflective_losses, train_reper
+from pr1kit.training.reper import ReperTrainer, log1mexp, reflective_losses, train_reper
+from pr1kit.training.reper_settings import TINY_REPER
 from pr1kit.training.weights import trained_weights
 
 QUICK = replace(TINY_REPER, steps=2, batch_size=2, micro_batch=2, save_steps=1)
@@ -263,10 +266,12 @@ def test_bad_input_is_one_sentence(tiny, tmp_path):
     for wrong, words in (
         ({"per": "word"}, "Unknown per 'word': choose one of token, answer"),
         ({"alpha": -1}, "alpha must be a finite number from 0, got -1"),
-        ({"micro_batch": 3}, "no multiple of micro_batch"),
+        ({"tells": "all"}, "Unknown tells 'all': choose one of again, score, fault, worst"),
+        ({"max_turns": 0}, "at least one turn, got max_turns 0"),
+        ({"micro_batch": 3}, "no multiple of micro_batch x processes \\(3\\)"),
     ):
         with pytest.raises(ValueError, match=words):
-            replace(QUICK, **wrong)
+            replace(QUICK, **wrong).config(tmp_path)
 
 
 def test_control_tokens_in_an_answer_train_as_letters(tiny, tmp_path):
@@ -340,3 +345,32 @@ def test_a_policy_that_never_learned_to_criticise_is_data(tiny):
         assert critique.score is None
         assert critique.reason
         assert critique.words
+
+
+# The command
+
+
+def test_the_command_makes_dialogues_trains_and_goes_on(tmp_path, capsys):
+    out = tmp_path / "run"
+    flags = ["train", "--method", "reper", "--task", "counting", "--data", "scenes", "--limit", "6", "--out", str(out)]
+    flags += ["--steps", "2", "--batch-size", "2", "--micro-batch", "2", "--save-steps", "1", "--tells", "worst"]
+    flags += ["--max-completion-length", "48"]
+    assert main(flags) == 0
+    said = capsys.readouterr().out
+    assert "Dialogues: samples: 6, kept: " in said
+    assert len(read_log(out / "log.jsonl")) == 2
+    assert (out / "model" / "model.safetensors").is_file()
+    before = read_log(out / "log.jsonl")
+    shutil.rmtree(out / "checkpoint-2")
+    assert main(flags) == 0
+    assert [row["loss"] for row in read_log(out / "log.jsonl")] == [row["loss"] for row in before]
+    for wrong, words in (
+        (["--least-best", "1"], "There are no dialogues to train on (samples 6, best not above 1 6)."),
+        (["--per", "word"], "Unknown per 'word'"),
+        (["--engine", "vllm"], "reper has no rollouts while it trains"),
+        (["--beta", "1"], "Unknown setting 'beta'"),
+    ):
+        capsys.readouterr()
+        assert main([*flags, *wrong, "--out", str(tmp_path / "other")]) == 2
+        error = capsys.readouterr().err
+        assert words in error or "--engine vllm cannot run" in error

@@ -43,14 +43,14 @@ from .rewards.score import score_batch as score_batch
 from .rollouts.dialogues import make_dialogues as make_dialogues
 from .rollouts.generate import generate_completions as generate_completions
 from .rollouts.generate import sample_rollouts as sample_rollouts
+from .rollouts.policy_critic import PolicyCritic as PolicyCritic
+from .rollouts.reflection import Dialogue as Dialogue
+from .rollouts.reflection import reflect as reflect
 from .training.candidates import Candidates as Candidates
 from .training.candidates import make_candidates as make_candidates
 from .training.candidates import read_candidates as read_candidates
 from .training.candidates import save_candidates as save_candidates
 from .training.candidates import select_candidates as select_candidates
-from .rollouts.policy_critic import PolicyCritic as PolicyCritic
-from .rollouts.reflection import Dialogue as Dialogue
-from .rollouts.reflection import reflect as reflect
 from .training.grpo import train_grpo as train_grpo
 from .training.grpo_settings import GRPOSettings as GRPOSettings
 from .training.grpo_trainer import PerceptionGRPOTrainer as PerceptionGRPOTrainer

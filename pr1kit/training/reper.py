@@ -27,8 +27,8 @@ from transformers import Trainer
 
 from pr1kit.models.adapters import kept_in_float32
 from pr1kit.models.policy import Policy
+from pr1kit.rollouts.dialogue_rows import collate
 from pr1kit.rollouts.reflection import Dialogue
-from pr1kit.training.dialogue_rows import collate
 from pr1kit.training.reper_settings import TINY_REPER, ReperSettings
 from pr1kit.training.resumable_run import WholeCheckpoints, train_in_folder
 from pr1kit.training.step_log import RunLog

@@ -9,8 +9,10 @@ import torch
 from pr1kit import load_policy, make_scenes
 from pr1kit.models.policy import chat
 from pr1kit.rewards.critics import LONGEST, Critique, RewardCritic
+from pr1kit.rollouts.attention import image_attention
 from pr1kit.rollouts.conversation import Conversation, encode, next_turn
-from pr1kit.rollouts.reflection import reflect
+from pr1kit.rollouts.dialogue_rows import collate
+from pr1kit.rollouts.reflection import Dialogue, Turn, reflect
 
 KINDS = ("qwen2_vl", "qwen2_5_vl", "qwen3_vl", "tiny")
 
@@ -189,3 +191,26 @@ def test_no_samples_and_how_dialogues_show_themselves(tiny):
     broken = replace(dialogues[0], turns=(replace(dialogues[0].turns[0], completion="???", score=None),))
     assert "base64" in broken._repr_html_()
     assert np.isfinite(dialogues.rewards_by_turn(2)).all()
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_attention_on_the_picture_is_that_of_the_layers(small_policies, kind):
+    policy = load_policy(small_policies.get(kind, "tiny"))
+    sample = make_scenes("counting", 1, seed=0)[0]
+    turns = (Turn("(1,2),(3,4)", 0.1, "Look again."), Turn("(1,2),(3,4),(5,6)", 0.9))
+    maps = image_attention(policy, Dialogue(sample, turns))
+    assert policy.core.config.get_text_config()._attn_implementation == "sdpa", "as it was"
+    side = 64 // (policy.processor.image_processor.patch_size * policy.processor.image_processor.merge_size)
+    assert [each.shape for each in maps] == [(side, side)] * 2
+    assert all(0 < each.sum() < 1 for each in maps)
+    # by hand: the last token of the second answer is written from the place before it
+    model, inputs = policy.core, collate(policy, [Dialogue(sample, turns)])
+    fields = {name: value for name, value in inputs.items() if name not in ("labels", "turns", "sigma")}
+    model.set_attn_implementation("eager")
+    with torch.no_grad():
+        layers = model(**fields, output_attentions=True).attentions
+    model.set_attn_implementation("sdpa")
+    places = [i - 1 for i, turn in enumerate(inputs["turns"][0].tolist()) if turn == 1]
+    pictures = inputs["input_ids"][0] == model.config.image_token_id
+    by_hand = np.mean([layer[0, :, place][:, pictures].numpy().mean(0) for layer in layers for place in places], 0)
+    assert maps[1].ravel() == pytest.approx(by_hand, abs=1e-6)

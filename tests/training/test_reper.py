@@ -13,10 +13,10 @@ from pr1kit import load_policy, make_scenes
 from pr1kit.__main__ import main
 from pr1kit.data.durable_files import read_log
 from pr1kit.rewards.critics import AGAIN, RewardCritic
+from pr1kit.rollouts.dialogue_rows import collate
 from pr1kit.rollouts.dialogues import make_dialogues, worst_to_best
 from pr1kit.rollouts.policy_critic import PolicyCritic, critic_lessons, question_to_critic
 from pr1kit.rollouts.reflection import Dialogue, Dialogues, Turn
-from pr1kit.training.dialogue_rows import collate
 from pr1kit.training.reper import ReperTrainer, log1mexp, reflective_losses, train_reper
 from pr1kit.training.reper_settings import TINY_REPER
 from pr1kit.training.weights import trained_weights

@@ -129,7 +129,7 @@ def _ends(policy: Policy) -> list[int]:
     return sorted(token for token in found if token is not None)
 
 
-def next_turn(policy: Policy, sample: Sample, words: str, thinking: bool = False) -> str:
+def next_turn(policy: Policy, sample: Sample, words: str) -> str:
     """What the chat template writes from the end of an answer to the beginning of the next, the user's `words` between.
 
     Raises ValueError for a template that has no second turn.
@@ -137,7 +137,7 @@ def next_turn(policy: Policy, sample: Sample, words: str, thinking: bool = False
     said = [{"role": role, "content": [{"type": "text", "text": text}]} for role, text in
             (("assistant", _ANSWER), ("user", _WORDS))]  # fmt: skip
     try:
-        text = policy.processor.apply_chat_template([*chat(sample, thinking), *said], add_generation_prompt=True)
+        text = policy.processor.apply_chat_template([*chat(sample), *said], add_generation_prompt=True)
     except TemplateError as error:
         raise ValueError(f"The chat template of {policy.name!r} takes no second turn: {error}") from error
     between = text.partition(_ANSWER)[2]

@@ -13,7 +13,7 @@ from pr1kit.rollouts.conversation import encode, end_of_turn, next_turn
 from pr1kit.rollouts.reflection import Dialogue
 
 
-def dialogue_tokens(policy: Policy, dialogue: Dialogue, room: int, thinking: bool = False) -> tuple[list, list, list]:
+def dialogue_tokens(policy: Policy, dialogue: Dialogue, room: int) -> tuple[list, list, list]:
     """What stands after the prompt: tokens, σ of each and the number of its turn, both −1 for what the user says.
 
     An answer ends with the template's end of turn, which is the policy's own. In `room` tokens: the earliest turns are
@@ -25,7 +25,7 @@ def dialogue_tokens(policy: Policy, dialogue: Dialogue, room: int, thinking: boo
         sigma = 1.0 if turn.score is None else float(turn.score)
         pieces.append(([*encode(policy, disarm(turn.completion)), *end], sigma, number))
         if number + 1 < len(dialogue.turns):
-            said = encode(policy, next_turn(policy, dialogue.sample, turn.words, thinking))
+            said = encode(policy, next_turn(policy, dialogue.sample, turn.words))
             pieces.append((said[len(end) :] if said[: len(end)] == end else said, -1.0, -1))
     while len(pieces) > 1 and sum(len(tokens) for tokens, *_ in pieces) > room:
         pieces = pieces[2:]
@@ -52,7 +52,7 @@ def collate(policy: Policy, dialogues: Sequence[Dialogue], thinking: bool = Fals
         known = inputs["attention_mask"][i].bool()
         prompt, kinds = inputs["input_ids"][i][known], inputs["mm_token_type_ids"][i][known]
         room = max(1, limit - len(prompt))
-        tokens, sigma, turns = (torch.tensor(each) for each in dialogue_tokens(policy, dialogue, room, thinking))
+        tokens, sigma, turns = (torch.tensor(each) for each in dialogue_tokens(policy, dialogue, room))
         blank = torch.full_like(prompt, -1)
         rows["input_ids"].append(torch.cat([prompt, tokens]))
         rows["mm_token_type_ids"].append(torch.cat([kinds, torch.zeros_like(tokens)]))

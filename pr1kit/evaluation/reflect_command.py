@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -59,7 +59,8 @@ def main(flags: Sequence[str]) -> int:
     from pr1kit.rollouts.policy_critic import PolicyCritic
     from pr1kit.rollouts.reflection import reflect
 
-    policy, critic = load_policy(options.policy), _again
+    policy = load_policy(options.policy)
+    critic: Callable = _again
     if options.critic:
         critic = PolicyCritic(load_policy(options.critic), batch_size=options.batch_size)
     elif options.data:

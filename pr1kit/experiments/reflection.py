@@ -21,6 +21,7 @@ import numpy as np
 from pr1kit.data.durable_files import write_atomically
 from pr1kit.data.sample import Sample
 from pr1kit.data.scenes import make_scenes
+from pr1kit.data.shipped import shipped
 from pr1kit.evaluation.calibration import calibrate
 from pr1kit.experiments.runs import environment
 from pr1kit.models.policy import Policy, load_policy
@@ -40,7 +41,7 @@ from pr1kit.training.reflection_rl import train_reflection
 from pr1kit.training.reper import train_reper
 from pr1kit.training.reper_settings import TINY_REPER
 
-LOG, WORK = Path("data/reflection/runs.jsonl"), Path("runs/reflection")
+LOG, WORK = shipped("reflection") / "runs.jsonl", Path("runs/reflection")
 TRAINING, HELD_OUT, LONGEST, SAMPLED = 256, 48, 96, 8  # scenes, scenes, tokens of an answer, answers to a scene
 SETTINGS = replace(TINY_REPER, steps=40, batch_size=16, micro_batch=16, save_steps=10_000)
 CRITIC = replace(SETTINGS, steps=100, learning_rate=1e-3)

@@ -36,11 +36,12 @@ def plot_filmstrip(
     side = 2.3
     size = (side * len(completions), side * min(2.0, height / width) + 1.0)
     figure, axes = plt.subplots(1, len(completions), figsize=size, squeeze=False, layout="constrained")
-    before = None
+    before: float | None = None
     for number, (ax, text, (score, words)) in enumerate(zip(axes[0], completions, notes, strict=True), 1):
         image = sample if truth else sample.load_image()
         plot_boxes(image, completion=text, task=sample.task, frame=frame, legend=False, ax=ax)
-        colour = INK if None in (score, before) or score == before else BETTER if score > before else WORSE
+        rise = 0.0 if score is None or before is None else score - before
+        colour = BETTER if rise > 0 else WORSE if rise < 0 else INK
         ax.set_title(f"turn {number}" + ("" if score is None else f": {score:.2f}"), color=colour, fontsize=9)
         lines = textwrap.wrap(textwrap.shorten(words, 130, placeholder=" …"), 34)
         pad = 20 if sample.task == "ocr" else 3

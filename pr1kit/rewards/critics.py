@@ -107,8 +107,8 @@ def _misread(said: str, truth: str) -> list[str]:
     if said == truth:
         return []
     words, true_words = said.split(), truth.split()
-    far = [min((edit_distance(word, true) for true in true_words), default=1.0) for word in words]
-    worst = [f"The word {words[int(np.argmax(far))][:40]} is misread."] if far and max(far) else []
+    far: list[float] = [min((edit_distance(word, true) for true in true_words), default=1.0) for word in words]
+    worst = [f"The word {words[int(np.argmax(far))][:40]} is misread."] if any(far) else []
     few, many = len(words) < len(true_words), len(words) > len(true_words)
     kind = "There are too few words." if few else "There are too many words." if many else "Letters are misread."
     return [kind, *worst]
@@ -205,4 +205,4 @@ def _as_critique(said: Any) -> Critique:
 
 
 def _is_score(value: Any) -> bool:
-    return isinstance(value, int | float | np.floating) and 0 <= value <= 1
+    return isinstance(value, int | float | np.floating) and bool(0 <= value <= 1)

@@ -61,15 +61,16 @@ class Conversation:
 
     def read(self, words: Sequence[Sequence[int]]) -> None:
         """Tokens for each chat, at least two, into the cache; an end of turn that was written is not read again."""
-        words = [more[1:] if said[-1] == more[0] else more for said, more in zip(self.tokens, words, strict=True)]
-        for tokens, written, more in zip(self.tokens, self.written, words, strict=True):
+        pairs = zip(self.tokens, words, strict=True)
+        fresh = [list(more[1:] if said[-1] == more[0] else more) for said, more in pairs]
+        for tokens, written, more in zip(self.tokens, self.written, fresh, strict=True):
             tokens += more
             written += [False] * len(more)
-        words = [[*before, *more] for before, more in zip(self.pending, words, strict=True)]
-        self.pending = [[] for _ in words]
-        longest = max(map(len, words))
-        ids = torch.tensor([[0] * (longest - len(row)) + row for row in words], device=self.mask.device)
-        read = torch.arange(longest, device=ids.device) >= longest - torch.tensor([[len(row)] for row in words]).to(ids)
+        fed = [[*before, *more] for before, more in zip(self.pending, fresh, strict=True)]
+        self.pending = [[] for _ in fed]
+        longest = max(map(len, fed))
+        ids = torch.tensor([[0] * (longest - len(row)) + row for row in fed], device=self.mask.device)
+        read = torch.arange(longest, device=ids.device) >= longest - torch.tensor([[len(row)] for row in fed]).to(ids)
         self._forward(ids, read)
 
     def write(self, max_new_tokens: int, temperature: float = 0.0, draws: np.ndarray | None = None) -> list[list[int]]:
@@ -77,12 +78,14 @@ class Conversation:
 
         `draws` (B, max_new_tokens) in [0, 1) are the random numbers that choose the tokens.
         """
-        device, said = self.mask.device, [[] for _ in self.tokens]
+        device = self.mask.device
+        said: list[list[int]] = [[] for _ in self.tokens]
         ends, running = torch.tensor(self.ends, device=device), torch.ones(len(said), dtype=torch.bool, device=device)
         uniform = None if draws is None else torch.from_numpy(draws.astype(np.float32)).to(device)
         for step in range(max_new_tokens):
             scores = self.logits.float()
-            token = draw(scores / temperature, uniform[:, step]) if temperature > 0 else scores.argmax(-1)
+            numbers = None if uniform is None else uniform[:, step]
+            token = draw(scores / temperature, numbers) if temperature > 0 else scores.argmax(-1)
             for row, each, runs in zip(said, token.tolist(), running.tolist(), strict=True):
                 row += [each] * runs
             running = running & ~torch.isin(token, ends)

@@ -29,10 +29,8 @@ def dialogue_tokens(policy: Policy, dialogue: Dialogue, room: int) -> tuple[list
             pieces.append((said[len(end) :] if said[: len(end)] == end else said, -1.0, -1))
     while len(pieces) > 1 and sum(len(tokens) for tokens, *_ in pieces) > room:
         pieces = pieces[2:]
-    tokens, sigma, turns = (
-        [value for piece in pieces for value in (piece[0] if i == 0 else [piece[i]] * len(piece[0]))] for i in range(3)
-    )
-    return tokens[:room], sigma[:room], turns[:room]
+    rows = [(token, sigma, number) for tokens, sigma, number in pieces for token in tokens][:room]
+    return [row[0] for row in rows], [row[1] for row in rows], [row[2] for row in rows]
 
 
 def collate(policy: Policy, dialogues: Sequence[Dialogue], thinking: bool = False) -> dict[str, torch.Tensor]:

@@ -95,7 +95,7 @@ def worst_to_best(rewards: Sequence[float], number: int) -> list[int]:
     best, worst = int(np.argmax(rewards)), int(np.argmin(rewards))
     if number < 2 or rewards[best] == rewards[worst]:
         return [best]
-    between = {}  # one answer for each reward
+    between: dict[float, int] = {}  # one answer for each reward
     for k in sorted(range(len(rewards)), key=lambda k: rewards[k]):
         if rewards[worst] < rewards[k] < rewards[best]:
             between.setdefault(rewards[k], k)

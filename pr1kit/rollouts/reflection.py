@@ -112,8 +112,8 @@ def reflect(
     fewer than one turn, a chat template without a second turn, a model that cannot go on, and a critic that does not
     return one critique for each answer.
     """
-    if turns < 1:
-        raise ValueError(f"A dialogue has at least one turn, got turns={turns}.")
+    if turns < 1 or max_new_tokens < 1:
+        raise ValueError(f"A dialogue has at least one turn of one token, got {turns=}, {max_new_tokens=}.")
     at_once = batch_size or answers_at_once(policy, turns * 2 * max_new_tokens)
     dialogues, was_training = Dialogues(), policy.core.training
     policy.core.eval()
@@ -145,7 +145,8 @@ def converse(
     tokenizer, limit = policy.processor.tokenizer, policy.core.config.get_text_config().max_position_embeddings
     frames = [policy.frame(sample.load_image().size) for sample in samples]
     said: list[list[Turn]] = [[] for _ in samples]
-    ended, spoken = [f"after {turns} turns"] * len(samples), [([], [])] * len(samples)
+    ended = [f"after {turns} turns"] * len(samples)
+    spoken: list[tuple[list[int], list[bool]]] = [([], [])] * len(samples)
     rows = list(range(len(samples)))  # where the chats that go on belong
     for number in range(1, turns + 1):
         draws = np.stack([numbers[i].random(max_new_tokens) for i in rows]) if temperature > 0 else None

@@ -77,7 +77,7 @@ class ReperSettings:
 # What the tiny policy needs, see `grpo.TINY`.
 TINY_REPER = ReperSettings(
     steps=60,
-    learning_rate=2e-4,
+    learning_rate=4e-4,
     batch_size=32,
     micro_batch=32,
     alpha=0.1,

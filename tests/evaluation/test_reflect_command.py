@@ -64,7 +64,10 @@ def test_turns_over_annotated_data_and_with_a_policy_as_critic(tmp_path):
         (["--task", "counting", "--images", "nowhere", "--question", "circle"], "There is no folder 'nowhere'."),
         (["--task", "counting", "--images", "."], "Say what counting is to find in the pictures with --question."),
         (["--task", "ocr", "--images", "empty"], "holds no picture that can be read"),
-        (["--task", "ocr", "--data", "scenes", "--limit", "1", "--turns", "0"], "at least one turn, got turns=0"),
+        (
+            ["--task", "ocr", "--data", "scenes", "--limit", "1", "--turns", "0"],
+            "at least one turn of one token, got turns=0",
+        ),
         (["--task", "ocr", "--tells", "all"], "invalid choice: 'all'"),
         (["--pictures", "."], "Unknown setting 'pictures'"),
     ],

@@ -158,8 +158,10 @@ def test_a_dialogue_that_would_outgrow_the_context_ends_with_a_reason(tiny, monk
 
 def test_what_cannot_be_done_is_one_sentence(tiny, small_policies, monkeypatch):
     samples = make_scenes("counting", 2, seed=0)
-    with pytest.raises(ValueError, match="at least one turn, got turns=0"):
+    with pytest.raises(ValueError, match="at least one turn of one token, got turns=0"):
         reflect(tiny, never_content, samples, turns=0)
+    with pytest.raises(ValueError, match="got turns=2, max_new_tokens=0"):
+        reflect(tiny, never_content, samples, turns=2, max_new_tokens=0)
     with pytest.raises(ValueError, match="one critique for each of its 2 answers, got 1"):
         reflect(tiny, lambda s, c, f: [(0.5, "Again.")], samples, max_new_tokens=4)
     with pytest.raises(ValueError, match="cannot go on from turn to turn: its linear attention"):

@@ -36,7 +36,10 @@ from pr1kit.rollouts.dialogues import make_dialogues
 from pr1kit.rollouts.generate import generate_completions
 from pr1kit.rollouts.policy_critic import PolicyCritic, critic_lessons
 from pr1kit.rollouts.reflection import Dialogue, Dialogues, Turn, reflect
+from pr1kit.training.candidates import make_candidates
 from pr1kit.training.grpo_settings import TINY
+from pr1kit.training.perpo import train_perpo
+from pr1kit.training.preference_settings import TINY_PERPO
 from pr1kit.training.reflection_rl import train_reflection
 from pr1kit.training.reper import train_reper
 from pr1kit.training.reper_settings import TINY_REPER
@@ -50,7 +53,7 @@ RL_PAYS = ("improvement", "last", "every")
 ALPHAS = (0.0, 0.1, 1.0, 10.0)
 CONDITIONS = (
     "before", "sft on the best", *(f"reper, alpha {alpha:g}" for alpha in ALPHAS), "reper, learned critic",
-    *(f"rl, {pays}" for pays in RL_PAYS),
+    *(f"rl, {pays}" for pays in RL_PAYS), "dpo", "perpo",
 )  # fmt: skip
 WHOLE = ("before", "sft on the best", "reper, alpha 0.1")  # measured with all controls
 
@@ -92,7 +95,11 @@ def run(condition: str, seed: int, work: Path = WORK, *, fast: bool = False) -> 
         turns = {f"train_turn_{turn}": [round(row[f"reward/turn_{turn}"], 4) for row in log] for turn in (1, 2)}
         return turns | by_turn(policy, reflect(policy, RewardCritic(), test, 2, max_new_tokens=LONGEST), 2)
     found: dict = {}
-    if condition != "before":
+    if condition in ("dpo", "perpo"):
+        candidates = make_candidates(policy, scenes, SAMPLED, seed=seed, max_new_tokens=LONGEST)
+        own = replace(TINY_PERPO, method=condition, steps=1 if fast else SETTINGS.steps, seed=seed)
+        found = {"loss": [round(row["loss"], 4) for row in train_perpo(policy, candidates, folder, own)]}
+    elif condition != "before":
         dialogues = _dialogues(scenes, seed, work)
         best = [replace(d, turns=(Turn(d.turns[-1].completion, 1.0),)) for d in dialogues]
         alpha = float(condition.rpartition(" ")[2]) if "alpha" in condition else 0.1

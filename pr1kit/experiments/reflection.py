@@ -45,10 +45,10 @@ from pr1kit.training.reper import train_reper
 from pr1kit.training.reper_settings import TINY_REPER
 
 LOG, WORK = shipped("reflection") / "runs.jsonl", Path("runs/reflection")
-TRAINING, HELD_OUT, LONGEST, SAMPLED = 256, 48, 96, 8  # scenes, scenes, tokens of an answer, answers to a scene
-SETTINGS = replace(TINY_REPER, steps=40, batch_size=16, micro_batch=16, save_steps=10_000)
-CRITIC = replace(SETTINGS, steps=100, learning_rate=1e-3)
-RL = replace(TINY, steps=16, prompts_per_step=4, micro_prompts=4, max_completion_length=LONGEST, save_steps=10_000)
+TRAINING, HELD_OUT, LONGEST, SAMPLED = 192, 48, 96, 8  # scenes, scenes, tokens of an answer, answers to a scene
+SETTINGS = replace(TINY_REPER, steps=30, batch_size=16, micro_batch=16, save_steps=10_000)
+CRITIC = replace(SETTINGS, steps=60, learning_rate=1e-3)
+RL = replace(TINY, steps=10, prompts_per_step=4, micro_prompts=4, max_completion_length=LONGEST, save_steps=10_000)
 RL_PAYS = ("improvement", "last", "every")
 ALPHAS = (0.0, 0.1, 1.0, 10.0)
 CONDITIONS = (
@@ -115,7 +115,7 @@ def run(condition: str, seed: int, work: Path = WORK, *, fast: bool = False) -> 
     if condition in WHOLE:
         plain = reflect(policy, RewardCritic("again"), test, min(turns, 3), max_new_tokens=LONGEST)
         found["plain_request"] = _round(plain.rewards_by_turn(min(turns, 3)).mean(0))
-        found |= sampled(policy, test, seed) | {"attention": _attention(policy, dialogues[:16], turns)}
+        found |= sampled(policy, test, seed) | {"attention": _attention(policy, dialogues[:8], turns)}
     return found
 
 

@@ -164,6 +164,17 @@ assert all(torch.equal(beginnings[0], other) for other in beginnings)
 assert all(memory > 1 for _, memory, _ in table.values()) and table[256, 32][0] > 1.5
 assert all(pairs(p, r, 8)[1] < pairs(p, r, 8)[2] for p in (1, 100, 1000) for r in (1, 100, 1000))
 """,
+    "15_reflection": """
+assert before.shape == after.shape == (8, 3) and 0 <= min(before.min(), after.min()) and after.max() <= 1
+assert len(lessons) == lessons.statistics["kept"] > 0
+assert all(t.score <= u.score for d in lessons for t, u in zip(d.turns, d.turns[1:]))
+assert [row["step"] for row in log] == [1, 2]
+assert len(maps) == len(shown.turns) and all(0 < each.sum() < 1 for each in maps)
+assert abs(p[int(np.argmin(loss))] - 0.5 / (0.5 + 10 * 0.5)) < 0.01, "the last curve is that of alpha 10"
+first, taught = (logged(name, "by_turn") for name in ("before", "reper, alpha 0.1"))
+assert first.shape == taught.shape == (5, 5) and (taught[:, 1] > first[:, 1]).all()
+assert (logged("before", "best_of")[:, 5] > logged("reper, alpha 0.1", "best_so_far")[:, 2] - 0.05).all()
+""",
 }
 
 every_notebook = pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)

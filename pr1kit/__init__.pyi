@@ -5,6 +5,7 @@ from .data.load import load_dataset as load_dataset
 from .data.sample import Sample as Sample
 from .data.sample import Target as Target
 from .data.scenes import make_scenes as make_scenes
+from .evaluation.calibration import calibrate as calibrate
 from .evaluation.complexity import perceptual_perplexity as perceptual_perplexity
 from .evaluation.complexity import rl_headroom as rl_headroom
 from .evaluation.metrics import evaluate as evaluate
@@ -23,10 +24,13 @@ from .plots.charts import plot_metric_intervals as plot_metric_intervals
 from .plots.charts import plot_pass_at_k as plot_pass_at_k
 from .plots.charts import plot_reward_curves as plot_reward_curves
 from .plots.charts import plot_reward_histogram as plot_reward_histogram
+from .plots.filmstrip import plot_filmstrip as plot_filmstrip
 from .plots.galleries import plot_before_after as plot_before_after
 from .plots.galleries import plot_rollout_group as plot_rollout_group
 from .plots.pictures import plot_boxes as plot_boxes
 from .plots.pictures import plot_matching as plot_matching
+from .plots.reliability import plot_reliability as plot_reliability
+from .rewards.critics import RewardCritic as RewardCritic
 from .rewards.groups import pair_weights as pair_weights
 from .rewards.groups import pass_at_k as pass_at_k
 from .rewards.results import Answer as Answer
@@ -36,8 +40,12 @@ from .rewards.score import parse as parse
 from .rewards.score import reward_function as reward_function
 from .rewards.score import score as score
 from .rewards.score import score_batch as score_batch
+from .rollouts.dialogues import make_dialogues as make_dialogues
 from .rollouts.generate import generate_completions as generate_completions
 from .rollouts.generate import sample_rollouts as sample_rollouts
+from .rollouts.policy_critic import PolicyCritic as PolicyCritic
+from .rollouts.reflection import Dialogue as Dialogue
+from .rollouts.reflection import reflect as reflect
 from .training.candidates import Candidates as Candidates
 from .training.candidates import make_candidates as make_candidates
 from .training.candidates import read_candidates as read_candidates
@@ -48,6 +56,9 @@ from .training.grpo_settings import GRPOSettings as GRPOSettings
 from .training.grpo_trainer import PerceptionGRPOTrainer as PerceptionGRPOTrainer
 from .training.perpo import train_perpo as train_perpo
 from .training.preference_settings import PerPOSettings as PerPOSettings
+from .training.reflection_rl import train_reflection as train_reflection
+from .training.reper import train_reper as train_reper
+from .training.reper_settings import ReperSettings as ReperSettings
 from .training.sft import train_sft as train_sft
 from .training.shared_prefix.logprobs import shared_logprobs as shared_logprobs
 

@@ -1,4 +1,4 @@
-"""`python -m pr1kit demo | train | eval | experiments | explore | doctor | make-tiny-policy`: the command line."""
+"""The command line, `python -m pr1kit`: demo, train, eval, reflect, experiments, explore, doctor, make-tiny-policy."""
 
 from __future__ import annotations
 
@@ -7,8 +7,9 @@ import sys
 from pathlib import Path
 
 SETTINGS_COMMANDS = {
-    "train": "train a policy with GRPO on your data",
+    "train": "train a policy on your data",
     "eval": "measure a model on benchmark files, beside the paper's numbers",
+    "reflect": "let a policy and a critic take turns over pictures",
 }
 
 
@@ -74,6 +75,8 @@ def main(argv: list[str] | None = None) -> int:
 def _settings_command(name: str, flags: list[str]) -> int:
     if name == "train":
         from pr1kit.training.command import main as run
+    elif name == "reflect":
+        from pr1kit.evaluation.reflect_command import main as run
     else:
         from pr1kit.evaluation.command import main as run
     return run(flags)

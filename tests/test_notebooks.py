@@ -174,6 +174,17 @@ assert all(np.diff(change[m][:, ::-1].mean(0)) > 0 for m in ("perpo", "lipo", "d
 assert len(runs) == 100 and set(of) == {"ocr", "grounding", "counting", "detection"}
 assert len(variants) == 25 and len(ages) == 15
 """,
+    "15_reflection": """
+assert before.shape == after.shape == (8, 3) and 0 <= min(before.min(), after.min()) and after.max() <= 1
+assert len(lessons) == lessons.statistics["kept"] > 0
+assert all(t.score <= u.score for d in lessons for t, u in zip(d.turns, d.turns[1:]))
+assert [row["step"] for row in log] == [1, 2]
+assert len(maps) == len(shown.turns) and all(0 < each.sum() < 1 for each in maps)
+assert abs(p[int(np.argmin(loss))] - 0.5 / (0.5 + 10 * 0.5)) < 0.01, "the last curve is that of alpha 10"
+first, taught = (logged(name, "by_turn") for name in ("before", "reper, alpha 0.1"))
+assert first.shape == taught.shape == (5, 5) and (taught[:, 1] > first[:, 1]).all()
+assert (logged("before", "best_of")[:, 5] > logged("reper, alpha 0.1", "best_so_far")[:, 2] - 0.05).all()
+""",
 }
 
 every_notebook = pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)

@@ -11,11 +11,12 @@ from pathlib import Path
 from typing import Any
 
 from pr1kit.models.vllm import require_vllm
-from pr1kit.training.config import RANKED, RunConfig, read_run
+from pr1kit.training.config import RunConfig, read_run
 from pr1kit.training.grpo_settings import GRPOSettings
 from pr1kit.training.preference_settings import PerPOSettings
+from pr1kit.training.reper_settings import ReperSettings
 
-ANY = GRPOSettings | PerPOSettings
+ANY = GRPOSettings | PerPOSettings | ReperSettings
 
 SCENES = 1000  # of a run that says neither how many samples nor how many steps
 TRACKERS = ("tensorboard", "wandb", "trackio")
@@ -56,7 +57,8 @@ def main(flags: Sequence[str]) -> int:
     main = int(os.environ.get("RANK", 0)) == 0
     out = Path(run.out)
     say = print if main else lambda *words: None
-    train = _train_on_ranked_answers if isinstance(settings, PerPOSettings) else _train_grpo
+    ways = {PerPOSettings: _train_on_ranked_answers, ReperSettings: _train_on_dialogues, GRPOSettings: _train_grpo}
+    train: Any = ways[type(settings)]
     result = train(policy, samples, out, run, settings, options, say)
     if not main or sharded:
         say(f"The newest checkpoint in {out} holds the trained weights.")
@@ -126,6 +128,33 @@ def _train_on_ranked_answers(policy, samples, out: Path, run: RunConfig, setting
     return f"Lists of candidates: {said}. Loss {first:.3f} in the first fifth of the steps, {last:.3f} in the last."
 
 
+def _train_on_dialogues(policy, samples, out: Path, run: RunConfig, settings: ReperSettings, options, say) -> str:
+    from tqdm.auto import tqdm
+
+    from pr1kit.rewards.critics import RewardCritic
+    from pr1kit.rollouts.dialogues import make_dialogues
+    from pr1kit.training.reper import train_reper
+
+    say(f"Dialogues from {len(samples)} {run.task} samples, then training on them, in {out}")
+    dialogues = make_dialogues(
+        policy,
+        samples,
+        turns=range(1, settings.max_turns + 1),
+        least_best=settings.least_best,
+        least_gap=settings.least_gap,
+        critic=RewardCritic(settings.tells),
+        seed=settings.seed,
+        thinking=settings.thinking,
+        max_new_tokens=settings.max_completion_length,
+        progress="answers" if say is print else "",
+    )
+    with tqdm(desc="reper", unit="step", disable=say is not print) as bar:
+        log = train_reper(policy, dialogues, out, settings, bar=bar, options=options)
+    counts = ", ".join(f"{name}: {count}" for name, count in dialogues.statistics.items())
+    first, last = _fifths(log, "loss")
+    return f"Dialogues: {counts}. Loss {first:.3f} in the first fifth of the steps, {last:.3f} in the last."
+
+
 def trainer_options(run: RunConfig) -> dict[str, Any]:
     """What the run says to the trainer directly. Raises ValueError where an engine or a tracker is not installed."""
     if run.engine == "vllm":
@@ -136,7 +165,7 @@ def trainer_options(run: RunConfig) -> dict[str, Any]:
             raise ValueError(f"Unknown tracker {name!r}: choose among {', '.join(TRACKERS)}, or none.")
         if find_spec(name) is None:
             raise ValueError(f"--report-to {name} needs its package: pip install {name}.")
-    if run.method in RANKED and (run.engine == "vllm" or run.trl):
+    if run.method != "grpo" and (run.engine == "vllm" or run.trl):
         raise ValueError(f"--engine vllm and --trl are GRPO's: {run.method} has no rollouts while it trains.")
     vllm = {"use_vllm": True} if run.engine == "vllm" else {}
     return {**vllm, "report_to": trackers or "none", **(run.trl or {})}
@@ -152,7 +181,8 @@ def load_samples(run: RunConfig, settings: ANY) -> list:
     if run.data == "scenes":
         if run.candidates:
             return []
-        count = run.limit or settings.steps * settings.prompts_per_step or SCENES
+        prompts = 0 if isinstance(settings, ReperSettings) else settings.steps * settings.prompts_per_step
+        count = run.limit or prompts or SCENES
         return list(load_dataset("scenes", run.task, limit=count, split=run.split, seed=settings.seed))
     samples = load_dataset(
         run.data,
@@ -177,7 +207,7 @@ def _memory(policy, settings: ANY) -> str:
 
     from pr1kit.models.memory import check_fits, estimate_run
 
-    if policy.core.device.type != "cuda":
+    if policy.core.device.type != "cuda" or isinstance(settings, ReperSettings):
         return ""
     if isinstance(settings, PerPOSettings):
         from pr1kit.training.perpo import estimate_perpo

@@ -12,10 +12,11 @@ from pr1kit.data.options import make_parser, of_kind, option, read_flags, read_s
 from pr1kit.data.sample import TASKS
 from pr1kit.training.grpo_settings import TINY, GRPOSettings
 from pr1kit.training.preference_settings import TINY_PERPO, PerPOSettings
+from pr1kit.training.reper_settings import TINY_REPER, ReperSettings
 
 CONFIGS = Path(__file__).resolve().parent / "configs"
 RANKED = ("perpo", "lipo", "dpo", "best_of_n")  # methods that learn from ranked answers
-DESCRIPTION = """A run of GRPO, or on ranked answers, from a YAML file, from flags, or from both.
+DESCRIPTION = """A run of GRPO, on ranked answers, or on dialogues, from a YAML file, from flags, or from both.
 
     python -m pr1kit train --config grounding --data refcoco_train.json --profile 24GB --out runs/grounding
     python -m pr1kit train --config perpo-grounding --data refcoco_train.json --profile 16GB
@@ -27,11 +28,11 @@ of a YAML file is a flag, with hyphens for underscores."""
 
 @dataclass(frozen=True)
 class RunConfig:
-    """What a run is, beside the settings of its method (`GRPOSettings`, `PerPOSettings`); each field is a YAML key and
-    a flag."""
+    """What a run is, beside the settings of its method (`GRPOSettings`, `PerPOSettings`, `ReperSettings`); each field
+    is a YAML key and a flag."""
 
-    method: Literal["grpo", "perpo", "lipo", "dpo", "best_of_n"] = option(
-        "grpo", "grpo, or on ranked answers: perpo, lipo, dpo, best_of_n"
+    method: Literal["grpo", "perpo", "lipo", "dpo", "best_of_n", "reper"] = option(
+        "grpo", "grpo, on ranked answers (perpo, lipo, dpo, best_of_n), or on dialogues (reper)"
     )
     task: str = option("", f"one of {', '.join(TASKS)}")
     policy: str = option("tiny", "tiny, a folder, or a hub id")
@@ -42,7 +43,7 @@ class RunConfig:
     frame: str | None = option(None, "how --data writes boxes: pixel, norm1000, or WIDTHxHEIGHT")
     box_format: str | None = option(None, "xyxy or xywh, where the layout leaves it open")
     limit: int = option(0, "take a random part of the data, of this size, drawn with the seed; 0 takes all")
-    out: str = option("", "the run's folder (default: runs/<task>, runs/<method>-<task> on ranked answers)")
+    out: str = option("", "the run's folder (default: runs/<task>, with another method runs/<method>-<task>)")
     candidates: str | None = option(
         None, "ranked answers: a JSON Lines file or the folder of a GRPO run (default: sampled from the policy)"
     )
@@ -67,14 +68,13 @@ class RunConfig:
             object.__setattr__(self, "trl", _pairs(self.trl))
 
 
-def read_run(flags: Sequence[str]) -> tuple[RunConfig, GRPOSettings | PerPOSettings, bool]:
+def read_run(flags: Sequence[str]) -> tuple[RunConfig, GRPOSettings | PerPOSettings | ReperSettings, bool]:
     """The run that flags make, `--config` (a shipped name or a YAML file) among them; whether it is a dry run.
 
     Raises ValueError for unknown keys and values of the wrong kind, FileNotFoundError where there is no such file.
     """
     shipped = sorted(path.stem for path in CONFIGS.glob("*.yaml"))
-    ranked = _method(flags, shipped) in RANKED
-    kind = PerPOSettings if ranked else GRPOSettings
+    kind, small = _kind_of(_method(flags, shipped))
     parser = make_parser((kind, RunConfig), "python -m pr1kit train", DESCRIPTION)
     parser.add_argument("--config", help=f"a YAML file, or one of the paper's: {', '.join(shipped)}")
     parser.add_argument("--dry-run", action="store_true", help="print the settings as YAML and end")
@@ -98,14 +98,21 @@ def read_run(flags: Sequence[str]) -> tuple[RunConfig, GRPOSettings | PerPOSetti
         values = {"policy": profile.model} | paper | rate | {"optim": profile.optim} | said
     run = RunConfig(**of_kind(RunConfig, values))
     tiny = run.policy == "tiny" and config not in shipped
-    base = (TINY_PERPO if ranked else TINY) if tiny else kind()
+    base = small if tiny else kind()
     settings = replace(base, **of_kind(kind, values))
     if run.task not in TASKS:
         raise ValueError(f"Say which task to train with --task or --config: one of {', '.join(TASKS)}.")
     if not run.data:
         raise ValueError("Say what to train on with --data: scenes (the kit's own), or a file or folder of yours.")
-    name = f"{run.method}-{run.task}" if ranked else run.task
+    name = run.task if run.method == "grpo" else f"{run.method}-{run.task}"
     return replace(run, out=run.out or f"runs/{name}"), settings, dry
+
+
+def _kind_of(method: str | None) -> tuple[type, Any]:
+    """The class of a method's settings, and what the tiny policy needs of them."""
+    if method in RANKED:
+        return PerPOSettings, TINY_PERPO
+    return (ReperSettings, TINY_REPER) if method == "reper" else (GRPOSettings, TINY)
 
 
 def _method(flags: Sequence[str], shipped: Sequence[str]) -> str | None:

@@ -5,8 +5,8 @@
 
 `list`: loss and gradient of one list of N = 20 answers of R = 40 tokens to a prompt of P = 298 (5 million parameters),
 one packed row against a row for each answer: median processor seconds of runs that alternate, and the peak of memory
-that each adds to a process of its own. `run`: sampling, reference and training of the tiny policy on 1,000 prompts × 20 candidates, by the clock and in
-processor seconds, beside the machine's load.
+that each adds to a process of its own. `run`: sampling, reference and training of the tiny policy on 1,000 prompts × 20
+candidates, by the clock and in processor seconds, beside the machine's load.
 """
 
 import argparse

@@ -24,12 +24,34 @@ from pr1kit.rollouts.branched_decoding import branches, can_branch
 
 
 def generate_completions(
-    policy: Policy, samples: Sequence[Sample], *, keep_special_tokens: bool = False, **generation
+    policy: Policy,
+    samples: Sequence[Sample],
+    *,
+    num_generations: int = 1,
+    temperature: float = 0.0,
+    seed: int = 0,
+    max_new_tokens: int = 128,
+    batch_size: int | None = None,
+    thinking: bool = False,
+    repetition_penalty: float = 1.0,
+    keep_special_tokens: bool = False,
+    progress: str = "",
 ) -> list[list[str]]:
-    """The texts of `generate_tokens`, which takes `generation`; `keep_special_tokens` leaves box tokens in, but no end
-    or padding."""
+    """Texts of `num_generations` answers to each sample, see `generate_tokens`; `keep_special_tokens` leaves box tokens
+    in, but no end or padding."""
     decode = policy.processor.batch_decode
-    tokens = generate_tokens(policy, samples, **generation)
+    tokens = generate_tokens(
+        policy,
+        samples,
+        num_generations=num_generations,
+        temperature=temperature,
+        seed=seed,
+        max_new_tokens=max_new_tokens,
+        batch_size=batch_size,
+        thinking=thinking,
+        repetition_penalty=repetition_penalty,
+        progress=progress,
+    )
     groups = [decode(group, skip_special_tokens=not keep_special_tokens) for group in tokens]
     if keep_special_tokens:
         return [[END.split(text, maxsplit=1)[0] for text in group] for group in groups]

@@ -28,8 +28,13 @@ class PolicyCritic:
 
     def __call__(self, samples: Sequence[Sample], completions: Sequence[str], frames: Sequence) -> list[Critique]:
         asked = [question_to_critic(*each) for each in zip(samples, completions, strict=True)]
-        limits = {"max_new_tokens": self.max_new_tokens, "batch_size": self.batch_size}
-        written = generate_completions(self.policy, asked, keep_special_tokens=True, **limits)
+        written = generate_completions(
+            self.policy,
+            asked,
+            max_new_tokens=self.max_new_tokens,
+            batch_size=self.batch_size,
+            keep_special_tokens=True,
+        )
         read = [read_critique(texts[0], self.enough) for texts in written]
         return [replace(critique, words=_asking(critique.words)) for critique in read]
 

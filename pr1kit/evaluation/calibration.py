@@ -6,7 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from scipy.stats import rankdata
+
+from pr1kit.evaluation.intervals import rank_correlation
 
 
 @dataclass(frozen=True)
@@ -40,21 +41,11 @@ def calibrate(
     if not known:
         raise ValueError(f"The critic gave none of {len(scores)} answers a score.")
     said, true = np.array(known, float).T  # (N,) each
-    rng = np.random.default_rng(seed)
-    chosen = rng.integers(0, len(said), (draws, len(said)))
-    drawn = [_spearman(said[rows], true[rows]) for rows in chosen]
-    finite = np.array([value for value in drawn if np.isfinite(value)])
-    low, high = np.quantile(finite, (0.025, 0.975)) if len(finite) else (np.nan, np.nan)
+    correlation, *interval = rank_correlation(said, true, resamples=draws, seed=seed)
     return Calibration(
         len(known) / len(scores),
-        _spearman(said, true),
-        (float(low), float(high)),
+        correlation,
+        (interval[0], interval[1]),
         float(np.abs(said - true).mean()),
         float((said - true).mean()),
     )
-
-
-def _spearman(x: np.ndarray, y: np.ndarray) -> float:
-    if x.std() == 0 or y.std() == 0:
-        return float("nan")
-    return float(np.corrcoef(rankdata(x), rankdata(y))[0, 1])

@@ -1,4 +1,4 @@
-"""How sure is a number? Intervals for shares, for means and for AP, whose coverage is measured.
+"""How sure is a number? Intervals for shares, for means and for AP, whose coverage is measured, and for correlations.
 
 `python tests/benchmarks/coverage.py` simulates how often each covers the population's value, and prints a table.
 """
@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from statistics import NormalDist
 
 import numpy as np
@@ -74,6 +75,31 @@ def corrected_interval(value: float, drawn: np.ndarray, samples: int, level: flo
     inflate = samples / (samples - 1) if samples > 1 else 1
     half = _student(level, samples) * float(drawn.std(ddof=1)) * math.sqrt(inflate)
     return middle - half, middle + half
+
+
+def rank_correlation(
+    x: Sequence[float], y: Sequence[float], *, resamples: int = 2000, seed: int = 0
+) -> tuple[float, float, float]:
+    """Spearman's rank correlation and its 95 % percentile bootstrap interval over pairs; nan where a side is constant.
+
+    >>> rank_correlation([1, 2, 3, 4], [2, 4, 6, 9])[0]
+    1.0
+    """
+    one, other = np.asarray(x, float), np.asarray(y, float)
+    ranks = np.random.default_rng(seed).integers(0, len(one), (resamples, len(one)))
+    drawn = np.array([_spearman(one[chosen], other[chosen]) for chosen in ranks])
+    drawn = drawn[np.isfinite(drawn)]
+    low, high = np.quantile(drawn, [0.025, 0.975]) if len(drawn) else (np.nan, np.nan)
+    return _spearman(one, other), float(low), float(high)
+
+
+def _spearman(x: np.ndarray, y: np.ndarray) -> float:
+    from scipy.stats import rankdata
+
+    a, b = rankdata(x), rankdata(y)
+    if np.ptp(a) == 0 or np.ptp(b) == 0:
+        return float("nan")
+    return float(np.corrcoef(a, b)[0, 1])
 
 
 def _student(level: float, samples: int) -> float:

@@ -12,8 +12,9 @@ import matplotlib.pyplot as plt
 import numpy as np
 
 from pr1kit.evaluation.complexity import log10_matchings, perceptual_perplexity
+from pr1kit.evaluation.intervals import rank_correlation
 from pr1kit.experiments.runs import Run
-from pr1kit.experiments.statistics import mean_interval, rank_correlation
+from pr1kit.experiments.statistics import mean_interval
 from pr1kit.plots.drawing import INK, NEUTRAL, PREDICTION, TRUTH, style
 
 TASK_COLOURS = {"grounding": TRUTH, "counting": PREDICTION, "detection": "#009E73", "ocr": "#CC79A7"}

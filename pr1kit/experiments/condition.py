@@ -17,13 +17,12 @@ from pr1kit.data.scenes import make_scenes
 from pr1kit.models.policy import scene_knobs
 from pr1kit.models.profiles import get_profile
 from pr1kit.training.grpo_settings import PAPER, TINY, GRPOSettings
-from pr1kit.training.preference_settings import TINY_PERPO, PerPOSettings
+from pr1kit.training.preference_settings import METHODS, TINY_PERPO, PerPOSettings
 from pr1kit.training.sft import TINY_SFT, SFTSettings
 
 ALGORITHMS = ("grpo", "rloo")
-RANKED = ("perpo", "lipo", "dpo", "best_of_n")
 PHASES = {"rl": {"rl": 1.0}, "sft": {"sft": 1.0}, "sft+rl": {"sft": 0.5, "rl": 0.5}}  # method: share of the compute
-PHASES |= {method: {"ranked": 1.0} for method in RANKED}
+PHASES |= {method: {"ranked": 1.0} for method in METHODS}
 STARTS = ("policy", "answers", "thoughts")
 ORDERS = ("shuffled", "easy to hard", "easy to hard, more rollouts")
 TRUTH_ORDERS = ("reading", "any")
@@ -71,7 +70,7 @@ class Condition:
     """Everything that decides a run besides its seed. Fields are the factors that a grid can vary.
 
     `method`: reinforcement (`rl`), supervision on the truth (`sft`), both, half the compute each, or one on ranked
-    answers (`RANKED`), in `rounds` of sampling and training; `steps`: the compute, in RL steps; `rl_start`: how many RL
+    answers, in `rounds` of sampling and training; `steps`: the compute, in RL steps; `rl_start`: how many RL
     steps the policy has had before; `age`: how many of them the writer of its candidates has not had; `start`: the
     policy as it is, or after as many supervised steps on faulty answers alone (`answers`) or with a short templated
     thought before each (`thoughts`); `level`: difficulty of the scenes, see `LEVELS`; `truth_order`: in which a

@@ -83,29 +83,6 @@ def holm(p_values: Sequence[float]) -> np.ndarray:
     return corrected
 
 
-def rank_correlation(
-    x: Sequence[float], y: Sequence[float], *, resamples: int = 2000, seed: int = 0
-) -> tuple[float, float, float]:
-    """Spearman's rank correlation and its 95 % percentile bootstrap interval over pairs; nan where a side is constant.
-
-    >>> rank_correlation([1, 2, 3, 4], [2, 4, 6, 9])[0]
-    1.0
-    """
-    x, y = np.asarray(x, float), np.asarray(y, float)
-    ranks = np.random.default_rng(seed).integers(0, len(x), (resamples, len(x)))
-    drawn = np.array([_spearman(x[chosen], y[chosen]) for chosen in ranks])
-    drawn = drawn[np.isfinite(drawn)]
-    low, high = np.quantile(drawn, [0.025, 0.975]) if len(drawn) else (np.nan, np.nan)
-    return _spearman(x, y), float(low), float(high)
-
-
-def _spearman(x: np.ndarray, y: np.ndarray) -> float:
-    a, b = stats.rankdata(x), stats.rankdata(y)
-    if np.ptp(a) == 0 or np.ptp(b) == 0:
-        return float("nan")
-    return float(np.corrcoef(a, b)[0, 1])
-
-
 def verdict(difference: tuple[float, float, float]) -> str:
     """Whether a claim that the difference is above zero holds, by its interval.
 

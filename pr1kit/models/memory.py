@@ -178,7 +178,19 @@ def out_of_memory_advice() -> str:
 
 
 def estimate_run(policy, settings, processes: int = 1) -> MemoryEstimate:
-    """What one GPU of `processes` needs for `settings` (`settings.GRPOSettings`) on a loaded policy, largest images."""
+    """What one GPU of `processes` needs for `settings` (`GRPOSettings`) on a loaded policy, largest images."""
+    return estimate_step(
+        policy,
+        settings,
+        num_generations=settings.num_generations,
+        prompts_at_once=-(-settings.prompts_per_step // processes),
+        micro_prompts=settings.micro_prompts,
+        reference=settings.beta != 0,
+    )
+
+
+def estimate_step(policy, settings, **step) -> MemoryEstimate:
+    """`estimate_memory` of a `step` on a loaded policy, largest images, answers at their full length."""
     from pr1kit.models.adapters import lora_of
 
     images = policy.processor.image_processor
@@ -189,13 +201,10 @@ def estimate_run(policy, settings, processes: int = 1) -> MemoryEstimate:
         lora=lora_of(policy.model),
         image_tokens=images.size["longest_edge"] // (images.patch_size * images.merge_size) ** 2,
         completion_tokens=settings.max_completion_length,
-        num_generations=settings.num_generations,
-        prompts_at_once=-(-settings.prompts_per_step // processes),
-        micro_prompts=settings.micro_prompts,
         optimizer=settings.optim,
         checkpointing=settings.gradient_checkpointing,
-        reference=settings.beta != 0,
         shared_prefix=settings.shared_prefix,
+        **step,
     )
 
 

@@ -86,8 +86,12 @@ def _configuration(name: str):
 
 def chat(sample: Sample, thinking: bool = False) -> list[dict]:
     """The sample's prompt as one user turn, the image first, in the conversational format of transformers and TRL."""
-    words = sample.prompt or get_task(sample.task).prompt(sample.question, thinking)
-    return [{"role": "user", "content": [{"type": "image"}, {"type": "text", "text": words}]}]
+    return [{"role": "user", "content": [{"type": "image"}, {"type": "text", "text": prompt_words(sample, thinking)}]}]
+
+
+def prompt_words(sample: Sample, thinking: bool = False) -> str:
+    """The words of the sample's prompt."""
+    return sample.prompt or get_task(sample.task).prompt(sample.question, thinking)
 
 
 def load_policy(

@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 from pr1kit.data.sample import Sample
-from pr1kit.models.policy import Policy, chat
+from pr1kit.models.policy import Policy, prompt_words
 from pr1kit.rewards.critics import AGAIN, Critique, RewardCritic, as_critiques, disarm, read_critique
 from pr1kit.rollouts.generate import generate_completions
 from pr1kit.rollouts.reflection import Dialogue, Dialogues, Turn
@@ -46,8 +46,7 @@ def question_to_critic(sample: Sample, completion: str) -> Sample:
     >>> question_to_critic(Sample(None, "counting", "cat", Target()), "None").prompt
     'Output all the bounding boxes of the cat\\nAnswer: None\\nScore this answer from 0 to 10.'
     """
-    words = chat(sample)[0]["content"][1]["text"]
-    prompt = f"{words}\nAnswer: {disarm(completion[:LONGEST])}\nScore this answer from 0 to 10."
+    prompt = f"{prompt_words(sample)}\nAnswer: {disarm(completion[:LONGEST])}\nScore this answer from 0 to 10."
     return replace(sample, prompt=prompt)
 
 

@@ -27,7 +27,7 @@ import numpy as np
 
 from pr1kit.data.durable_files import append_lines, read_log, write_atomically
 from pr1kit.data.sample import Sample
-from pr1kit.models.policy import Policy, chat
+from pr1kit.models.policy import Policy, prompt_words
 from pr1kit.rewards.groups import EQUAL
 from pr1kit.rewards.score import score_batch
 from pr1kit.rollouts.generate import sample_rollouts
@@ -142,10 +142,6 @@ def answer_ids(policy: Policy, text: str) -> list[int]:
     ends = policy.core.generation_config.eos_token_id
     ids = policy.processor.tokenizer(text, add_special_tokens=False)["input_ids"]
     return [*ids, ends[0] if isinstance(ends, list) else ends]
-
-
-def prompt_words(sample: Sample, thinking: bool = False) -> str:
-    return chat(sample, thinking)[0]["content"][1]["text"]
 
 
 # Which of them teach

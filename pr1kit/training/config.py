@@ -11,11 +11,10 @@ from typing import Any, Literal
 from pr1kit.data.options import make_parser, of_kind, option, read_flags, read_settings
 from pr1kit.data.sample import TASKS
 from pr1kit.training.grpo_settings import TINY, GRPOSettings
-from pr1kit.training.preference_settings import TINY_PERPO, PerPOSettings
+from pr1kit.training.preference_settings import METHODS, TINY_PERPO, PerPOSettings
 from pr1kit.training.reper_settings import TINY_REPER, ReperSettings
 
 CONFIGS = Path(__file__).resolve().parent / "configs"
-RANKED = ("perpo", "lipo", "dpo", "best_of_n")  # methods that learn from ranked answers
 DESCRIPTION = """A run of GRPO, on ranked answers, or on dialogues, from a YAML file, from flags, or from both.
 
     python -m pr1kit train --config grounding --data refcoco_train.json --profile 24GB --out runs/grounding
@@ -110,7 +109,7 @@ def read_run(flags: Sequence[str]) -> tuple[RunConfig, GRPOSettings | PerPOSetti
 
 def _kind_of(method: str | None) -> tuple[type, Any]:
     """The class of a method's settings, and what the tiny policy needs of them."""
-    if method in RANKED:
+    if method in METHODS:
         return PerPOSettings, TINY_PERPO
     return (ReperSettings, TINY_REPER) if method == "reper" else (GRPOSettings, TINY)
 

@@ -14,7 +14,7 @@ from datasets import Dataset
 
 from pr1kit.data.images import probe, upright_size
 from pr1kit.data.sample import Sample, Target
-from pr1kit.models.policy import Policy, chat
+from pr1kit.models.policy import Policy, prompt_words
 from pr1kit.rewards.score import reward_function
 from pr1kit.training.grpo_settings import PAPER, TINY, UNSEEN_OPTIONS, GRPOSettings
 from pr1kit.training.grpo_trainer import PerceptionGRPOTrainer
@@ -34,7 +34,7 @@ def to_dataset(samples: Sequence[Sample], policy: Policy, *, thinking: bool = Fa
     rows: dict[str, list] = {key: [] for key in ("prompt", "image", "id", "frame", *samples[0].target.to_dict())}
     for i, sample in enumerate(samples):
         size = upright_size(*probe(sample.image, decode=False))
-        words = chat(sample, thinking)[0]["content"][1]["text"]
+        words = prompt_words(sample, thinking)
         frame = policy.frame(size)
         row = {
             **_checked(sample, size).to_dict(),

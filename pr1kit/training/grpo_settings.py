@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 from pr1kit.data.options import option
 
@@ -136,6 +138,22 @@ def shared_options(settings, output_dir: str | Path) -> dict:
         disable_tqdm=True,
         seed=settings.seed,
     )
+
+
+def training_arguments(settings, output_dir: str | Path, rows: int, accumulation: int, options: Mapping) -> Any:
+    """transformers' `TrainingArguments` for a trainer of the kit's own: `rows` at once, `accumulation` times a step."""
+    from transformers import TrainingArguments
+
+    from pr1kit.models.backends import quiet
+
+    own = {
+        "per_device_train_batch_size": rows,
+        "gradient_accumulation_steps": accumulation,
+        "remove_unused_columns": False,
+        "optim": settings.optim,
+    }
+    with quiet():
+        return TrainingArguments(**shared_options(settings, output_dir) | own | dict(options))
 
 
 PAPER = GRPOSettings()

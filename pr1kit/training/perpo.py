@@ -21,8 +21,8 @@ import torch
 from accelerate.utils import gather_object
 from transformers import Trainer
 
-from pr1kit.models.adapters import base_of, cast_adapters_and_freeze_tower, kept_in_float32, lora_of
-from pr1kit.models.memory import MemoryEstimate, estimate_memory
+from pr1kit.models.adapters import base_of, cast_adapters_and_freeze_tower, kept_in_float32
+from pr1kit.models.memory import MemoryEstimate, estimate_step
 from pr1kit.models.policy import Policy, chat
 from pr1kit.training.candidates import Candidates, read_candidates, save_candidates, select_candidates
 from pr1kit.training.preference_loss import compared, method_weights, preference_loss, preference_statistics
@@ -207,18 +207,5 @@ def train_perpo(
 
 def estimate_perpo(policy: Policy, settings: PerPOSettings) -> MemoryEstimate:
     """The memory of one step on a loaded policy, largest images, every candidate at its full length."""
-    images = policy.processor.image_processor
-    return estimate_memory(
-        policy.core.config,
-        dtype=str(policy.core.dtype).removeprefix("torch."),
-        quantization=policy.quantization,
-        lora=lora_of(policy.model),
-        image_tokens=images.size["longest_edge"] // (images.patch_size * images.merge_size) ** 2,
-        completion_tokens=settings.max_completion_length,
-        num_generations=settings.num_candidates,
-        prompts_at_once=1,
-        optimizer=settings.optim,
-        checkpointing=settings.gradient_checkpointing,
-        reference=False,  # its log-probabilities are on disk
-        shared_prefix=settings.shared_prefix,
-    )
+    # the reference's log-probabilities are on disk
+    return estimate_step(policy, settings, num_generations=settings.num_candidates, prompts_at_once=1, reference=False)

@@ -21,8 +21,7 @@ import torch
 import torch.nn.functional as F
 
 from pr1kit.rewards.groups import extreme_weights, pair_weights
-
-METHODS = ("perpo", "lipo", "dpo", "best_of_n")
+from pr1kit.training.preference_settings import METHODS
 
 
 def method_weights(method: str, rewards: Sequence[float], gamma: float = 0.5) -> np.ndarray:

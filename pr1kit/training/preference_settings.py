@@ -8,7 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from pr1kit.data.options import option
-from pr1kit.training.grpo_settings import shared_options
+from pr1kit.training.grpo_settings import training_arguments
+
+METHODS = ("perpo", "lipo", "dpo", "best_of_n")  # of learning from ranked answers, see `preference_loss`
 
 
 @dataclass(frozen=True)
@@ -46,24 +48,10 @@ class PerPOSettings:
 
         Raises ValueError where the step cannot be shared evenly by the processes.
         """
-        from transformers import TrainingArguments
-
-        from pr1kit.models.backends import quiet
-
         processes = int(os.environ.get("WORLD_SIZE", 1))
         if self.prompts_per_step % processes:
             raise ValueError(f"{self.prompts_per_step} prompts in a step cannot be shared by {processes} processes.")
-        with quiet():
-            return TrainingArguments(
-                **shared_options(self, output_dir)
-                | {
-                    "per_device_train_batch_size": 1,
-                    "gradient_accumulation_steps": self.prompts_per_step // processes,
-                    "remove_unused_columns": False,
-                    "optim": self.optim,
-                    **options,
-                },
-            )
+        return training_arguments(self, output_dir, 1, self.prompts_per_step // processes, options)
 
 
 # What the tiny policy needs; learning rate and gap from validation scenes.

@@ -10,7 +10,7 @@ from typing import Any
 
 from pr1kit.data.options import option
 from pr1kit.rewards.critics import TELLS
-from pr1kit.training.grpo_settings import shared_options
+from pr1kit.training.grpo_settings import training_arguments
 
 PER = ("token", "answer")
 
@@ -57,21 +57,10 @@ class ReperSettings:
 
         Raises ValueError where the step cannot be shared evenly.
         """
-        from transformers import TrainingArguments
-
-        from pr1kit.models.backends import quiet
-
         at_once = self.micro_batch * int(os.environ.get("WORLD_SIZE", 1))
         if self.batch_size % at_once:
             raise ValueError(f"batch_size ({self.batch_size}) is no multiple of micro_batch x processes ({at_once}).")
-        own = {
-            "per_device_train_batch_size": self.micro_batch,
-            "gradient_accumulation_steps": self.batch_size // at_once,
-            "remove_unused_columns": False,
-            "optim": self.optim,
-        }
-        with quiet():
-            return TrainingArguments(**shared_options(self, output_dir) | own | options)
+        return training_arguments(self, output_dir, self.micro_batch, self.batch_size // at_once, options)
 
 
 # What the tiny policy needs, see `grpo.TINY`.

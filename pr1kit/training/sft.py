@@ -14,7 +14,7 @@ from pr1kit.data.images import image_size
 from pr1kit.data.sample import Sample
 from pr1kit.models.adapters import kept_in_float32
 from pr1kit.models.backends import quiet
-from pr1kit.models.policy import Policy, chat
+from pr1kit.models.policy import Policy, prompt_words
 from pr1kit.rewards.tasks import get_task
 from pr1kit.training.grpo_settings import shared_options
 from pr1kit.training.resumable_run import WholeCheckpoints, train_in_folder
@@ -89,7 +89,7 @@ def _to_dataset(
 
     def read(batch):
         chosen = [samples[i] for i in batch["sample"]]
-        words = [chat(sample, thought is not None)[0]["content"][1]["text"] for sample in chosen]
+        words = [prompt_words(sample, thought is not None) for sample in chosen]
         answers = [supervised_answer(sample, policy, thought(sample) if thought else "", recipe) for sample in chosen]
         return {
             "prompt": [[{"role": "user", "content": said}] for said in words],

@@ -9,13 +9,14 @@ import pytest
 from scipy import stats
 
 from pr1kit import load_policy, make_scenes, parse, plot_ablation, plot_gain_vs_headroom, plot_perplexity, plot_scaling
+from pr1kit.evaluation.intervals import rank_correlation
 from pr1kit.experiments.condition import HEADLINE, Condition, templated_thought
 from pr1kit.experiments.demo import DEMO
 from pr1kit.experiments.grid import fast, full, of_policy
 from pr1kit.experiments.paper_claims import CLAIMS, claim_table, claims_page
 from pr1kit.experiments.paper_grids import GRIDS
 from pr1kit.experiments.runs import FORMAT, ROOT, Run, load_runs, log_file, read_lines
-from pr1kit.experiments.statistics import holm, mean_interval, p_value, paired_difference, rank_correlation
+from pr1kit.experiments.statistics import holm, mean_interval, p_value, paired_difference
 from pr1kit.models.tiny import build_tokenizer
 from pr1kit.rewards.tasks import get_task
 from pr1kit.training.curriculum import easy_to_hard, offline_difficulty, train_curriculum

@@ -14,8 +14,8 @@ from pr1kit import load_policy, make_scenes, pair_weights
 from pr1kit.rewards.groups import extreme_weights, group_advantages
 from pr1kit.training.candidates import Candidates
 from pr1kit.training.perpo import PreferenceTrainer
-from pr1kit.training.preference_loss import METHODS, compared, method_weights, preference_loss, preference_statistics
-from pr1kit.training.preference_settings import TINY_PERPO
+from pr1kit.training.preference_loss import compared, method_weights, preference_loss, preference_statistics
+from pr1kit.training.preference_settings import METHODS, TINY_PERPO
 
 REWARDS = st.lists(st.sampled_from([0.0, 0.1, 0.25, 0.5, 0.50001, 0.9, 1.0]), min_size=2, max_size=8)
 

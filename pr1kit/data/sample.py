@@ -10,6 +10,7 @@ import html
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from itertools import pairwise
 from numbers import Integral
 from typing import Any
 
@@ -125,10 +126,12 @@ def _in_brief(target: Target) -> str:
 
 @dataclass(frozen=True, eq=False, repr=False)
 class Sample:
-    """One question about one image, and its truth.
+    """One question about one image or one video, and its truth.
 
     `image` is a PIL image, a path, or what has `.open()` giving a PIL image; `question` what is asked for; `prompt` the
-    user's words, where they are not the task's own.
+    user's words, where they are not the task's own. A video is `frames`, two or more pictures of one size as `image`
+    has them, each seen at its second in `times`; its `image` is the first of them. Raises ValueError where frames and
+    times do not fit each other, or times do not rise.
     """
 
     image: Any
@@ -137,14 +140,44 @@ class Sample:
     target: Target
     id: str = ""
     prompt: str = ""
+    frames: tuple = ()
+    times: tuple[float, ...] = ()
 
     def __post_init__(self):
         if self.task not in TASKS:
             raise ValueError(f"Unknown task {self.task!r}: choose one of {', '.join(TASKS)}.")
+        self.__dict__.update(frames=tuple(self.frames), times=tuple(map(float, self.times)))
+        if not self.frames and not self.times:
+            return
+        if len(self.frames) < 2 or len(self.frames) != len(self.times):
+            raise ValueError(
+                f"A video has two frames or more and as many times: sample {self.id!r} has {len(self.frames)} frames "
+                f"and {len(self.times)} times."
+            )
+        if not all(0 <= a < b < MOST for a, b in pairwise(self.times)):
+            raise ValueError(f"Times of sample {self.id!r} must rise from 0 on, got {str(self.times)[:80]}.")
+        if self.image is None:
+            self.__dict__["image"] = self.frames[0]
+
+    @property
+    def is_video(self) -> bool:
+        """Whether the question is about frames."""
+        return bool(self.frames)
 
     def load_image(self):
         """The PIL image upright and in RGB (see `images`). Raises FileNotFoundError or ValueError that names it."""
         return load_image(self.image, f"Image {str(self.image)[:200]!r} of sample {self.id!r}")
+
+    def load_frames(self) -> list:
+        """The PIL images of a video in RGB. Raises as `load_image`, and ValueError where their sizes differ."""
+        what = f"of sample {self.id!r}"
+        frames = [load_image(frame, f"Frame {i} {what}") for i, frame in enumerate(self.frames)]
+        for i, frame in enumerate(frames):
+            if frame.size != frames[0].size:
+                raise ValueError(
+                    f"Frames {what} must have one size: frame 0 has {frames[0].size}, frame {i} {frame.size}."
+                )
+        return frames
 
     def __repr__(self) -> str:
         size, truth = getattr(self.image, "size", None), _in_brief(self.target)

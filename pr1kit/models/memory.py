@@ -1,6 +1,6 @@
 """Will it fit? The GPU memory of a GRPO step on a model of a known family, before it is tried.
 
-Two moments compete for the peak: the rollouts (key-value cache of every branch) and the update (gradients,
+Two moments compete for the peak: the rollouts (key-value cache of prompts and branches) and the update (gradients,
 activations, logits); weights, optimizer state and reference stand through both. Weights, gradients, optimizer and cache
 are counted on the model's own class. Activations follow what transformers keeps for the backward pass (one layer's
 input per layer with gradient checkpointing, and the inner tensors of one layer at a time); logits are TRL's tiles.
@@ -131,7 +131,9 @@ def estimate_memory(
 
     prompt = image_tokens + text_tokens
     branches = num_generations * prompts_at_once
-    cache = branches * ((prompt + completion_tokens) * shape.cached * half + shape.state * BYTES["float32"])
+    prompts = prompts_at_once if shared_prefix else branches  # branched decoding keeps a prompt's keys and values once
+    cache = (prompts * prompt + branches * completion_tokens) * shape.cached * half
+    cache += branches * shape.state * BYTES["float32"]
 
     rows = num_generations * micro_prompts
     tokens = micro_prompts * prompt + rows * completion_tokens if shared_prefix else rows * (prompt + completion_tokens)

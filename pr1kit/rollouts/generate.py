@@ -85,7 +85,7 @@ def generate_tokens(
     processor, model = policy.processor, policy.core
     sampling = {"temperature": temperature, "top_k": 0, "top_p": 1.0} if temperature > 0 else {}
     sampling["repetition_penalty"] = repetition_penalty
-    at_once = batch_size or answers_at_once(policy, max_new_tokens)
+    at_once = batch_size or answers_at_once(policy, max_new_tokens, num_generations)
     prompts_at_once = max(1, at_once // num_generations)
     answers: list[list[list[int]]] = []
     ends = model.generation_config.eos_token_id
@@ -123,15 +123,17 @@ def to_end(tokens: list[int], ends: Sequence[int]) -> list[int]:
     return next((tokens[: i + 1] for i, token in enumerate(tokens) if token in ends), tokens)
 
 
-def answers_at_once(policy: Policy, max_new_tokens: int) -> int:
-    """How many answers half of the free memory holds: their keys and values (a copy while they grow) and logits.
+def answers_at_once(policy: Policy, max_new_tokens: int, num_generations: int = 1) -> int:
+    """How many answers half of the free memory holds: keys and values (a copy while they grow) and logits.
 
-    From the model's configuration and the largest image that the processor lets through; 1 to 256.
+    From the model's configuration and the largest image that the processor lets through; where answers are decoded as
+    branches, the `num_generations` of a prompt hold it once. 1 to 256.
     """
     text, images, device = policy.core.config.get_text_config(), policy.processor.image_processor, policy.core.device
     prompt = 128 + images.size["longest_edge"] // (images.patch_size * images.merge_size) ** 2
     width = getattr(text, "head_dim", None) or text.hidden_size // text.num_attention_heads
-    numbers = 2 * text.num_hidden_layers * text.num_key_value_heads * width * (prompt + max_new_tokens)
+    sharers = num_generations if can_branch(policy.core) else 1
+    numbers = 2 * text.num_hidden_layers * text.num_key_value_heads * width * (prompt / sharers + max_new_tokens)
     each = 2 * numbers * policy.core.dtype.itemsize + 16 * text.vocab_size
     free = torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else psutil.virtual_memory().available
     return max(1, min(256, int(free / 2 // each)))

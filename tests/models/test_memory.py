@@ -61,6 +61,17 @@ def test_the_cache_is_as_large_as_the_models_own(small_policies, kind):
     assert held == rows * (tokens * shape.cached + shape.state)
 
 
+def test_a_prompts_keys_are_held_once_where_its_branches_share_them():
+    shape = Geometry("Qwen/Qwen2.5-VL-3B-Instruct")
+    asked = {"image_tokens": 1000, "text_tokens": 60, "completion_tokens": 100, "num_generations": 8}
+    shared, stock = (
+        estimate_memory("Qwen/Qwen2.5-VL-3B-Instruct", **asked, prompts_at_once=2, shared_prefix=share)
+        for share in (True, False)
+    )
+    assert shared.cache == (2 * 1060 + 16 * 100) * shape.cached * 2
+    assert stock.cache == 16 * 1160 * shape.cached * 2
+
+
 def test_an_unknown_shape_or_family_is_refused():
     with pytest.raises(ValueError, match=r"shape of 'Qwen/None' is not written down: known are Qwen/Qwen2-VL-2B"):
         Geometry("Qwen/None")

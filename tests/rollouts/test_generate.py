@@ -72,5 +72,7 @@ def test_the_batch_is_chosen_by_memory(policy, monkeypatch):
     each = 2 * 2 * 4 * text.num_hidden_layers * text.num_key_value_heads * 32 * tokens + 16 * text.vocab_size
     assert answers_at_once(policy, 128) == few // 2 // each
     assert 1 <= few // 2 // each < 256
+    shared = each - 2 * 2 * 4 * text.num_hidden_layers * text.num_key_value_heads * 32 * (tokens - 128) * 7 / 8
+    assert answers_at_once(policy, 128, 8) == int(few / 2 // shared) > few // 2 // each
     monkeypatch.setattr("psutil.virtual_memory", lambda: SimpleNamespace(available=0))
     assert answers_at_once(policy, 128) == 1

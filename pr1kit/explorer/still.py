@@ -7,12 +7,14 @@ import textwrap
 import numpy as np
 
 from pr1kit.data.sample import Sample
+from pr1kit.rewards.matching import MATCHINGS
+from pr1kit.rewards.score import RECIPES
 
-WIDTH, LINES = 58, 6  # characters of the completion on a line, and lines
+WIDTH, LINES = 58, 4  # characters of the completion on a line, and lines
 
 
 def draw_explorer(sample: Sample, readout: dict, matching: str) -> bytes:
-    """PNG bytes: the picture with truth, predictions and matching lines; beside it the total, the parts, the text."""
+    """PNG bytes: the picture with truth, predictions and matching lines; beside it total, parts, text, switches."""
     import matplotlib.pyplot as plt
 
     from pr1kit.plots.drawing import compact_png, style
@@ -67,10 +69,14 @@ def _write_words(ax, readout: dict, matching: str) -> None:
     from pr1kit.plots.drawing import NEUTRAL, WORSE
 
     words = " ".join(readout["text"][:2000].split()) or "(nothing)"
-    note = f"completion ({readout['task']}, {matching} matching)"
-    ax.text(0, 0.98, note, transform=ax.transAxes, va="top", fontsize=8, color=NEUTRAL)
+    ax.text(0, 0.98, f"completion ({readout['task']})", transform=ax.transAxes, va="top", fontsize=8, color=NEUTRAL)
     said = textwrap.fill(words, WIDTH, max_lines=LINES, placeholder=" …")
     ax.text(0, 0.86, said, transform=ax.transAxes, va="top", fontsize=8, family="monospace", parse_math=False)
     if readout["reason"]:
-        ax.text(0, 0, textwrap.shorten(readout["reason"], WIDTH), transform=ax.transAxes, fontsize=8, color=WORSE)
+        ax.text(0, 0.22, textwrap.shorten(readout["reason"], WIDTH), transform=ax.transAxes, fontsize=8, color=WORSE)
+    paid_by = [result["recipe"] for result in readout["results"] or []]
+    switches = ("recipe", RECIPES, paid_by), ("matching", MATCHINGS, [matching])
+    for y, (name, values, chosen) in zip((0.11, 0), switches, strict=True):  # as in the live explorer
+        shown = "  ".join(f"[{value}]" if value in chosen else value for value in values)
+        ax.text(0, y, f"{name:9}{shown}", transform=ax.transAxes, fontsize=8, family="monospace", color=NEUTRAL)
     ax.set_axis_off()

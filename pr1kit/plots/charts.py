@@ -63,13 +63,15 @@ def _centre_and_band(curves: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.nda
 
 
 @style()
-def plot_reward_curves(logs, *, parts: bool = False, window: int | None = None, ax=None):
+def plot_reward_curves(logs, *, parts: bool | Sequence[str] = False, window: int | None = None, ax=None):
     """Reward against step: raw points, a running mean, a band over seeds, and with `parts` a line for each part.
+
+    `parts` may name those to draw: one that is 1 from the first step on flattens the others.
 
     `logs`: one run, or a list of runs (one per seed). A run is a list of rows `{"step", "reward", "reward/iou", …}`
     or a mapping of such columns; rows without a reward (evaluations) are passed over, NaN are gaps, runs may differ
     in length. `window`: logged steps in the running mean (default: a tenth of the run). The band is drawn where
-    all seeds are present; the legend says what it is. Raises ValueError where no log holds a reward.
+    all seeds are present; the legend says what it is. Raises ValueError where no log holds a reward, or a part named.
 
     >>> ax = plot_reward_curves([{"step": 1, "reward": 0.2}, {"step": 2, "reward": 0.4}])
     >>> ax.get_ylabel()
@@ -93,7 +95,11 @@ def plot_reward_curves(logs, *, parts: bool = False, window: int | None = None, 
         ax.scatter(run["step"], run["reward"], label="each logged step" if i == 0 else None, **raw)
     names = ["reward"]
     if parts:
-        names += list(dict.fromkeys(name for run in runs for name in run if name.startswith("reward/")))
+        logged = list(dict.fromkeys(name for run in runs for name in run if name.startswith("reward/")))
+        names += logged if parts is True else [f"reward/{part}" for part in parts]
+        if unknown := [name for name in names[1:] if name not in logged]:
+            known = ", ".join(name.partition("/")[2] for name in logged)
+            raise ValueError(f"No log holds a part {unknown[0].partition('/')[2]!r}: they hold {known or 'none'}.")
     for i, name in enumerate(names):
         curves = np.array([_running_mean(run["step"], run[name], at, width) for run in runs if name in run])
         mean, low, high, what = _centre_and_band(curves)
@@ -169,11 +175,43 @@ def plot_metric_intervals(rows, *, ax=None):
 
 
 @style()
+def plot_intervals(rows: Mapping, *, ax=None):
+    """A forest plot: an estimate and its interval in each row, on one scale with 0 marked; grey where it includes 0.
+
+    `rows`: name → `(value, low, high)` or a bare number; green above 0, vermillion below. No rows: ValueError.
+
+    >>> ax = plot_intervals({"optimal over sequential": (0.03, -0.08, 0.13)})
+    >>> [text.get_text() for text in ax.texts]
+    ['+0.03  [−0.08, +0.13]']
+    """
+    if not rows:
+        raise ValueError("No intervals to plot: rows need a name and (value, low, high) each.")
+    if ax is None:
+        ax = plt.subplots(figsize=(6.2, 0.7 + 0.3 * len(rows)))[1]
+    ax.axvline(0, color=NEUTRAL, linewidth=0.9, zorder=1)
+    for y, estimate in enumerate(rows.values()):
+        value, low, high = _estimate(estimate)
+        colour = NEUTRAL if low <= 0 <= high else BETTER if value > 0 else WORSE
+        ax.plot([low, high], [y, y], color=colour, linewidth=1.6, zorder=2, gid="interval")
+        ax.plot([value], [y], "o", color=colour, markersize=6, zorder=3, gid="dot")
+        said = f"{value:+.2f}" + (f"  [{low:+.2f}, {high:+.2f}]" if high > low else "")
+        ax.annotate(
+            said.replace("-", "−"), (1, y), (8, 0), ax.get_yaxis_transform(), "offset points", va="center",
+            color=colour, fontsize=8, annotation_clip=False,
+        )  # fmt: skip
+    ax.set(yticks=range(len(rows)), yticklabels=list(rows), ylim=(len(rows) - 0.4, -0.6))
+    ax.tick_params(axis="y", length=0)
+    ax.grid(axis="y", visible=False)
+    ax.spines["left"].set_visible(False)
+    return ax
+
+
+@style()
 def plot_reward_histogram(groups, *, bins: int = 20, ax=None):
     """How rewards spread inside groups, and the share of groups that teach nothing, since all their rewards agree.
 
-    `groups`: for each prompt its G rollouts or their rewards. Rollouts of groups without variance are grey: their
-    advantages are zero (GRPO, arXiv 2402.03300, eq. 3). Raises ValueError where there is no rollout.
+    `groups`: for each prompt its G rollouts or their rewards. Rollouts of groups without variance are grey, and stand
+    below the others: their advantages are zero (GRPO, arXiv 2402.03300, eq. 3). No rollout: ValueError.
 
     >>> ax = plot_reward_histogram([[0.0, 1.0], [1.0, 1.0]])
     >>> ax.get_title(loc="left")
@@ -181,12 +219,12 @@ def plot_reward_histogram(groups, *, bins: int = 20, ax=None):
     """
     rewards = group_rewards(groups)
     flat = [np.ptp(group) < 1e-9 for group in rewards]
-    split = [np.concatenate([g for g, f in zip(rewards, flat, strict=True) if f == k] or [np.zeros(0)]) for k in (0, 1)]
+    split = [np.concatenate([g for g, f in zip(rewards, flat, strict=True) if f == k] or [np.zeros(0)]) for k in (1, 0)]
     top = max(1.0, *(group.max() for group in rewards))
     edges = np.linspace(min(0.0, *(group.min() for group in rewards)), top, bins + 1)
     ax = ax or plt.subplots()[1]
-    labels = ["in groups whose rewards differ", "in groups without variance"]
-    ax.hist(split, edges, stacked=True, color=[BETTER, "#C4C4C4"], label=labels, edgecolor="white", linewidth=0.6)
+    labels = ["in groups without variance", "in groups whose rewards differ"]
+    ax.hist(split, edges, stacked=True, color=[NEUTRAL, BETTER], label=labels, edgecolor="white", linewidth=0.6)
     share = f"{sum(flat)} of {len(flat)} groups ({np.mean(flat):.0%})".replace("%", " %")
     ax.set(xlabel="reward of a rollout", ylabel="rollouts", title=f"{share} have no variance, so no gradient")
     ax.yaxis.set_major_locator(MaxNLocator(integer=True))

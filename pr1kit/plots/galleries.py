@@ -45,22 +45,32 @@ def _panel_size(scenes: Sequence[Panel], side: float) -> tuple[float, float]:
     return width, width * aspect
 
 
-def _quality(sample: Sample, scene: Panel) -> tuple[str, float]:
-    """What stands under a panel, and a number that is larger for a better answer."""
+def _quality(sample: Sample, scene: Panel) -> list[tuple[str, float]]:
+    """The lines under a panel, each with a number that is larger for a better answer."""
     answer, target = scene.answer or Answer(), scene.target or Target()
     if sample.task == "ocr":
         runs = compare_texts(target.text, answer.text)
         wrong = sum(len(text) for text, mark in runs if mark != "same")
         length = max(len(normalize(target.text)), len(normalize(answer.text)), 1)
-        return f"{wrong} of {length} characters off", -wrong / length
+        return [(f"{wrong} of {length} characters off", -wrong / length)]
     n, m = len(answer.boxes), len(target.boxes) or len(target.points)
     if m and not len(target.boxes):
-        return f"counted {n}, true {m}", -float(abs(n - m))
+        return [(f"counted {n}, true {m}", -float(abs(n - m)))]
     share = aggregate(sum(score for *_, score in scene.matches), n, m) if n or m else float(answer.explicit)
     if sample.task == "grounding":
-        return f"IoU {share:.2f}" if n else "no box", share
-    said = f"counted {n}, true {m}" if sample.task == "counting" else f"found {n}, true {m}"
-    return f"{said}\nIoU {share:.2f}", share + (n == m if sample.task == "counting" else 0)
+        return [(f"IoU {share:.2f}" if n else "no box", share)]
+    said = f"counted {n}, true {m}" if sample.task == "counting" else f"boxes {n}, true {m}"
+    return [(said, -float(abs(n - m))), (f"IoU {share:.2f}", share)]
+
+
+def _write_captions(ax, lines, before, below: float, *, bold: bool) -> None:
+    """`lines` under a panel, `below` points lower, each in the colour of its own change since `before`."""
+    for i, ((text, quality), (_, last)) in enumerate(zip(lines, before, strict=True)):
+        colour = INK if quality == last else BETTER if quality > last else WORSE
+        ax.annotate(
+            text, (0.5, 0), (0, -6.5 - below - 10.5 * i), "axes fraction", "offset points", color=colour, fontsize=8,
+            weight="bold" if bold else "normal", ha="center", va="top", gid="caption", annotation_clip=False,
+        )  # fmt: skip
 
 
 def _finish(figure, tasks: set[str]) -> None:
@@ -79,8 +89,8 @@ def plot_before_after(
 ) -> np.ndarray:  # fmt: skip
     """The same questions answered by two policies: a column per sample, a row per policy; returns Axes (2, N).
 
-    `before`, `after`: N completions each, in `frame`. Under each panel stands its score (matched IoU over the
-    larger count, as the reward aggregates), green where the second row is better and vermillion where worse.
+    `before`, `after`: N completions each, in `frame`. Under each panel stand its count and its matched IoU over the
+    larger count (as the reward aggregates), each green where the second row is better in it, vermillion where worse.
     `ax` gives its place away. Raises ValueError where the lengths differ or nothing is given.
 
     >>> from pr1kit.data.scenes import make_scenes
@@ -96,14 +106,11 @@ def plot_before_after(
     figure = _area_of(ax, (width * len(samples) + 0.5, 2 * height + 1.15))
     axes = figure.subplots(2, len(samples), squeeze=False)
     for column, sample in enumerate(samples):
-        last = None
+        old = [_quality(sample, scenes[0][column])] * 2
         for row in (0, 1):
             panel, scene = axes[row, column], scenes[row][column]
             below = _draw_panel(panel, sample, scene)
-            caption, quality = _quality(sample, scene)
-            colour = INK if last is None or quality == last else BETTER if quality > last else WORSE
-            panel.set_xlabel(caption, color=colour, weight="bold" if row else "normal", fontsize=8, labelpad=3 + below)
-            last = quality
+            _write_captions(panel, _quality(sample, scene), old[row], below, bold=bool(row))
         title = textwrap.wrap(sample.question or "read the text", 22) if sample.task != "detection" else ["detection"]
         axes[0, column].set_title("\n".join(title[:2]), loc="center", fontsize=9)
     for row in (0, 1):

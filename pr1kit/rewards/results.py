@@ -60,7 +60,8 @@ class RewardResult:
 
     def _repr_html_(self) -> str:
         rows = "".join(f"<tr><td>{html.escape(k)}</td><td>{v:.3f}</td></tr>" for k, v in self.parts.items())
-        pairs = "".join(
+        pairs = "<tr><th>pair</th><th>its score</th></tr>" if self.matches else ""
+        pairs += "".join(
             f"<tr><td>prediction {p} &rarr; truth {t}</td><td>{s:.3f}</td></tr>" for p, t, s in self.matches
         )
         reason = f"<tr><td colspan=2><i>{html.escape(self.reason)}</i></td></tr>" if self.reason else ""

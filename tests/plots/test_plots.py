@@ -245,13 +245,18 @@ def test_matching_of_boxes_alone_shows_all_of_them_upright():
 # ---------------------------------------------------------------- panels
 
 
+def captions_of(ax) -> list[Text]:
+    return [text for text in ax.texts if text.get_gid() == "caption"]
+
+
 def test_before_after_has_a_column_for_each_sample_and_says_where_it_got_better():
     samples = make_scenes("grounding", 3, seed=2)
     exact = [boxed(sample.target.boxes) for sample in samples]
     axes = pr1kit.plot_before_after(samples, ["no idea", exact[1], exact[2]], [exact[0], exact[1], "no idea"])
     assert axes.shape == (2, 3)
-    assert [ax.get_xlabel() for ax in axes.flat] == ["no box", "IoU 1.00", "IoU 1.00", "IoU 1.00", "IoU 1.00", "no box"]
-    first, same, worse = (ax.xaxis.label.get_color() for ax in axes[1])
+    said = [text.get_text() for ax in axes.flat for text in captions_of(ax)]
+    assert said == ["no box", "IoU 1.00", "IoU 1.00", "IoU 1.00", "IoU 1.00", "no box"]
+    first, same, worse = (captions_of(ax)[0].get_color() for ax in axes[1])
     assert (first, worse) == (BETTER, WORSE)
     assert same not in (BETTER, WORSE)
     assert [ax.get_title() for ax in axes[0]] == [sample.question for sample in samples]
@@ -263,10 +268,23 @@ def test_before_after_counts_and_reads_too():
     (page,) = make_scenes("ocr", 1, seed=4)
     n = len(scene.target.boxes)
     axes = pr1kit.plot_before_after([scene, page], ["None", ""], [boxed(scene.target.boxes), page.target.text])
-    assert axes[0, 0].get_xlabel() == f"counted 0, true {n}\nIoU 0.00"
-    assert axes[1, 0].get_xlabel() == f"counted {n}, true {n}\nIoU 1.00"
-    assert axes[0, 1].get_xlabel() == "{0} of {0} characters off".format(len(" ".join(page.target.text.split())))
-    assert axes[1, 1].get_xlabel().startswith("0 of ")
+    said = [[text.get_text() for text in captions_of(ax)] for ax in axes.flat]
+    assert said[0] == [f"counted 0, true {n}", "IoU 0.00"]
+    assert said[2] == [f"counted {n}, true {n}", "IoU 1.00"]
+    assert said[1] == ["{0} of {0} characters off".format(len(" ".join(page.target.text.split())))]
+    assert said[3][0].startswith("0 of ")
+
+
+def test_before_after_colours_the_count_and_the_overlap_each_by_itself():
+    scene = Sample(Image.new("RGB", (64, 64)), "counting", "square", Target(boxes=[[0, 0, 9, 9]] * 4))
+    one, two, four = (boxed([[0, 0, 9, 9]] * n) for n in (1, 2, 4))
+    shifted = boxed([[30, 30, 39, 39]] * 4)
+    axes = pr1kit.plot_before_after([scene] * 3, [two, shifted, four], [two, one, shifted])
+    colours = [[text.get_color() for text in captions_of(ax)] for ax in axes[1]]
+    assert [text.get_text() for text in captions_of(axes[1, 1])] == ["counted 1, true 4", "IoU 0.25"]
+    same = colours[0][0]
+    assert colours == [[same, same], [WORSE, BETTER], [same, WORSE]]
+    assert same not in (BETTER, WORSE)
 
 
 @pytest.mark.parametrize("count", [1, 4, 7])
@@ -276,7 +294,7 @@ def test_no_words_of_a_panel_leave_the_figure(count):
     figure = axes[0, 0].figure
     figure.draw_without_rendering()
     for ax in axes.flat:
-        for text in (ax.title, ax.xaxis.label, ax.yaxis.label):
+        for text in (ax.title, ax.yaxis.label, *captions_of(ax)):
             x1, y1, x2, y2 = text.get_window_extent().extents
             assert x1 >= 0
             assert y1 >= 0
@@ -416,12 +434,35 @@ def test_metric_intervals_have_a_row_each_and_say_the_change():
         pr1kit.plot_metric_intervals([])
 
 
+def test_intervals_stand_on_one_scale_and_are_grey_where_they_include_zero():
+    rows = {"helps": (0.2, 0.1, 0.3), "hurts": (-0.2, -0.3, -0.1), "unknown": (0.1, -0.1, 0.3)}
+    ax = pr1kit.plot_intervals(rows)
+    assert [label.get_text() for label in ax.get_yticklabels()] == list(rows)
+    assert ax.texts[0].get_text() == "+0.20  [+0.10, +0.30]"
+    assert [text.get_color() for text in ax.texts] == [BETTER, WORSE, NEUTRAL]
+    assert [line.get_xdata().tolist() for line in ax.lines if line.get_gid() == "interval"] == [
+        [0.1, 0.3], [-0.3, -0.1], [-0.1, 0.3],
+    ]  # fmt: skip
+    with pytest.raises(ValueError, match="No intervals to plot"):
+        pr1kit.plot_intervals({})
+
+
+def test_reward_curves_show_the_parts_that_are_named():
+    rows = [{"step": i, "reward": 0.4, "reward/count": 0.2, "reward/format": 1.0} for i in (1, 2, 3)]
+    labels = pr1kit.plot_reward_curves(rows, parts=("count",)).get_legend_handles_labels()[1]
+    assert "count" in labels
+    assert "format" not in labels
+    with pytest.raises(ValueError, match=r"'place'.*count, format"):
+        pr1kit.plot_reward_curves(rows, parts=("place",))
+
+
 def test_reward_histogram_counts_every_rollout_and_the_groups_that_teach_nothing():
     groups = [group_of([0.0, 1.0]), [0.5, 0.5], [1.0, 1.0], [0.2, 0.21]]
     ax = pr1kit.plot_reward_histogram(groups)
     assert sum(bar.get_height() for bar in ax.patches) == 8
-    grey = [bar for bar in ax.patches if to_hex(bar.get_facecolor()) == "#c4c4c4"]
+    grey = [bar for bar in ax.patches if to_hex(bar.get_facecolor()).upper() == NEUTRAL]
     assert sum(bar.get_height() for bar in grey) == 4
+    assert {bar.get_y() for bar in grey} == {0}, "they stand on the axis, where few among many are seen"
     assert ax.get_title(loc="left") == "2 of 4 groups (50 %) have no variance, so no gradient"
 
 

@@ -1,12 +1,14 @@
 # The public names, each from its home: `__init__.py` reads this file, and so do type checkers.
 from .data.boxes import clip as clip
 from .data.boxes import iou as iou
+from .data.clips import make_clips as make_clips
 from .data.durable_files import read_log as read_log
 from .data.layouts.official import save_official as save_official
 from .data.load import load_dataset as load_dataset
 from .data.sample import Sample as Sample
 from .data.sample import Target as Target
 from .data.scenes import make_scenes as make_scenes
+from .data.tracks import Track as Track
 from .evaluation.average_precision import coco_detections as coco_detections
 from .evaluation.average_precision import coco_table as coco_table
 from .evaluation.benchmarks import official_files as official_files

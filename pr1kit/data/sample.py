@@ -17,8 +17,11 @@ from typing import Any
 import numpy as np
 
 from pr1kit.data.images import load_image, picture_url
+from pr1kit.data.tracks import Track, as_spans, as_tracks
 
-TASKS = ("grounding", "counting", "ocr", "detection")
+IMAGE_TASKS = ("grounding", "counting", "ocr", "detection")
+VIDEO_TASKS = ("tracking", "when", "what")
+TASKS = IMAGE_TASKS + VIDEO_TASKS
 MOST = sys.float_info.max
 
 
@@ -53,11 +56,13 @@ def _as_size(value: Any) -> tuple[int, int]:
 
 @dataclass(frozen=True, eq=False)
 class Target:
-    """The truth about one image: what a perfect answer would say.
+    """The truth about one image or video: what a perfect answer would say.
 
-    Shapes: `boxes` (M, 4) xyxy pixels, `labels` M names or empty, `points` (M, 2), `text` the transcript,
-    `image_size` (width, height), `count` how many objects there are where nobody knows their places (None otherwise).
-    Raises ValueError where a box is inverted, not finite, or outside its image.
+    Shapes: `boxes` (M, 4) xyxy pixels, `labels` M names or empty, `points` (M, 2), `text` the transcript or the
+    attributes, `image_size` (width, height), `count` how many objects there are where nobody knows their places (None
+    otherwise). Of a video: `tracks`, the objects to follow, and `spans` (K, 2), first and last frame, from 0, of what
+    was asked for. Raises ValueError where a box is inverted, not finite, or outside its image, and where tracks or
+    spans do not fit the frames.
     """
 
     boxes: np.ndarray = field(default_factory=lambda: np.zeros((0, 4)))
@@ -66,6 +71,8 @@ class Target:
     text: str = ""
     image_size: tuple[int, int] | None = None
     count: int | None = None
+    tracks: tuple[Track, ...] = ()
+    spans: np.ndarray = field(default_factory=lambda: np.zeros((0, 2), int))
 
     def __post_init__(self):
         boxes, points = as_rows(self.boxes, 4, "Target boxes"), as_rows(self.points, 2, "Target points")
@@ -97,6 +104,16 @@ class Target:
             raise ValueError(f"Target has {places} places but the count {self.count!r}.")
         self.__dict__.update(boxes=boxes, labels=labels, points=points, image_size=size)
         self.__dict__["text"] = "" if self.text is None else str(self.text)
+        tracks = as_tracks(self.tracks)
+        for track in tracks if size else ():
+            outside = (track.boxes < low) | (track.boxes > np.array([right, bottom] * 2))  # never true of NaN
+            for frame in np.flatnonzero(outside.any(1))[:1].tolist():
+                raise ValueError(
+                    f"Track {track.label!r} leaves its frame of {size[0]}x{size[1]} pixels: its box in frame {frame} "
+                    f"is {track.boxes[frame].tolist()}."
+                )
+        spans = as_spans(self.spans, len(tracks[0]) if tracks else None)
+        self.__dict__.update(tracks=tracks, spans=spans)
 
     @classmethod
     def of(cls, value: Target | Mapping) -> Target:
@@ -116,12 +133,16 @@ class Target:
             "text": self.text,
             "image_size": list(self.image_size) if self.image_size else None,
             "count": self.count,
+            "tracks": [track.to_dict() for track in self.tracks],
+            "spans": self.spans.tolist(),
         }
 
 
 def _in_brief(target: Target) -> str:
-    count = len(target.boxes) or len(target.points)
-    return target.text[:100] or f"{count} object{'s' * (count != 1)}"
+    if len(target.spans):
+        return ", ".join(f"frames {first + 1} to {last + 1}" for first, last in target.spans.tolist()[:8])
+    count = len(target.boxes) or len(target.points) or len(target.tracks)
+    return target.text[:100] or f"{count} {'track' if target.tracks else 'object'}{'s' * (count != 1)}"
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -156,6 +177,12 @@ class Sample:
             )
         if not all(0 <= a < b < MOST for a, b in pairwise(self.times)):
             raise ValueError(f"Times of sample {self.id!r} must rise from 0 on, got {str(self.times)[:80]}.")
+        for track in self.target.tracks[:1]:
+            if len(track) != len(self.frames):
+                raise ValueError(
+                    f"Sample {self.id!r} has {len(self.frames)} frames but tracks over {len(track)}: give each track "
+                    "a box, or None, for every frame."
+                )
         if self.image is None:
             self.__dict__["image"] = self.frames[0]
 

@@ -15,7 +15,7 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 from pr1kit.data.boxes import centers
-from pr1kit.data.sample import TASKS, Sample, Target
+from pr1kit.data.sample import IMAGE_TASKS, Sample, Target
 
 COLOURS = {
     "red": (213, 40, 40),
@@ -83,7 +83,7 @@ class Scene:
 
 
 @lru_cache(maxsize=256)
-def _mask(shape: str, side: int) -> np.ndarray:
+def shape_mask(shape: str, side: int) -> np.ndarray:
     """`(side, side)` bool: the shape, touching all four sides of its box."""
     centre = (np.arange(side) + 0.5) * 2 / side - 1
     u, v = centre[None, :], centre[:, None]
@@ -97,7 +97,7 @@ def _mask(shape: str, side: int) -> np.ndarray:
 
 
 @lru_cache(maxsize=8)
-def _background(size: int) -> np.ndarray:
+def background(size: int) -> np.ndarray:
     """`(size, size, 3)` float: red grows to the right, blue to the bottom."""
     ramp = np.linspace(150, 235, size)
     image = np.full((size, size, 3), 205.0)
@@ -126,9 +126,9 @@ def _place(rng: np.random.Generator, count: int, knobs: Difficulty) -> list[tupl
 
 
 def _draw(rng: np.random.Generator, boxes, colours, shapes, size: int) -> np.ndarray:
-    image = _background(size) + rng.normal(0, 6, (size, size, 1))
+    image = background(size) + rng.normal(0, 6, (size, size, 1))
     for (x1, y1, x2, y2), colour, shape in zip(boxes, colours, shapes, strict=True):
-        image[y1:y2, x1:x2][_mask(shape, x2 - x1)] = COLOURS[colour]
+        image[y1:y2, x1:x2][shape_mask(shape, x2 - x1)] = COLOURS[colour]
     return np.clip(image, 0, 255).astype(np.uint8)
 
 
@@ -192,7 +192,7 @@ def draw_page(rng: np.random.Generator, knobs: Difficulty) -> Scene:
                 left, right = (draw.textlength(line[:j], font) for j in (i, i + 1))
                 glyphs.append((x + left, y, x + right, y + height, ord(letter)))
     shade = np.asarray(ink, float)[..., None] / 255
-    paper = _background(size) + rng.normal(0, 6, (size, size, 1))
+    paper = background(size) + rng.normal(0, 6, (size, size, 1))
     image = np.clip(paper * (1 - shade) + 25 * shade, 0, 255).astype(np.uint8)
     return Scene(image, np.zeros((0, 4)), text="\n".join(lines), glyphs=np.array(glyphs, float).reshape(-1, 5))
 
@@ -211,7 +211,7 @@ def _knobs(task: str, difficulty: dict) -> Difficulty:
 
 def scene_rng(task: str, seed: int, split: str, index: int) -> np.random.Generator:
     """The random stream of one scene."""
-    return np.random.default_rng([seed, SPLITS.index(split), TASKS.index(task), index])
+    return np.random.default_rng([seed, SPLITS.index(split), IMAGE_TASKS.index(task), index])
 
 
 def make_scenes(
@@ -225,8 +225,8 @@ def make_scenes(
     >>> sample.question, len(sample.target.boxes) == len(sample.target.labels)
     ('square', True)
     """
-    if task not in TASKS:
-        raise ValueError(f"Unknown task {task!r}: choose one of {', '.join(TASKS)}.")
+    if task not in IMAGE_TASKS:
+        raise ValueError(f"Unknown task {task!r}: choose one of {', '.join(IMAGE_TASKS)}.")
     if split not in SPLITS:
         raise ValueError(f"Unknown split {split!r}: choose one of {', '.join(SPLITS)}.")
     knobs, samples = _knobs(task, difficulty), []

@@ -30,6 +30,7 @@ class Protocol:
 
 
 TOKENS = {"grounding": 512, "counting": 512, "ocr": 2048, "detection": 4096}
+TOKENS |= {"tracking": 2048, "when": 256, "what": 256}  # ours: the paper has no videos
 PAPER_PROTOCOLS = {task: Protocol(get_task(task).prompt("{question}"), tokens) for task, tokens in TOKENS.items()}
 RELEASED_PROTOCOLS = {
     **PAPER_PROTOCOLS,
@@ -64,6 +65,9 @@ REPORTED = {
         "ap_large": "AP large",
         "ar100": "AR100",
     },
+    "tracking": {"track_iou": "Track IoU", "track@0.5": "IoU >= .5", "identity": "Identity", "frame_iou": "Frame IoU"},
+    "when": {"time_iou": "Time IoU", "exact": "Exact"},
+    "what": {"attributes": "Attributes", "exact": "Exact"},
 }
 
 # Benchmark: (what a file of it is called, its table in the paper, {model: {metric: percent}}).

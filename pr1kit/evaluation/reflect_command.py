@@ -11,7 +11,7 @@ from typing import Any
 
 from pr1kit.data.options import make_parser, option, read_flags
 from pr1kit.data.run_folder import RunFolder
-from pr1kit.data.sample import TASKS, Sample, Target
+from pr1kit.data.sample import IMAGE_TASKS, Sample, Target
 from pr1kit.rewards.critics import AGAIN, TELLS, RewardCritic
 
 PICTURES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff")
@@ -29,7 +29,7 @@ class ReflectOptions:
 
     images: str | None = option(None, "a folder of pictures; with --data where its pictures are")
     data: str | None = option(None, "annotated data instead: scenes, or what pr1kit.load_dataset reads")
-    task: str = option("", f"one of {', '.join(TASKS)}")
+    task: str = option("", f"one of {', '.join(IMAGE_TASKS)}")
     question: str = option("", "what is asked for in each picture of a folder: a phrase, a class, a list of classes")
     policy: str = option("tiny", "who answers: tiny, a folder, or a hub id")
     critic: str | None = option(
@@ -51,8 +51,8 @@ def main(flags: Sequence[str]) -> int:
     options = ReflectOptions(
         **read_flags(make_parser((ReflectOptions,), "python -m pr1kit reflect", DESCRIPTION), flags)
     )
-    if options.task not in TASKS:
-        raise ValueError(f"Say what is asked with --task: one of {', '.join(TASKS)}.")
+    if options.task not in IMAGE_TASKS:
+        raise ValueError(f"Say what is asked with --task: one of {', '.join(IMAGE_TASKS)}.")
     samples = _annotated(options) if options.data else _pictures(options)
 
     from pr1kit.models.policy import load_policy

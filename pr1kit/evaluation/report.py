@@ -19,7 +19,11 @@ TITLES = {
     "counting": "Counting: share of images whose count is exact, %",
     "ocr": "OCR, %",
     "detection": "Detection: COCO AP, %",
+    "tracking": "Tracking: mean IoU over frames, %",
+    "when": "When: IoU of frames, %",
+    "what": "What: share of attributes that match, %",
 }
+WORDS = ("ocr", "when", "what")  # their answers hold no coordinates
 
 
 @dataclass(frozen=True)
@@ -75,7 +79,7 @@ def score_completions(
     task = samples[0].task
     frames: Any = [row.get("frame") or frame for row in chosen]
     if None in frames:
-        if task != "ocr":
+        if task not in WORDS:
             raise ValueError(
                 f"The completion of {chosen[frames.index(None)]['id']!r} does not say how its numbers are to be read: "
                 "say --answer-frame pixel, norm1000 or WxH."
@@ -85,7 +89,7 @@ def score_completions(
     options = {"frame": frames, "coco": getattr(samples, "coco", None)}
     metrics = evaluate(task, texts, targets, count_from=count_from, **options)
     official = evaluate(task, texts, targets, rules="official", **options)
-    protocol = _told(made_by, () if task == "ocr" else frames)
+    protocol = _told(made_by, () if task in WORDS else frames)
     protocol += f"; {Rules(count_from=count_from).said(task)}; {Rules(official=True).said(task)}"
     if task == "detection":
         protocol += f"; {_coco_rules(samples)}"

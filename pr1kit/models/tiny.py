@@ -19,7 +19,7 @@ from transformers import (
     Qwen2VLVideoProcessor,
 )
 
-from pr1kit.data.sample import TASKS
+from pr1kit.data.sample import IMAGE_TASKS
 from pr1kit.data.scenes import CONSONANTS, VOWELS, make_scenes
 from pr1kit.rewards.tasks import get_task
 
@@ -64,7 +64,7 @@ You are a helpful assistant.<|im_end|>
 
 def _corpus() -> Iterable[str]:
     """What the vocabulary is learned from: the prompts and answers of the synthetic world, and all numbers."""
-    for task in TASKS:
+    for task in IMAGE_TASKS:
         story = get_task(task)
         for sample in make_scenes(task, 500, seed=0):
             prompt = story.prompt(sample.question, thinking=sample.id.endswith("0"))

@@ -14,6 +14,7 @@ import re
 from typing import NamedTuple
 
 LARGEST = 1e6  # a coordinate beyond any image is no coordinate
+MOST_FRAMES = 10_000  # a frame beyond any video is no frame
 
 _NUMBER = r"[-+]?(?:[0-9]{1,9}+(?:\.[0-9]{0,20}+)?|\.[0-9]{1,20}+)(?:[eE][-+]?[0-9]{1,2}+)?"
 _COUPLE = rf"({_NUMBER})\s*+,\s*+({_NUMBER})"
@@ -22,6 +23,16 @@ _HALF = re.compile(rf"\(\s*+{_NUMBER}\s*+(?:,|$)")
 _LIST = re.compile(r"\[([^\[\]]*+)(\]|$)")
 _INSIDE = re.compile(rf"[\s(\[]*+{_COUPLE}(?:[\s)\]]*+,?[\s(\[]*+{_COUPLE})?[\s)\]]*+")
 _USUAL = re.compile(r"\(([0-9]{1,4}),([0-9]{1,4})\),\(([0-9]{1,4}),([0-9]{1,4})\)")
+_TRACK = re.compile(
+    r"(?P<head>\btrack\s{0,9}+(?P<number>[0-9]{1,6}+)\s{0,9}+:)|<(?P<close>/?)id(?P<id>[0-9]{1,6}+)>"
+    r"|\bframe\s{0,9}+(?P<frame>[0-9]{1,12}+)\s{0,9}+:(?P<box>\s{0,9}+[\[(][^;\n<\]A-Za-z]{0,200}+\]?)?",
+    re.IGNORECASE,
+)
+_SPAN = r"[0-9]{1,12}+(?:\s{0,9}+(?:-|–|to)\s{0,9}+[0-9]{1,12}+)?"
+_SPANS = rf"{_SPAN}(?:\s{{0,9}}+(?:,|;|and)\s{{0,9}}+{_SPAN})*+"
+_FRAMES = re.compile(rf"\bframes?\s{{0,9}}+({_SPANS})", re.IGNORECASE)
+_NUMBERS = re.compile(_SPANS)
+_FROM_TO = re.compile(r"([0-9]{1,12}+)(?:\s{0,9}+(?:-|–|to)\s{0,9}+([0-9]{1,12}+))?")
 _OBJECT = re.compile(r"\{([^{}]*+)(\}|$)")
 _FIELDS = re.compile(
     r"(bbox_2d|bbox|point_2d|point)[\"']?\s*+:\s*+(\[[^\[\]]{0,200}+\])|label[\"']?\s*+:\s*+[\"']([^\"']*+)[\"']"
@@ -82,6 +93,81 @@ def find_fault(place: Place, labelled: bool) -> str:
         inside = all(-LARGEST <= value <= LARGEST for value in values)
         return "swapped corners" if inside else "a number beyond any image"
     return "no label" if labelled and not label.strip() else ""
+
+
+class Step(NamedTuple):
+    """One frame of one track as written: `place` is its box, `owner` the track's number in the order of the text.
+
+    `frame` counts from 0; it is -1 where the text names no frame that a video can have.
+    """
+
+    place: Place
+    frame: int
+    owner: int
+
+
+def read_tracks(text: str) -> list[Step]:
+    """The boxes that follow `Frame t:`, each with its frame and its track; a track begins with `Track n:` or `<Idn>`.
+
+    As Merlin writes them, `Track1: <name><Id1>Frame 1:[x1,y1,x2,y2];…</Id1>`, or without names where there is one. A
+    frame given twice in a track is a fault, its second box dropped.
+
+    >>> step = read_tracks("Track1: <cat><Id1>Frame 2:[1,2,3,4]</Id1>")[0]
+    >>> step.frame, step.owner, step.place.label
+    (1, 0, 'cat')
+    """
+    steps: list[Step] = []
+    owners: dict[str, int] = {}
+    known: set[tuple[int, int]] = set()
+    name, label, begun = "", "", 0  # the track's, its words, where these begin
+    for found in _TRACK.finditer(text):
+        if found["head"]:
+            name, label, begun = found["number"], "", found.end()
+        elif found["id"]:
+            if begun:
+                label, begun = _words(text[begun : found.start()]), 0
+            name = "" if found["close"] else found["id"]
+            label = "" if found["close"] else label
+        else:
+            if begun:
+                label, begun = _words(text[begun : found.start()]), 0
+            owner = owners.setdefault(name, len(owners))
+            frame = int(found["frame"]) - 1
+            written = (found["box"] or "").strip(" \t,")
+            fault = "" if written else "no box"
+            if written and written[-1] not in "])":
+                fault = "cut short"
+            elif not 0 <= frame < MOST_FRAMES:
+                fault, frame = "no such frame", -1
+            elif (owner, frame) in known:
+                fault = "a frame given twice"
+            known.add((owner, frame))
+            values = _numbers(written)
+            fault = fault or ("" if len(values) == 4 else "not four numbers")
+            steps.append(Step(Place(values, label, fault, found.span()), frame, owner))
+    return steps
+
+
+def _words(text: str) -> str:
+    return text[-200:].strip(" \t\r\n<>:;,.")
+
+
+def read_spans(text: str) -> list[tuple[int, int, str]]:
+    """First and last frame, from 0, and what is wrong with it, of each span in an answer such as `Frame 2-5;Frame 8`.
+
+    Frames stand behind the word, or are all that the text holds.
+
+    >>> read_spans("Frame 2-5; 8"), read_spans("3 to 2"), read_spans("two of 8")
+    ([(1, 4, ''), (7, 7, '')], [(2, 1, 'last frame before the first')], [])
+    """
+    bare = text.strip(" \t\r\n.;[]")
+    listed = [bare] if _NUMBERS.fullmatch(bare) else _FRAMES.findall(text)
+    spans = []
+    for first, last in _FROM_TO.findall(";".join(listed)):
+        a, b = int(first) - 1, int(last or first) - 1
+        fault = "last frame before the first" if b < a else ""
+        spans.append((a, b, fault if 0 <= min(a, b) and max(a, b) < MOST_FRAMES else "no such frame"))
+    return spans
 
 
 def _numbers(text: str) -> list[float]:

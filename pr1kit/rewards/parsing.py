@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from pr1kit.rewards.notations import find_fault, read_notation
+from pr1kit.rewards.notations import find_fault, read_notation, read_spans, read_tracks
 from pr1kit.rewards.results import Answer
 
 THINK_FIRST = "Think first inside <think>…</think>, then answer inside <answer>…</answer>."
@@ -224,4 +224,58 @@ def read_places(completion: Any, *, labelled: bool = False) -> Answer:
         reason=f"{len(faults)} of {len(places)} items dropped: {faults[0]}" if faults else "",
         format_score=1 - len(faults) / len(places),
         malformed=len(faults),
+    )
+
+
+def read_steps(completion: Any) -> Answer:
+    """The boxes `(N, 4)` of tracks, in the completion's own frame of numbers, each with its video frame and its track.
+
+    >>> answer = read_steps("Frame 1:[1,2,3,4];Frame 3:[2,2,4,4]")
+    >>> answer.frames.tolist(), answer.owners.tolist(), answer.format_score
+    ([0, 2], [0, 0], 1.0)
+    """
+    text, _, reason = locate_answer(completion)
+    if reason:
+        return Answer(reason=reason, explicit=False)
+    text = text[:LONGEST]
+    steps = read_tracks(text)
+    if not steps:
+        nothing = is_nothing(text)
+        return Answer(text=text, reason="" if nothing else "no frame in the answer", format_score=float(nothing))
+    faults = [find_fault(step.place, False) for step in steps]
+    good = [step for step, fault in zip(steps, faults, strict=True) if not fault]
+    dropped = len(steps) - len(good)
+    return Answer(
+        boxes=np.array([step.place.values for step in good], float).reshape(-1, 4),
+        labels=tuple(step.place.label for step in good),
+        text=text,
+        reason=f"{dropped} of {len(steps)} frames dropped: {next(filter(None, faults))}" if dropped else "",
+        format_score=1 - dropped / len(steps),
+        malformed=dropped,
+        frames=np.array([step.frame for step in good], int),
+        owners=np.array([step.owner for step in good], int),
+    )
+
+
+def read_frames(completion: Any) -> Answer:
+    """The spans `(K, 2)` of frames, from 0, that an answer names.
+
+    >>> read_frames("Frame 2-5").spans.tolist()
+    [[1, 4]]
+    """
+    text, _, reason = locate_answer(completion)
+    if reason:
+        return Answer(reason=reason, explicit=False)
+    text = text[:LONGEST]
+    spans = read_spans(text)
+    if not spans:
+        nothing = is_nothing(text)
+        return Answer(text=text, reason="" if nothing else "no frame in the answer", format_score=float(nothing))
+    faults = [fault for *_, fault in spans if fault]
+    return Answer(
+        text=text,
+        reason=f"{len(faults)} of {len(spans)} spans dropped: {faults[0]}" if faults else "",
+        format_score=1 - len(faults) / len(spans),
+        malformed=len(faults),
+        spans=np.array([span[:2] for span in spans if not span[2]], int).reshape(-1, 2),
     )

@@ -21,6 +21,8 @@ class Answer:
     answer region. `format_score` in [0, 1] is the share of well-formed items; `reason` says what was wrong, "" if
     nothing; `explicit` is False where there was no answer at all (empty text, an unclosed thought). `malformed` counts
     the items that were written but dropped; `scale` is how many pixels one unit of the completion's frame is, (x, y).
+    Of a video: `frames` (N,) the frame of each box and `owners` (N,) the number of the track that it belongs to, or
+    `spans` (K, 2) first and last frame, all counted from 0.
     """
 
     boxes: np.ndarray = field(default_factory=lambda: np.zeros((0, 4)))
@@ -32,6 +34,9 @@ class Answer:
     explicit: bool = True
     malformed: int = 0
     scale: tuple[float, float] = (1.0, 1.0)
+    frames: np.ndarray = field(default_factory=lambda: np.zeros(0, int))
+    owners: np.ndarray = field(default_factory=lambda: np.zeros(0, int))
+    spans: np.ndarray = field(default_factory=lambda: np.zeros((0, 2), int))
 
     def _repr_html_(self) -> str:
         labels = self.labels or ("",) * len(self.boxes)

@@ -17,7 +17,7 @@ from dataclasses import replace
 from typing import Any
 
 from pr1kit.data.boxes import pixels_per_unit, to_pixels
-from pr1kit.data.sample import Target
+from pr1kit.data.sample import VIDEO_TASKS, Target
 from pr1kit.rewards.official import PARSERS
 from pr1kit.rewards.parsing import is_tagged
 from pr1kit.rewards.results import Answer, RewardResult
@@ -231,7 +231,9 @@ def _empty(target: Mapping) -> bool:
 
 
 def _nothing_passes(task: str, recipe: str, answers: int) -> str:
-    example = {"boxes": [[10, 20, 30, 40]], "labels": ["cat"]}
+    example: dict = {"boxes": [[10, 20, 30, 40]], "labels": ["cat"]}
+    if task in VIDEO_TASKS:
+        example = {"tracks": [{"boxes": [[10, 20, 30, 40]] * 2}], "spans": [[1, 4]], "text": "red, circle"}
     paid = get_task(task).write_answer(example, label="cat", recipe=recipe)
     kept = "; its special tokens must be kept where completions are decoded" if recipe == "released-strict" else ""
     return f"0 of {answers} answers pass the format gate of `{recipe}`: a {task} answer that does is {paid!r}{kept}."

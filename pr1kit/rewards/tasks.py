@@ -1,4 +1,4 @@
-"""The four perception tasks, one file each: prompt, supervised answer, parsing, reward recipes, metrics.
+"""The perception tasks, four of images, three of videos: prompt, supervised answer, parsing, reward recipes, metrics.
 
 A new task is one new module in this folder, plus its name in `pr1kit.data.sample.TASKS`. The module holds
 `prompt`, `write_answer`, `parse`; `COLUMNS`, what a target must have; `RECIPES`, name -> reward of an answer in pixels;
@@ -83,12 +83,16 @@ RULES = {  # task: the kit's and the official rules
         "complete items of broken JSON count, labels in any letter case",
         "broken JSON is dropped whole, items after a faulty one too, labels letter for letter",
     ),
+    "tracking": ("a frame counts where an object is or is said to be", "there are none"),
+    "when": ("frames of a span count one by one", "there are none"),
+    "what": ("attributes in any order and letter case", "there are none"),
 }
 
 
 def says_nothing(answer: Answer) -> bool:
     """Whether an answer states, explicitly and without a box, that there is nothing."""
-    return answer.explicit and answer.format_score == 1 and len(answer.boxes) == 0 and len(answer.points) == 0
+    places = len(answer.boxes) + len(answer.points) + len(answer.spans)
+    return answer.explicit and answer.format_score == 1 and not places
 
 
 def get_task(name: str) -> ModuleType:

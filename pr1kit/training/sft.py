@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 from datasets import Dataset
@@ -76,7 +76,9 @@ def supervised_answer(sample: Sample, policy: Policy, thought: str = "", recipe:
     """
     size = image_size(sample.image)
     boxes = from_pixels(sample.target.boxes, policy.frame(size), size)
+    tracks = [replace(each, boxes=from_pixels(each.boxes, policy.frame(size), size)) for each in sample.target.tracks]
     target = {"boxes": boxes, "labels": sample.target.labels, "text": sample.target.text}
+    target |= {"tracks": tracks, "spans": sample.target.spans}
     answer = get_task(sample.task).write_answer(target, label=sample.question, recipe=recipe)
     answer = answer.removesuffix("<|im_end|>")
     return f"<think>{thought}</think><answer>{answer}</answer>" if thought else answer

@@ -3,10 +3,10 @@
 import time
 
 from pr1kit import make_scenes
-from pr1kit.data.sample import TASKS
+from pr1kit.data.sample import IMAGE_TASKS
 
 if __name__ == "__main__":
-    for task in TASKS:
+    for task in IMAGE_TASKS:
         rates = []
         for seed in range(5):
             started = time.perf_counter()

@@ -17,11 +17,11 @@ from pr1kit.data.fingerprint import (
     folder_fingerprint,
 )
 from pr1kit.data.records import StoredImage
-from pr1kit.data.sample import TASKS, Sample, Target
+from pr1kit.data.sample import IMAGE_TASKS, Sample, Target
 from pr1kit.data.scenes import make_scenes
 
 
-@pytest.mark.parametrize("task", TASKS)
+@pytest.mark.parametrize("task", IMAGE_TASKS)
 def test_the_same_samples_give_the_same_fingerprint_through_json(task):
     once, again = (fingerprint(make_scenes(task, 20, seed=3)) for _ in range(2))
     assert once == again == json.loads(json.dumps(once))

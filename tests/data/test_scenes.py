@@ -4,15 +4,15 @@ import numpy as np
 import pytest
 
 from pr1kit import make_scenes
-from pr1kit.data.sample import TASKS
-from pr1kit.data.scenes import COLOURS, DEFAULTS, SHAPES, _mask, draw_scene, scene_rng
+from pr1kit.data.sample import IMAGE_TASKS
+from pr1kit.data.scenes import COLOURS, DEFAULTS, SHAPES, draw_scene, scene_rng, shape_mask
 
 
 def pixels(sample):
     return np.asarray(sample.image)
 
 
-@pytest.mark.parametrize("task", TASKS)
+@pytest.mark.parametrize("task", IMAGE_TASKS)
 def test_the_same_seed_gives_the_same_scenes_and_a_longer_list_begins_with_the_shorter(task):
     short, long = make_scenes(task, 3, seed=5), make_scenes(task, 6, seed=5)
     for a, b in zip(short, long, strict=False):
@@ -23,7 +23,7 @@ def test_the_same_seed_gives_the_same_scenes_and_a_longer_list_begins_with_the_s
     assert (pixels(later[0]) == pixels(long[4])).all()
 
 
-@pytest.mark.parametrize("task", TASKS)
+@pytest.mark.parametrize("task", IMAGE_TASKS)
 def test_splits_and_seeds_share_no_scene(task):
     seen = {}
     for split in ("train", "validation", "test"):
@@ -37,7 +37,7 @@ def test_splits_and_seeds_share_no_scene(task):
 @pytest.mark.parametrize("shape", SHAPES)
 @pytest.mark.parametrize("side", [9, 10, 17, 24])
 def test_a_shape_touches_all_four_sides_of_its_box(shape, side):
-    mask = _mask(shape, side)
+    mask = shape_mask(shape, side)
     assert mask.shape == (side, side)
     assert mask[0].any()
     assert mask[-1].any()

@@ -19,7 +19,7 @@ from PIL import Image
 
 from pr1kit.__main__ import main
 from pr1kit.data.annotations import load_sample
-from pr1kit.data.sample import TASKS, Sample, Target
+from pr1kit.data.sample import IMAGE_TASKS, Sample, Target
 from pr1kit.data.scenes import make_scenes
 from pr1kit.explorer.page import open_explorer
 from pr1kit.explorer.readout import perfect_answer, rewrite
@@ -59,7 +59,7 @@ def moved(explorer: RewardExplorer, **changes) -> list[dict]:
     return [{**item, "values": changes.get(f"_{k}", item["values"])} for k, item in enumerate(items)]
 
 
-@pytest.mark.parametrize("task", TASKS)
+@pytest.mark.parametrize("task", IMAGE_TASKS)
 def test_the_readout_is_what_score_pays_under_every_switch(task):
     (sample,) = make_scenes(task, 1, 5)
     good = perfect_answer(sample)
@@ -202,7 +202,7 @@ def test_answers_join_a_group_and_are_visited():
      "cat(1,1),(2,2)" * 7_000, "\x00\ufffe\u202e" * 100, "<think>" * 10_000, "1e999,(nan,inf),(nan,inf)"],
     ids=["markup", "brackets", "json", "lists", "7,000 boxes", "controls", "thoughts", "numbers"],
 )  # fmt: skip
-@pytest.mark.parametrize("task", TASKS)
+@pytest.mark.parametrize("task", IMAGE_TASKS)
 def test_hostile_text_is_data(task, text):
     (sample,) = make_scenes(task, 1)
     explorer = RewardExplorer(sample)
@@ -283,7 +283,7 @@ def test_traits_link_as_those_of_any_widget():
     assert ipywidgets.VBox([one, other]).children == (one, other)
 
 
-@pytest.mark.parametrize("task", TASKS)
+@pytest.mark.parametrize("task", IMAGE_TASKS)
 def test_the_cell_carries_a_picture_and_words(task, monkeypatch):
     (sample,) = make_scenes(task, 1)
     explorer = RewardExplorer(sample, compare="paper", group=[0.0, 0.5])

@@ -10,7 +10,7 @@ import torch
 from transformers import AutoConfig, AutoProcessor, Qwen2_5_VLForConditionalGeneration, Qwen2_5_VLProcessor
 
 from pr1kit import evaluate, generate_completions, load_policy, make_scenes
-from pr1kit.data.sample import TASKS
+from pr1kit.data.sample import IMAGE_TASKS
 from pr1kit.data.shipped import shipped
 from pr1kit.models.policy import chat
 from pr1kit.models.tiny import SPECIAL_TOKENS, build_model, build_processor
@@ -58,7 +58,7 @@ def test_the_tokenizer_makes_one_token_of_a_coordinate_and_loses_no_text(process
     assert tokenizer.eos_token == "<|im_end|>"
 
 
-@pytest.mark.parametrize("task", TASKS)
+@pytest.mark.parametrize("task", IMAGE_TASKS)
 def test_prompts_end_where_the_assistant_begins_and_hold_16_image_tokens(processor, task):
     sample = make_scenes(task, 1)[0]
     text = processor.apply_chat_template(chat(sample), add_generation_prompt=True)

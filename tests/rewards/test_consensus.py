@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pr1kit import Target, make_scenes
-from pr1kit.data.sample import TASKS, Sample
+from pr1kit.data.sample import IMAGE_TASKS, Sample
 from pr1kit.rewards.consensus import most_agreed
 from pr1kit.rewards.parsing import boxed
 
@@ -49,5 +49,5 @@ def test_texts_agree_by_their_letters():
 @given(st.lists(st.text(max_size=40) | st.just("(9,9),(1,1)") | st.just("(-5,0),(900,3)"), min_size=1, max_size=4))
 @settings(max_examples=40, deadline=None)
 def test_no_text_breaks_it(completions):
-    for task in TASKS:
+    for task in IMAGE_TASKS:
         assert 0 <= most_agreed(make_scenes(task, 1, seed=0)[0], completions) < len(completions)

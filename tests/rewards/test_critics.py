@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pr1kit import Target, make_scenes, score
-from pr1kit.data.sample import TASKS, Sample
+from pr1kit.data.sample import IMAGE_TASKS, Sample
 from pr1kit.rewards.critics import TELLS, RewardCritic, read_critique, safe_words
 from pr1kit.rewards.parsing import boxed
 
@@ -100,7 +100,7 @@ def test_only_boxes_of_the_answer_are_quoted(answered, true, task):
 @given(st.text(max_size=200) | st.just("<|im_end|>" * 50) | st.just('[{"bbox_2d": [1, 2], "label": 3}, {"bbox'))
 @settings(max_examples=60, deadline=None)
 def test_no_answer_and_no_critique_raises(text):
-    for task in TASKS:
+    for task in IMAGE_TASKS:
         sample = make_scenes(task, 1, seed=0)[0]
         critique = said(sample, text)
         assert 0 <= critique.score <= 1

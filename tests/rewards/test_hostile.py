@@ -14,7 +14,7 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from pr1kit.data.sample import TASKS
+from pr1kit.data.sample import IMAGE_TASKS
 from pr1kit.rewards.parsing import boxed
 from pr1kit.rewards.score import RECIPES, score
 
@@ -128,7 +128,7 @@ def test_no_cheat_beats_the_honest_answer(name):
 
 @pytest.mark.parametrize("text", ["", " \n\t", None])
 @pytest.mark.parametrize("truth", [NONE, TRUTH], ids=["empty truth", "objects"])
-@pytest.mark.parametrize("task", TASKS)
+@pytest.mark.parametrize("task", IMAGE_TASKS)
 def test_no_text_at_all_earns_nothing(task, truth, text):
     result = score(task, text, truth)
     assert (result.total, result.reason) == (0, "no text")
@@ -173,7 +173,7 @@ def test_code_never_runs(tmp_path):
 WATCHED = r"""
 import os, sys
 from pr1kit import score
-from pr1kit.data.sample import TASKS
+from pr1kit.data.sample import IMAGE_TASKS
 
 seen, target = None, {"boxes": [[10, 10, 50, 50]], "labels": ["cat"], "text": "cat", "image_size": (100, 100)}
 sys.addaudithook(lambda event, _: seen.append(event) if seen is not None and event.split(".")[0] in WATCH else None)
@@ -185,7 +185,7 @@ wraps = ("%s", "<|box_start|>%s<|box_end|>", '[{"bbox_2d": %s, "label": "cat"}]'
 
 def score_all():
     for code in codes:
-        for task in TASKS:
+        for task in IMAGE_TASKS:
             for wrap in wraps:
                 score(task, wrap.replace("%s", code), target)
 
@@ -206,7 +206,7 @@ print(*found, sep="\n", end="")
 
 
 @pytest.mark.parametrize("truth", ["[[1, 2, 3, 4]]", '{"boxes": []}', "exec('1')", 3, None, [[1, 2, 3, 4]]])
-@pytest.mark.parametrize("task", TASKS)
+@pytest.mark.parametrize("task", IMAGE_TASKS)
 def test_truth_as_a_string_is_refused_not_evaluated(task, truth):
     with pytest.raises(ValueError, match="A target is a Target or a mapping"):
         score(task, "[]", truth)
@@ -274,7 +274,7 @@ LONG["many wide pairs"] = "".join(f"({i},0),({i + 150},90)" for i in range(6000)
 def test_100_kb_of_hostile_text_does_not_stall(name):
     """Processor time, best of three, so that the limit is no matter of luck: none took over 40 ms on a busy core."""
     crowd = {**TRUTH, "boxes": guesses(40, seed=1), "labels": ["cat", "dog"] * 20, "text": "the cat sat " * 200}
-    for task in TASKS:
+    for task in IMAGE_TASKS:
         truth = {**crowd, "boxes": crowd["boxes"][:1], "labels": ["cat"]} if task == "grounding" else crowd
         for recipe in RECIPES:
             best = math.inf
@@ -303,7 +303,7 @@ BOUNDS = {"kit": (0, 1), "paper": (-1, 4), "released": (-1e5, 3), "released-stri
 @example(text='{"bbox_2d": [1,2,3,4], "label": null}', empty=False, thinking=False)
 def test_no_text_raises_or_leaves_the_bounds(text, empty, thinking):
     truth = NONE if empty else ONE
-    for task in TASKS:
+    for task in IMAGE_TASKS:
         for recipe, (low, high) in BOUNDS.items():
             if thinking and recipe == "released-strict":
                 continue  # refused

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from pr1kit.data.sample import TASKS
+from pr1kit.data.sample import IMAGE_TASKS
 from pr1kit.rewards.score import RECIPES, parse, score
 
 FOLDER = Path(__file__).resolve().parents[3] / "shared" / "data" / "completions"
@@ -32,7 +32,7 @@ def test_every_logged_completion_scores_under_every_recipe(name):
     pairs = logged(name)
     assert len(pairs) > 400
     for text, solution in pairs:
-        for task in TASKS:
+        for task in IMAGE_TASKS:
             truth = {**TRUTH, "text": solution}
             if task == "grounding":
                 truth |= {"boxes": TRUTH["boxes"][:1], "labels": ["cat"]}
@@ -84,6 +84,6 @@ def test_strings_from_public_issues():
         boxes, reason = expected.get(row["kind"], (1, ""))
         assert len(answer.boxes) == boxes, row["kind"]
         assert reason in answer.reason
-        for task in TASKS:
+        for task in IMAGE_TASKS:
             truth = {**TRUTH, "boxes": TRUTH["boxes"][:1], "labels": ["cat"]} if task == "grounding" else TRUTH
             assert all(math.isfinite(score(task, text, truth, recipe=recipe).total) for recipe in RECIPES)

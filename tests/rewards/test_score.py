@@ -7,7 +7,7 @@ import sys
 import numpy as np
 import pytest
 
-from pr1kit.data.sample import TASKS, Target
+from pr1kit.data.sample import IMAGE_TASKS, Target
 from pr1kit.rewards.parsing import boxed
 from pr1kit.rewards.score import RECIPES, completion_text, reward_function, score, score_batch
 from pr1kit.rewards.tasks import get_task
@@ -31,7 +31,7 @@ def total(*args, **kwargs):
 
 
 @pytest.mark.parametrize("recipe", RECIPES)
-@pytest.mark.parametrize("task", TASKS)
+@pytest.mark.parametrize("task", IMAGE_TASKS)
 def test_the_supervised_answer_earns_the_most(task, recipe):
     target = ONE if task in ("grounding", "ocr") else TWO
     best = {"kit": 1, "paper": 2}.get(recipe, 1)
@@ -46,7 +46,7 @@ def test_the_supervised_answer_earns_the_most(task, recipe):
     )
 
 
-@pytest.mark.parametrize("task", TASKS)
+@pytest.mark.parametrize("task", IMAGE_TASKS)
 def test_the_supervised_answer_to_nothing_is_explicit_and_earns_1(task):
     assert score(task, get_task(task).write_answer(NONE, label="cat"), NONE).total == 1
 
@@ -194,7 +194,7 @@ def test_batched_is_scalar():
 
 
 def test_parts_are_plain_floats_and_the_result_shows_itself():
-    for task in TASKS:
+    for task in IMAGE_TASKS:
         for recipe in RECIPES:
             result = score(task, get_task(task).write_answer(ONE, label="cat"), ONE, recipe=recipe)
             assert type(result.total) is float

@@ -14,7 +14,7 @@ from safetensors.torch import load_file
 
 from pr1kit.__main__ import main
 from pr1kit.data.durable_files import read_log
-from pr1kit.data.sample import TASKS
+from pr1kit.data.sample import IMAGE_TASKS
 from pr1kit.models.policy import load_policy
 from pr1kit.training.command import trainer_options
 from pr1kit.training.config import CONFIGS, RunConfig, read_run
@@ -39,7 +39,7 @@ def run_of(*flags):
 # Settings
 
 
-@pytest.mark.parametrize("task", TASKS)
+@pytest.mark.parametrize("task", IMAGE_TASKS)
 def test_the_papers_configurations_hold_the_papers_values(task):
     run, settings = run_of("--config", task, "--data", "x")
     assert run.task == task

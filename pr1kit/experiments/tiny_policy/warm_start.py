@@ -24,7 +24,7 @@ from tqdm.auto import tqdm
 from pr1kit.data.durable_files import write_atomically
 from pr1kit.data.label_noise import corrupt_labels
 from pr1kit.data.run_folder import RunFolder
-from pr1kit.data.sample import TASKS, Sample
+from pr1kit.data.sample import IMAGE_TASKS, Sample
 from pr1kit.data.scenes import DEFAULTS, draw_scene, make_scenes, scene_rng
 from pr1kit.experiments.condition import HEADLINE, Condition
 from pr1kit.experiments.run_condition import measure
@@ -131,10 +131,10 @@ def train(name: str, parts: nn.ModuleList, steps: int, lr: float, folder: Path, 
 
 def pretrain_vision(policy: Policy, head: DenseHead, recipe: Recipe, folder: Path) -> float:
     """Stage 1: the vision tower learns what stands where. Returns seconds."""
-    visual, share = policy.model.model.visual, recipe.vision_batch // len(TASKS)
+    visual, share = policy.model.model.visual, recipe.vision_batch // len(IMAGE_TASKS)
 
     def step_loss(step: int) -> dict:
-        batches = [draw_batch(task, recipe.seed, step * share, share) for task in TASKS]
+        batches = [draw_batch(task, recipe.seed, step * share, share) for task in IMAGE_TASKS]
         images = [sample.image for samples, _ in batches for sample in samples]
         pixels = policy.processor.image_processor(images, return_tensors="pt")
         tokens = visual(pixels["pixel_values"], grid_thw=pixels["image_grid_thw"]).pooler_output
@@ -180,7 +180,7 @@ def finetune(policy: Policy, head: DenseHead, recipe: Recipe, lesson: Lesson, fo
 def _measured(policy: Policy, held_out: int) -> dict[str, dict[str, float]]:
     """Task and metric, `"counting accuracy"`, to its value in each mode, on `held_out` test scenes of each task."""
     values = {}
-    for task in TASKS:
+    for task in IMAGE_TASKS:
         summary = measure(policy, Condition(task), make_scenes(task, held_out, 0, split="test"), 0).summary()
         values |= {f"{task} {key}": {mode: of[key] for mode, of in summary.items()} for key in summary["greedy"]}
     return values

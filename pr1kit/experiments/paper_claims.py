@@ -13,7 +13,7 @@ from itertools import pairwise
 
 from pr1kit.experiments.paper_grids import GRIDS
 from pr1kit.experiments.runs import ROOT, Run, load_runs
-from pr1kit.experiments.statistics import holm, mean_interval, p_value, paired_values, verdict
+from pr1kit.experiments.statistics import holm, mean_interval, p_value, paired_values, seeds_needed, verdict
 
 
 @dataclass(frozen=True, eq=False)
@@ -177,12 +177,14 @@ def claim_table(*grids: str, root=ROOT) -> str:
     """Markdown: every claim about these grids (all where none is named), the paper's numbers, ours, p, and the verdict.
 
     p is that of all the logged claims about a paper together (Holm), whichever are shown; the verdict is each claim's
-    by itself; both are about sampled answers where those are compared. Raises FileNotFoundError where a grid that is
-    asked for was not run.
+    by itself; beside it how many seeds there are, and how many would tell the difference to ± 0.02 (`seeds_needed`).
+    All three are about sampled answers where those are compared. Raises FileNotFoundError where a grid that is asked
+    for was not run.
     """
     lines = [
-        "| claim | paper, one run | here, sampled answers | here, greedy answers | p, all claims together | holds? |",
-        "|---|---|---|---|---|---|",
+        "| claim | paper, one run | here, sampled answers | here, greedy answers | p, all claims together | holds? "
+        "| seeds (for ± 0.02) |",
+        "|---|---|---|---|---|---|---|",
     ]
     runs = {}
     for name in {claim.grid for claim in CLAIMS}:
@@ -204,7 +206,9 @@ def claim_table(*grids: str, root=ROOT) -> str:
             words = {mode: f"{mean:+.3f} [{low:+.3f}, {high:+.3f}]" for mode, (mean, low, high) in intervals.items()}
             numbers = f"{words.get('sampled', '–')} | {words['greedy']}"
             holds = verdict(intervals[claim.modes[0]])
-            lines.append(f"| {claim.text} | {claim.paper} | {numbers} | {corrected[claim]:.3f} | {holds} |")
+            first = found[claim][claim.modes[0]]
+            seeds = f"{len(first)} ({seeds_needed(first)})"
+            lines.append(f"| {claim.text} | {claim.paper} | {numbers} | {corrected[claim]:.3f} | {holds} | {seeds} |")
     return "\n".join(lines)
 
 
@@ -219,9 +223,10 @@ missing; several processes may share the work.
 
 Written by `python -m pr1kit experiments --claims --write`: paired differences over seeds with 95 % t-intervals, in
 mean IoU, accuracy, AP50 or 1 − edit distance. A claim holds where the interval of sampled answers lies above zero;
-*not shown* is not *equal*. The first claims are Perception-R1's (arXiv 2504.07954), those on ranked answers PerPO's
-(arXiv 2502.04371: RefCOCO val, OCR edit distance, and the margin over a blank image on RefCOCOg). Runs of the earlier
-grids under the recipe `kit` were trained before its rule about near-duplicate boxes.
+*not shown* is not *equal*: beside the number of seeds stands how many would give ± 0.02. The first claims are
+Perception-R1's (arXiv 2504.07954), those on ranked answers PerPO's (arXiv 2502.04371: RefCOCO val, OCR edit distance,
+and the margin over a blank image on RefCOCOg). Runs of the earlier grids under the recipe `kit` were trained before its
+rule about near-duplicate boxes.
 
 {claim_table(root=root)}
 """

@@ -26,6 +26,24 @@ def mean_interval(values: Sequence[float], level: float = 0.95) -> tuple[float, 
     return float(values.mean()), float(values.mean() - half), float(values.mean() + half)
 
 
+def seeds_needed(differences: Sequence[float], half: float = 0.02, level: float = 0.95) -> int | None:
+    """How many seeds make the t interval of the mean at most ± `half`, if they vary as these; None for fewer than two.
+
+    The spread of few seeds is itself uncertain: with 95 % confidence the true variance is 0.27 to 39 times that of
+    three seeds, 0.36 to 8.3 times that of five.
+
+    >>> seeds_needed([0.10, 0.12, 0.14]), seeds_needed([0.0, 0.1, 0.2])
+    (7, 99)
+    """
+    differences = np.asarray(differences, float)
+    if len(differences) < 2:
+        return None
+    spread, n = differences.std(ddof=1), 2
+    while stats.t.ppf((1 + level) / 2, n - 1) * spread > half * np.sqrt(n):
+        n += 1
+    return n
+
+
 def paired_difference(
     runs: Sequence[Run], one: Mapping[str, str], other: Mapping[str, str], value=lambda run: run.gain()
 ) -> tuple[float, float, float]:

@@ -16,7 +16,7 @@ from pr1kit.experiments.grid import fast, full, of_policy
 from pr1kit.experiments.paper_claims import CLAIMS, claim_table, claims_page
 from pr1kit.experiments.paper_grids import GRIDS
 from pr1kit.experiments.runs import FORMAT, ROOT, Run, load_runs, log_file, read_lines
-from pr1kit.experiments.statistics import holm, mean_interval, p_value, paired_difference
+from pr1kit.experiments.statistics import holm, mean_interval, p_value, paired_difference, seeds_needed
 from pr1kit.models.tiny import build_tokenizer
 from pr1kit.rewards.tasks import get_task
 from pr1kit.training.curriculum import easy_to_hard, offline_difficulty, train_curriculum
@@ -221,7 +221,7 @@ def test_claims_are_judged_by_the_logs_and_stand_beside_them():
             assert all(level in factors[name] for name, level in levels_.items())
     _, _, *rows = claim_table().splitlines()
     assert len(rows) == len(CLAIMS)
-    assert {row.split(" | ")[-1] for row in rows} <= {"holds |", "not shown |", "the opposite holds |"}
+    assert {row.split(" | ")[-2] for row in rows} <= {"holds", "not shown", "the opposite holds"}
     assert (ROOT / "README.md").read_text(encoding="utf-8") == claims_page(), "write it: experiments --claims --write"
     assert claim_table("curriculum").splitlines()[2:] == [row for row in rows if "shuffled" in row]
 
@@ -246,3 +246,11 @@ def test_many_claims_are_corrected_together():
     assert holm([0.9, 0.8]).max() == 1
     luck = np.random.default_rng(0).random((2000, 20))  # no claim holds
     assert np.mean([holm(row).min() < 0.05 for row in luck]) < 0.065
+
+
+def test_so_many_seeds_are_needed_and_one_less_is_too_few():
+    few = [0.10, 0.16, 0.13]  # standard deviation 0.03
+    n = seeds_needed(few)
+    assert [stats.t.ppf(0.975, m - 1) * 0.03 / m**0.5 <= 0.02 for m in (n - 1, n)] == [False, True]
+    assert seeds_needed([0.1]) is None
+    assert seeds_needed([0.1, 0.1]) == 2

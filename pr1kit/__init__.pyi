@@ -8,6 +8,7 @@ from .data.load import load_dataset as load_dataset
 from .data.sample import Sample as Sample
 from .data.sample import Target as Target
 from .data.scenes import make_scenes as make_scenes
+from .data.shipped import shipped as shipped
 from .data.tracks import Track as Track
 from .evaluation.average_precision import coco_detections as coco_detections
 from .evaluation.average_precision import coco_table as coco_table
@@ -34,6 +35,7 @@ from .experiments.runs import logs_of as logs_of
 from .experiments.statistics import paired_difference as paired_difference
 from .explorer.widget import RewardExplorer as RewardExplorer
 from .models.adapters import LoRASettings as LoRASettings
+from .models.backends import quiet as quiet
 from .models.export import export_adapter as export_adapter
 from .models.export import export_model as export_model
 from .models.memory import estimate_memory as estimate_memory
@@ -42,6 +44,7 @@ from .models.policy import chat as chat
 from .models.policy import load_policy as load_policy
 from .models.policy import scene_knobs as scene_knobs
 from .models.profiles import PROFILES as PROFILES
+from .plots.charts import plot_forest as plot_forest
 from .plots.charts import plot_intervals as plot_intervals
 from .plots.charts import plot_metric_intervals as plot_metric_intervals
 from .plots.charts import plot_pass_at_k as plot_pass_at_k

@@ -11,7 +11,7 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator, PercentFormatter
 from scipy.special import stdtrit
 
-from pr1kit.plots.drawing import BETTER, INK, NEUTRAL, WORSE, legend_below, style
+from pr1kit.plots.drawing import BETTER, INK, NEUTRAL, WORSE, area_of, legend_below, style
 from pr1kit.rewards.groups import group_rewards, pass_at_k
 
 BELOW_LABEL = 32  # points from the axes to under the label of its x axis
@@ -204,6 +204,26 @@ def plot_intervals(rows: Mapping, *, ax=None):
     ax.grid(axis="y", visible=False)
     ax.spines["left"].set_visible(False)
     return ax
+
+
+@style()
+def plot_forest(panels: Mapping[str, Mapping], *, xlabel: str = "", ax=None) -> np.ndarray:
+    """`plot_intervals` beside one another, with one scale and the same rows in all; returns their Axes `(P,)`.
+
+    `panels`: title → rows. They fill a new figure, or the place of `ax`. No panel: ValueError.
+
+    >>> len(plot_forest({"sampled": {"gain": (0.2, 0.1, 0.3)}, "greedy": {"gain": (0.1, 0.0, 0.2)}}))
+    2
+    """
+    if not panels:
+        raise ValueError("No intervals to plot: panels need a title and rows each.")
+    rows = max(len(each) for each in panels.values())
+    figure = area_of(ax, (2.2 + 3.3 * len(panels), 0.8 + 0.29 * rows))
+    axes = figure.subplots(1, len(panels), sharex=True, sharey=True, squeeze=False)[0]
+    for panel, (title, each) in zip(axes, panels.items(), strict=True):
+        plot_intervals(each, ax=panel)
+        panel.set(title=title, xlabel=xlabel)
+    return axes
 
 
 @style()

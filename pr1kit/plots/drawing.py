@@ -179,6 +179,17 @@ def _free_place(box, extent, frame, placed, boxes) -> tuple[np.ndarray, bool]:
     return spots[best], bool(gap[best] > 2)
 
 
+def area_of(ax, figsize: tuple[float, float]):
+    """The figure that a plot of several axes fills: a new one of `figsize` inches, or one in the place of `ax`."""
+    if ax is None:
+        return plt.figure(figsize=figsize)
+    if ax.get_subplotspec() is None:
+        raise ValueError("ax must come from plt.subplots or add_subplot: its place is divided into several axes.")
+    parent, place = ax.figure, ax.get_subplotspec()
+    ax.remove()
+    return parent.add_subfigure(place)
+
+
 class Panel(NamedTuple):
     """One picture and what is drawn on it, all in pixels of the picture."""
 

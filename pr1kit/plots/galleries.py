@@ -6,7 +6,6 @@ import textwrap
 from collections.abc import Sequence
 from typing import Any
 
-import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.artist import Artist
 
@@ -17,17 +16,6 @@ from pr1kit.plots.pictures import panel_of
 from pr1kit.rewards.matching import aggregate
 from pr1kit.rewards.results import Answer, Rollout
 from pr1kit.rewards.text_similarity import compare_texts, normalize
-
-
-def _area_of(ax, figsize: tuple[float, float]):
-    """The figure that a plot of several axes fills: a new one of `figsize` inches, or one in the place of `ax`."""
-    if ax is None:
-        return plt.figure(figsize=figsize)
-    if ax.get_subplotspec() is None:
-        raise ValueError("ax must come from plt.subplots or add_subplot: its place is divided into several axes.")
-    parent, place = ax.figure, ax.get_subplotspec()
-    ax.remove()
-    return parent.add_subfigure(place)
 
 
 def _draw_panel(ax, sample: Sample, scene: Panel) -> float:
@@ -103,7 +91,7 @@ def plot_before_after(
         raise ValueError(f"One answer before and one after for each of at least one sample, got {counts}.")
     scenes = [[panel_of(*pair, frame) for pair in zip(samples, said, strict=True)] for said in (before, after)]
     width, height = _panel_size(scenes[0], 1.75)
-    figure = _area_of(ax, (width * len(samples) + 0.5, 2 * height + 1.15))
+    figure = drawing.area_of(ax, (width * len(samples) + 0.5, 2 * height + 1.15))
     axes = figure.subplots(2, len(samples), squeeze=False)
     for column, sample in enumerate(samples):
         old = [_quality(sample, scenes[0][column])] * 2
@@ -143,7 +131,7 @@ def plot_rollout_group(
     columns = min(columns, len(rollouts))
     lines = -(-len(rollouts) // columns)
     width, height = _panel_size(scenes, 1.8)
-    figure = _area_of(ax, (width * columns + 0.2, (height + 0.45) * lines + 0.7))
+    figure = drawing.area_of(ax, (width * columns + 0.2, (height + 0.45) * lines + 0.7))
     grid = figure.subplots(lines, columns, squeeze=False).ravel()
     top = max([1.0, *(r.total for r in rollouts)])
     for panel, rollout, scene in zip(grid, rollouts, scenes, strict=False):

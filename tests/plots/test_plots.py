@@ -447,6 +447,16 @@ def test_intervals_stand_on_one_scale_and_are_grey_where_they_include_zero():
         pr1kit.plot_intervals({})
 
 
+def test_a_forest_has_one_scale_and_one_order_of_rows():
+    rows = {"a": (0.5, 0.4, 0.6), "b": (-0.1, -0.2, 0.0)}
+    one, other = pr1kit.plot_forest({"sampled": rows, "greedy": {"a": (0.0, -0.1, 0.1), "b": (0.0, 0.0, 0.0)}})
+    assert one.get_xlim() == other.get_xlim()
+    assert one.get_ylim() == other.get_ylim()
+    assert [ax.get_title(loc="left") for ax in (one, other)] == ["sampled", "greedy"]
+    with pytest.raises(ValueError, match="No intervals to plot"):
+        pr1kit.plot_forest({})
+
+
 def test_reward_curves_show_the_parts_that_are_named():
     rows = [{"step": i, "reward": 0.4, "reward/count": 0.2, "reward/format": 1.0} for i in (1, 2, 3)]
     labels = pr1kit.plot_reward_curves(rows, parts=("count",)).get_legend_handles_labels()[1]

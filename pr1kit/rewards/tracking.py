@@ -8,8 +8,8 @@ answers them; its authors released no reward, so this is ours alone. With n_t bo
           identity   what is left of it where each track answers one object from beginning to end
 
 So a frame left out, a frame too many, and a frame given twice cost as a miss does; a switch of identities costs the
-frames behind it. A malformed box, and one in a frame that the video does not have, counts as answered. A copied or
-standing box earns its mean overlap with where the object has been.
+frames behind it. A malformed box, and one in a frame that the video does not have, counts as answered. A box that
+stands still earns its mean overlap with where the object has been.
 """
 
 from __future__ import annotations
@@ -68,13 +68,16 @@ def kit(answer: Answer, target: Target, options: Options) -> RewardResult:
         return RewardResult(float(says_nothing(answer)), {"format": answer.format_score}, reason=answer.reason)
     overlap, predicted, outside = _overlaps(answer, truth)
     true = ~np.isnan(truth[:, :, 0])
-    surplus = outside + (answer.malformed if "format" not in options.drop else 0)
-    union = float(np.maximum(predicted, true.sum(0)).sum()) + surplus  # of frames
-    written, there = float(predicted.sum()) + surplus, float(true.sum())
+    broken = (
+        answer.malformed if "format" not in options.drop else 0
+    )  # stand where boxes are missing, then for themselves
+    missing = int(np.maximum(true.sum(0) - predicted, 0).sum())
+    union = float(np.maximum(predicted, true.sum(0)).sum() + max(broken - missing, 0) + outside)
+    written, there = float(predicted.sum() + broken + outside), float(true.sum())
     pairs = match(overlap.sum(2), options.matching)
     kept = sum(score for *_, score in pairs)
     anyone = kept
-    if min(overlap.shape[:2]) > 1 or len(overlap) > 1:
+    if overlap.shape[0] * overlap.shape[1] > 1:
         anyone = sum(score for frame in overlap.transpose(2, 0, 1) for *_, score in match(frame, options.matching))
     # "max" shares among the frames of either, frame by frame
     n, m = (union, union) if options.aggregate == "max" else (written, there)

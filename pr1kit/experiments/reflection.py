@@ -37,10 +37,10 @@ from pr1kit.rollouts.generate import generate_completions
 from pr1kit.rollouts.policy_critic import PolicyCritic, critic_lessons
 from pr1kit.rollouts.reflection import Dialogue, Dialogues, Turn, reflect
 from pr1kit.training.candidates import make_candidates
-from pr1kit.training.grpo_settings import TINY
 from pr1kit.training.perpo import train_perpo
 from pr1kit.training.preference_settings import TINY_PERPO
 from pr1kit.training.reflection_rl import train_reflection
+from pr1kit.training.reflection_settings import PAYS, TINY_REFLECTION
 from pr1kit.training.reper import train_reper
 from pr1kit.training.reper_settings import TINY_REPER
 
@@ -48,12 +48,11 @@ LOG, WORK = shipped("reflection") / "runs.jsonl", Path("runs/reflection")
 TRAINING, HELD_OUT, LONGEST, SAMPLED = 192, 48, 96, 8  # scenes, scenes, tokens of an answer, answers to a scene
 SETTINGS = replace(TINY_REPER, steps=30, batch_size=16, micro_batch=16, save_steps=10_000)
 CRITIC = replace(SETTINGS, steps=60, learning_rate=1e-3)
-RL = replace(TINY, steps=10, prompts_per_step=4, micro_prompts=4, max_completion_length=LONGEST, save_steps=10_000)
-RL_PAYS = ("improvement", "last", "every")
+RL = replace(TINY_REFLECTION, steps=10, prompts_per_step=4, micro_prompts=4, save_steps=10_000)
 ALPHAS = (0.0, 0.1, 1.0, 10.0)
 CONDITIONS = (
     "before", "sft on the best", *(f"reper, alpha {alpha:g}" for alpha in ALPHAS), "reper, learned critic",
-    *(f"rl, {pays}" for pays in RL_PAYS), "dpo", "perpo",
+    *(f"rl, {pays}" for pays in PAYS), "dpo", "perpo",
 )  # fmt: skip
 WHOLE = ("before", "sft on the best", "reper, alpha 0.1")  # measured with all controls
 
@@ -90,8 +89,10 @@ def run(condition: str, seed: int, work: Path = WORK, *, fast: bool = False) -> 
     few = {"steps": 2, "batch_size": 2, "micro_batch": 2} if fast else {}
     policy, folder, log = load_policy("tiny"), work / f"{condition.replace(', ', '-').replace(' ', '-')}-{seed}", []
     if condition.startswith("rl"):
-        settings = replace(RL, seed=seed, **({"steps": 1, "prompts_per_step": 1, "micro_prompts": 1} if fast else {}))
-        log = train_reflection(policy, scenes, folder, settings, pays=condition.removeprefix("rl, "))
+        settings = replace(RL, seed=seed, pays=condition.removeprefix("rl, "))
+        if fast:
+            settings = replace(settings, steps=1, prompts_per_step=1, micro_prompts=1)
+        log = train_reflection(policy, scenes, folder, settings)
         turns = {f"train_turn_{turn}": [round(row[f"reward/turn_{turn}"], 4) for row in log] for turn in (1, 2)}
         return turns | by_turn(policy, reflect(policy, RewardCritic(), test, 2, max_new_tokens=LONGEST), 2)
     found: dict = {}
@@ -182,7 +183,7 @@ def _with_learned_critic(policy: Policy, scenes, test, settings, work: Path, see
     learner = load_policy("tiny")
     how = {"temperature": 1.0, "max_new_tokens": LONGEST, "keep_special_tokens": True}
     answers = [group[0] for group in generate_completions(learner, scenes, seed=100 + seed, **how)]
-    lessons = critic_lessons(scenes, answers, [learner.frame(s.load_image().size) for s in scenes])
+    lessons = critic_lessons(learner, scenes, answers, [learner.frame(s.load_image().size) for s in scenes])
     log = train_reper(learner, lessons, work / f"critic-{seed}", settings)
     critic, frames = PolicyCritic(learner), [policy.frame(s.load_image().size) for s in test]
     answers = [group[0] for group in generate_completions(policy, test, seed=200 + seed, **how)]

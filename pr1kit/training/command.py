@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -14,6 +14,7 @@ from pr1kit.models.vllm import require_vllm
 from pr1kit.training.config import RunConfig, read_run
 from pr1kit.training.grpo_settings import GRPOSettings
 from pr1kit.training.preference_settings import PerPOSettings
+from pr1kit.training.reflection_settings import ReflectionSettings
 from pr1kit.training.reper_settings import ReperSettings
 
 ANY = GRPOSettings | PerPOSettings | ReperSettings
@@ -57,7 +58,12 @@ def main(flags: Sequence[str]) -> int:
     main = int(os.environ.get("RANK", 0)) == 0
     out = Path(run.out)
     say = print if main else lambda *words: None
-    ways = {PerPOSettings: _train_on_ranked_answers, ReperSettings: _train_on_dialogues, GRPOSettings: _train_grpo}
+    ways = {
+        GRPOSettings: _train_grpo,
+        PerPOSettings: _train_on_ranked_answers,
+        ReperSettings: _train_on_dialogues,
+        ReflectionSettings: _train_over_dialogues,
+    }
     train: Any = ways[type(settings)]
     result = train(policy, samples, out, run, settings, options, say)
     if not main or sharded:
@@ -155,6 +161,26 @@ def _train_on_dialogues(policy, samples, out: Path, run: RunConfig, settings: Re
     return f"Dialogues: {counts}. Loss {first:.3f} in the first fifth of the steps, {last:.3f} in the last."
 
 
+def _train_over_dialogues(
+    policy, samples, out: Path, run: RunConfig, settings: ReflectionSettings, options, say
+) -> str:
+    from tqdm.auto import tqdm
+
+    from pr1kit.training.reflection_rl import train_reflection
+
+    say(f"{settings.steps} steps of {settings.prompts_per_step * settings.num_generations} dialogues of up to "
+        f"{settings.turns} turns on {len(samples)} {run.task} samples, paid for {settings.pays}, in {out}")  # fmt: skip
+    if note := _memory(
+        policy, replace(settings, max_completion_length=settings.turns * settings.max_completion_length)
+    ):
+        say(note)
+    with tqdm(total=settings.steps, desc="reflection", unit="step", disable=say is not print) as bar:
+        log = train_reflection(policy, samples, out, settings, bar=bar, trl=options)
+    turns = [_fifths(log, f"reward/turn_{turn}") for turn in range(1, settings.turns + 1)]
+    first, last = ([f"{ends[i]:.3f}" for ends in turns] for i in (0, 1))
+    return f"Reward by turn {', '.join(first)} in the first fifth of the steps, {', '.join(last)} in the last."
+
+
 def trainer_options(run: RunConfig) -> dict[str, Any]:
     """What the run says to the trainer directly. Raises ValueError where an engine or a tracker is not installed."""
     if run.engine == "vllm":
@@ -165,8 +191,10 @@ def trainer_options(run: RunConfig) -> dict[str, Any]:
             raise ValueError(f"Unknown tracker {name!r}: choose among {', '.join(TRACKERS)}, or none.")
         if find_spec(name) is None:
             raise ValueError(f"--report-to {name} needs its package: pip install {name}.")
-    if run.method != "grpo" and (run.engine == "vllm" or run.trl):
+    if run.method not in ("grpo", "reflection") and (run.engine == "vllm" or run.trl):
         raise ValueError(f"--engine vllm and --trl are GRPO's: {run.method} has no rollouts while it trains.")
+    if run.method == "reflection" and run.engine == "vllm":
+        raise ValueError("--engine vllm cannot write dialogues: their turns go on in the trainer's own cache.")
     vllm = {"use_vllm": True} if run.engine == "vllm" else {}
     return {**vllm, "report_to": trackers or "none", **(run.trl or {})}
 

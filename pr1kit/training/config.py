@@ -12,6 +12,7 @@ from pr1kit.data.options import make_parser, of_kind, option, read_flags, read_s
 from pr1kit.data.sample import TASKS
 from pr1kit.training.grpo_settings import TINY, GRPOSettings
 from pr1kit.training.preference_settings import METHODS, TINY_PERPO, PerPOSettings
+from pr1kit.training.reflection_settings import TINY_REFLECTION, ReflectionSettings
 from pr1kit.training.reper_settings import TINY_REPER, ReperSettings
 
 CONFIGS = Path(__file__).resolve().parent / "configs"
@@ -27,11 +28,12 @@ of a YAML file is a flag, with hyphens for underscores."""
 
 @dataclass(frozen=True)
 class RunConfig:
-    """What a run is, beside the settings of its method (`GRPOSettings`, `PerPOSettings`, `ReperSettings`); each field
-    is a YAML key and a flag."""
+    """What a run is, beside the settings of its method (`GRPOSettings`, `PerPOSettings`, `ReperSettings`,
+    `ReflectionSettings`); each field is a YAML key and a flag."""
 
-    method: Literal["grpo", "perpo", "lipo", "dpo", "best_of_n", "reper"] = option(
-        "grpo", "grpo, on ranked answers (perpo, lipo, dpo, best_of_n), or on dialogues (reper)"
+    method: Literal["grpo", "perpo", "lipo", "dpo", "best_of_n", "reper", "reflection"] = option(
+        "grpo",
+        "grpo, on ranked answers (perpo, lipo, dpo, best_of_n), on dialogues (reper), grpo over them (reflection)",
     )
     task: str = option("", f"one of {', '.join(TASKS)}")
     policy: str = option("tiny", "tiny, a folder, or a hub id")
@@ -111,6 +113,8 @@ def _kind_of(method: str | None) -> tuple[type, Any]:
     """The class of a method's settings, and what the tiny policy needs of them."""
     if method in METHODS:
         return PerPOSettings, TINY_PERPO
+    if method == "reflection":
+        return ReflectionSettings, TINY_REFLECTION
     return (ReperSettings, TINY_REPER) if method == "reper" else (GRPOSettings, TINY)
 
 

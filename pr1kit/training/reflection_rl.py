@@ -14,7 +14,6 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -26,25 +25,11 @@ from pr1kit.rewards.critics import RewardCritic
 from pr1kit.rollouts.conversation import Conversation
 from pr1kit.rollouts.reflection import Dialogue, converse
 from pr1kit.training.grpo import only_task, to_dataset
-from pr1kit.training.grpo_settings import TINY, UNSEEN_OPTIONS, GRPOSettings
+from pr1kit.training.grpo_settings import UNSEEN_OPTIONS
 from pr1kit.training.grpo_trainer import PerceptionGRPOTrainer
+from pr1kit.training.reflection_settings import TINY_REFLECTION, ReflectionSettings, dialogue_reward
 from pr1kit.training.resumable_run import train_in_folder
 from pr1kit.training.step_log import RunLog
-
-PAYS = ("last", "improvement", "every")
-
-
-def dialogue_reward(rewards: Sequence[float], turns: int, pays: str = "every") -> float:
-    """What a dialogue earns whose answers earned `rewards`, one to `turns` of them, the last of which stands.
-
-    >>> dialogue_reward([0.2, 0.8], 4), dialogue_reward([0.2, 0.8], 4, "improvement"), dialogue_reward([0.5], 3, "last")
-    (0.65, 0.6000000000000001, 0.5)
-    """
-    if pays not in PAYS:
-        raise ValueError(f"Unknown pays {pays!r}: choose one of {', '.join(PAYS)}.")
-    if pays == "every":
-        return float(np.mean([*rewards, *rewards[-1:] * (turns - len(rewards))]))
-    return float(rewards[-1] - (rewards[0] if pays == "improvement" else 0))
 
 
 class ReflectionGRPOTrainer(PerceptionGRPOTrainer):
@@ -109,44 +94,31 @@ def train_reflection(
     policy: Policy,
     samples: Sequence[Sample],
     folder: str | Path,
-    settings: GRPOSettings = TINY,
+    settings: ReflectionSettings = TINY_REFLECTION,
     *,
     critic: Callable | None = None,
-    turns: int = 2,
-    pays: str = "every",
     resume: bool = True,
     bar=None,
     trl: Mapping = {},
 ) -> list[dict]:
     """Train `policy` in place by GRPO over dialogues on samples of one task; returns the log, one dict a step.
 
-    `critic` says the words between turns (`rewards.critics`), by default the `RewardCritic`; `pays` is what a dialogue
-    earns, see above. Of `settings`, answers are drawn at `temperature` from all tokens, `max_completion_length` bounds
-    one answer, and the reward is the `kit` recipe's. Raises ValueError for settings that dialogues do not have, and as
-    `train_grpo`.
+    `critic` says the words between turns (`rewards.critics`), by default the `RewardCritic` that tells what the
+    settings say. Of `settings`, answers are drawn at `temperature` from all tokens, `max_completion_length` bounds one
+    answer, and the reward is the `kit` recipe's. Errors as in `train_grpo`.
     """
-    task, folder, critic = only_task(samples), Path(folder), critic or RewardCritic()
-    dialogue_reward([0.0], turns, pays)
-    if turns < 1:
-        raise ValueError(f"A dialogue has at least one turn, got turns={turns}.")
-    fixed: dict[str, Any] = {"recipe": "kit", "top_p": 1.0, "top_k": 0, "kl_estimator": "k3", "thinking": False}
-    if other := [
-        f"{name}={getattr(settings, name)!r}" for name, value in fixed.items() if getattr(settings, name) != value
-    ]:
-        raise ValueError(
-            f"GRPO over dialogues has {', '.join(f'{k}={v!r}' for k, v in fixed.items())}, got {other[0]}."
-        )
+    task, folder, critic = only_task(samples), Path(folder), critic or RewardCritic(settings.tells)
     named = [replace(sample, id=f"{i}:{sample.id}") for i, sample in enumerate(samples)]
     args = settings.config(folder, **trl)
     seen = {name: value for name, value in trl.items() if name not in UNSEEN_OPTIONS}
     identity = {"method": "reflection", "task": task, **asdict(settings), "trl": seen}
     words = repr(critic) if isinstance(critic, RewardCritic) else getattr(critic, "__name__", type(critic).__name__)
-    identity |= {"turns": turns, "pays": pays, "critic": words}
+    identity["critic"] = words
 
     def reward(prompts, completions, turn_rewards, **_) -> list[float]:
-        return [dialogue_reward(rewards, turns, pays) for rewards in turn_rewards]
+        return [dialogue_reward(rewards, settings.turns, settings.pays) for rewards in turn_rewards]
 
-    reward.__name__ = pays
+    reward.__name__ = settings.pays
 
     def trainer(log: RunLog) -> ReflectionGRPOTrainer:
         return ReflectionGRPOTrainer(
@@ -161,7 +133,7 @@ def train_reflection(
             policy=policy,
             samples=named,
             critic=critic,
-            turns=turns,
+            turns=settings.turns,
         )
 
     return train_in_folder(policy, samples, identity, args, trainer, resume=resume, bar=bar)

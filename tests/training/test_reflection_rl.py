@@ -1,5 +1,6 @@
 """GRPO over dialogues: what is trained, what is paid, and that holding back is paid only where it is asked for."""
 
+import re
 import shutil
 from dataclasses import replace
 
@@ -9,14 +10,21 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pr1kit import load_policy, make_scenes
+from pr1kit.__main__ import main
 from pr1kit.data.durable_files import read_log
 from pr1kit.rewards.critics import AGAIN
-from pr1kit.training.grpo_settings import TINY
-from pr1kit.training.reflection_rl import ReflectionGRPOTrainer, dialogue_reward, train_reflection
+from pr1kit.training.reflection_rl import ReflectionGRPOTrainer, train_reflection
+from pr1kit.training.reflection_settings import TINY_REFLECTION, ReflectionSettings, dialogue_reward
 from pr1kit.training.weights import trained_weights
 
 QUICK = replace(
-    TINY, steps=2, prompts_per_step=2, micro_prompts=2, num_generations=4, max_completion_length=24, save_steps=1
+    TINY_REFLECTION,
+    steps=2,
+    prompts_per_step=2,
+    micro_prompts=2,
+    num_generations=4,
+    max_completion_length=24,
+    save_steps=1,
 )
 share = st.floats(0, 1)
 
@@ -60,7 +68,7 @@ def test_the_policys_own_tokens_are_trained_and_no_others(tmp_path, monkeypatch)
     policy.core.model.visual.register_forward_pre_hook(
         lambda module, args, kwargs: pictures.append(len(kwargs.get("grid_thw", args[-1]))), with_kwargs=True
     )
-    train_reflection(policy, make_scenes("counting", 4, seed=0), tmp_path, replace(QUICK, steps=1), turns=3)
+    train_reflection(policy, make_scenes("counting", 4, seed=0), tmp_path, replace(QUICK, steps=1, turns=3))
     assert pictures[0] == 2, "the pictures of two groups, once for all turns of all dialogues"
     trainer, batch, dialogues = seen[0]
     assert trainer.shared_prefix, "it fell back"
@@ -106,16 +114,62 @@ def test_a_run_that_was_cut_off_ends_as_one_that_was_not(tmp_path, lora):
     ends = [trained_weights(policy.model) for policy in (whole, cut)]
     assert all(torch.equal(ends[0][name], ends[1][name]) for name in ends[0])
     with pytest.raises(ValueError, match="pays was 'every', is 'last'"):
-        train_reflection(whole, samples, tmp_path, QUICK, pays="last")
+        train_reflection(whole, samples, tmp_path, replace(QUICK, pays="last"))
 
 
-def test_bad_input_is_one_sentence(tmp_path):
+@pytest.mark.parametrize(
+    ("wrong", "words"),
+    [
+        ({"pays": "all"}, "Unknown pays 'all': choose one of last, improvement, every."),
+        ({"turns": 0}, "A dialogue has at least one turn, got turns=0."),
+        ({"tells": "all"}, "Unknown tells 'all': choose one of again, score, fault, worst."),
+        ({"top_p": 0.9}, "GRPO over dialogues has top_p=1.0 alone, got top_p=0.9."),
+        ({"recipe": "paper"}, "GRPO over dialogues has recipe='kit' alone, got recipe='paper'."),
+        ({"drop": "count"}, "GRPO over dialogues has drop=() alone, got drop=('count',)."),
+    ],
+)
+def test_settings_that_dialogues_do_not_have_are_one_sentence(wrong, words):
+    with pytest.raises(ValueError, match=re.escape(words)):
+        ReflectionSettings(**wrong)
+
+
+def test_a_critic_that_leaves_answers_out_is_one_sentence(tmp_path):
     policy, samples = load_policy("tiny"), make_scenes("counting", 2, seed=0)
-    with pytest.raises(ValueError, match="Unknown pays 'all'"):
-        train_reflection(policy, samples, tmp_path, QUICK, pays="all")
-    with pytest.raises(ValueError, match="at least one turn, got turns=0"):
-        train_reflection(policy, samples, tmp_path, QUICK, turns=0)
-    with pytest.raises(ValueError, match=r"GRPO over dialogues has recipe='kit'.*, got top_p=0\.9"):
-        train_reflection(policy, samples, tmp_path, replace(QUICK, top_p=0.9))
     with pytest.raises(ValueError, match="one critique for each of its 8 answers, got 1"):
         train_reflection(policy, samples, tmp_path, QUICK, critic=lambda s, c, f: ["Again."])
+
+
+def test_the_command_trains_over_dialogues_and_goes_on(tmp_path, capsys):
+    out = tmp_path / "run"
+    flags = ["train", "--method", "reflection", "--task", "counting", "--data", "scenes", "--out", str(out)]
+    flags += ["--steps", "2", "--prompts-per-step", "2", "--micro-prompts", "2", "--num-generations", "4"]
+    flags += [
+        "--max-completion-length",
+        "24",
+        "--save-steps",
+        "1",
+        "--turns",
+        "3",
+        "--pays",
+        "last",
+        "--tells",
+        "again",
+    ]
+    assert main(flags) == 0
+    said = capsys.readouterr().out
+    assert "2 steps of 8 dialogues of up to 3 turns on 4 counting samples, paid for last" in said
+    assert (out / "model" / "model.safetensors").is_file()
+    rows = read_log(out / "log.jsonl")
+    assert [row["reward"] for row in rows] == pytest.approx([row["reward/turn_3"] for row in rows], abs=1e-4)
+    shutil.rmtree(out / "checkpoint-2")
+    assert main(flags) == 0
+    assert [row["reward"] for row in read_log(out / "log.jsonl")] == [row["reward"] for row in rows]
+    for wrong, words in (
+        (["--pays", "first"], "Unknown pays 'first'"),
+        (["--top-p", "0.5"], "GRPO over dialogues has top_p=1.0 alone"),
+        (["--alpha", "1"], "Unknown setting 'alpha'"),
+        (["--turns", "2"], "turns was 3, is 2"),
+    ):
+        capsys.readouterr()
+        assert main([*flags, *wrong]) == 2
+        assert words in capsys.readouterr().err

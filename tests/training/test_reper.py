@@ -325,10 +325,10 @@ def test_worst_to_best_begins_with_the_worst_and_ends_with_the_best(number):
 
 def test_a_policy_learns_to_criticise_from_the_reward_critic(tiny, tmp_path):
     samples = make_scenes("counting", 4, seed=0)
-    lessons = critic_lessons(samples, [GOOD, BAD, "None", GOOD], ["pixel"] * 4)
+    lessons = critic_lessons(tiny, samples, [GOOD, BAD, "None", GOOD], ["pixel"] * 4)
     assert all(d.turns[0].completion.startswith("A score of ") for d in lessons)
     assert all(
-        d.sample.prompt == question_to_critic(s, a).prompt
+        d.sample.prompt == question_to_critic(tiny, s, a).prompt
         for d, s, a in zip(lessons, samples, [GOOD, BAD, "None", GOOD], strict=True)
     )
     train_reper(tiny, lessons, tmp_path, replace(QUICK, steps=50, batch_size=4, micro_batch=4, learning_rate=2e-3))

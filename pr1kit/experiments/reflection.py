@@ -47,7 +47,7 @@ from pr1kit.training.reper_settings import TINY_REPER
 LOG, WORK = shipped("reflection") / "runs.jsonl", Path("runs/reflection")
 TRAINING, HELD_OUT, LONGEST, SAMPLED = 192, 48, 96, 8  # scenes, scenes, tokens of an answer, answers to a scene
 SETTINGS = replace(TINY_REPER, steps=30, batch_size=16, micro_batch=16, save_steps=10_000)
-CRITIC = replace(SETTINGS, steps=60, learning_rate=1e-3)
+CRITIC, CRITICISED = replace(SETTINGS, steps=250, learning_rate=1e-3), 1500  # scenes whose answers it learns from
 RL = replace(TINY_REFLECTION, steps=10, prompts_per_step=4, micro_prompts=4, save_steps=10_000)
 ALPHAS = (0.0, 0.1, 1.0, 10.0)
 CONDITIONS = (
@@ -109,6 +109,7 @@ def run(condition: str, seed: int, work: Path = WORK, *, fast: bool = False) -> 
         log = train_reper(policy, lessons, folder, settings)
         found = {"dialogues": dialogues.statistics, "loss": [round(row["loss"], 4) for row in log]}
     if "learned" in condition:
+        scenes = make_scenes("counting", 12 if fast else CRITICISED, 500 + seed)
         return found | _with_learned_critic(policy, scenes, test, replace(CRITIC, seed=seed, **few), work, seed)
     turns = 2 if fast else 5 if condition in WHOLE else 3
     dialogues = reflect(policy, RewardCritic(), test, turns, max_new_tokens=LONGEST)

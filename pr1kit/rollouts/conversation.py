@@ -4,7 +4,9 @@
     write  an answer in each chat, token by token
 
 A turn is as wide as its longest row; shorter ones are padded on the left of what is read and on the right of what is
-written, and the attention mask covers these holes ever after. Positions count a row's own tokens (M-RoPE).
+written, and the attention mask covers these holes ever after. Positions count a row's own tokens (M-RoPE). A state that
+linear attention carries along (Qwen3.5) knows no mask: such models read the words one by one, and the state of a row
+that a step passes over is put back.
 """
 
 from __future__ import annotations
@@ -28,17 +30,16 @@ class Conversation:
     """One chat for each sample, its prompt and picture read; answers follow by `write`, the user's words by `read`.
 
     `tokens[i]` is everything that row i has said so far, prompt and its image tokens included; `written[i]` says of
-    each token whether the policy wrote it. Raises ValueError for a model whose layers keep their past in a state that
-    cannot be padded (linear attention).
+    each token whether the policy wrote it. Raises ValueError for a model without M-RoPE positions or with a sliding
+    window.
     """
 
     def __init__(self, policy: Policy, samples: Sequence[Sample], thinking: bool = False):
         self.model, processor = policy.core, policy.processor
-        kinds = getattr(self.model.config.get_text_config(), "layer_types", None) or ()
-        if not can_branch(self.model) or "linear_attention" in kinds:
+        if not can_branch(self.model):
             raise ValueError(
-                f"{policy.name!r} ({type(self.model).__name__}) cannot go on from turn to turn: its linear attention "
-                "keeps no cache that rows of unequal length can share. Take a policy of another family."
+                f"{policy.name!r} ({type(self.model).__name__}) cannot go on from turn to turn: it has no M-RoPE "
+                "positions, or a sliding window. Take one of the Qwen-VL families."
             )
         texts = [processor.apply_chat_template(chat(s, thinking), add_generation_prompt=True) for s in samples]
         images = [sample.load_image() for sample in samples]
@@ -60,6 +61,7 @@ class Conversation:
         self.cache, self.logits = outputs[self.name], outputs.logits[:, -1]
         layers = self.cache.layers
         self.cache.layers = [OwnLayer(each) if type(each) is DynamicLayer else each for each in layers]
+        self.linear = [each for each in layers if not isinstance(each, DynamicLayer)]
 
     def read(self, words: Sequence[Sequence[int]]) -> None:
         """Tokens for each chat, at least two, into the cache; an end of turn that was written is not read again."""
@@ -103,7 +105,7 @@ class Conversation:
     def keep(self, rows: Sequence[int]) -> None:
         """Go on with these chats alone, in this order; a chat named twice goes on twice."""
         index = torch.tensor(rows, device=self.mask.device)
-        self.cache.batch_select_indices(index)
+        self.cache.reorder_cache(index)
         self.mask, self.position, self.logits = self.mask[index], self.position[index], self.logits[index]
         self.tokens, self.written, self.pending = (
             [list(each[i]) for i in rows] for each in (self.tokens, self.written, self.pending)
@@ -111,10 +113,16 @@ class Conversation:
 
     def _forward(self, ids: torch.Tensor, counted: torch.Tensor) -> None:
         """Feed `ids` (B, N), of which those `counted` are said; a row with none keeps its last logits."""
+        width = 1 if self.linear else ids.shape[1]
+        for each, says in zip(ids.split(width, 1), counted.split(width, 1), strict=True):
+            self._feed(each, says)
+
+    def _feed(self, ids: torch.Tensor, counted: torch.Tensor) -> None:
         steps = counted.cumsum(1)  # (B, N), 1 at a row's first token
         self.mask = torch.cat([self.mask, counted], 1)
         positions = (self.position[:, None] + steps - 1).clamp(min=0).expand(3, -1, -1)
-        whole = bool(self.mask.all())
+        whole, passed = bool(self.mask.all()), ~counted.any(1)
+        before = [[state[passed] for state in _states(layer)] for layer in self.linear]
         logits = self.model(
             input_ids=ids,
             position_ids=positions,
@@ -123,8 +131,17 @@ class Conversation:
             logits_to_keep=1,
             **{self.name: self.cache},
         ).logits[:, -1]
+        for layer, states in zip(self.linear, before, strict=True):
+            for state, old in zip(_states(layer), states, strict=True):
+                state[passed] = old
         self.position = self.position + steps[:, -1]
         self.logits = torch.where(counted[:, -1:], logits, self.logits)
+
+
+def _states(layer) -> list[torch.Tensor]:
+    """What a layer of linear attention carries along, each `(B, …)`."""
+    values = [value.values() if isinstance(value, dict) else [value] for value in vars(layer).values()]
+    return [state for each in values for state in each if torch.is_tensor(state)]
 
 
 def _ends(policy: Policy) -> list[int]:

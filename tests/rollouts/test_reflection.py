@@ -14,7 +14,7 @@ from pr1kit.rollouts.conversation import Conversation, encode, next_turn
 from pr1kit.rollouts.dialogue_rows import collate
 from pr1kit.rollouts.reflection import Dialogue, Turn, reflect
 
-KINDS = ("qwen2_vl", "qwen2_5_vl", "qwen3_vl", "tiny")
+KINDS = ("qwen2_vl", "qwen2_5_vl", "qwen3_vl", "qwen3_5", "tiny")
 
 
 def never_content(samples, completions, frames):
@@ -164,8 +164,10 @@ def test_what_cannot_be_done_is_one_sentence(tiny, small_policies, monkeypatch):
         reflect(tiny, never_content, samples, turns=2, max_new_tokens=0)
     with pytest.raises(ValueError, match="one critique for each of its 2 answers, got 1"):
         reflect(tiny, lambda s, c, f: [(0.5, "Again.")], samples, max_new_tokens=4)
-    with pytest.raises(ValueError, match="cannot go on from turn to turn: its linear attention"):
-        reflect(load_policy(small_policies["qwen3_5"]), never_content, samples, max_new_tokens=4)
+    windows = load_policy(small_policies["qwen2_vl"])
+    monkeypatch.setattr(windows.core.config.get_text_config(), "layer_types", ["sliding_attention"] * 2)
+    with pytest.raises(ValueError, match="cannot go on from turn to turn: it has no M-RoPE positions, or a sliding"):
+        reflect(windows, never_content, samples, max_new_tokens=4)
     one_turn = (
         "<|im_start|>user\n<|vision_start|><|image_pad|><|vision_end|>{{ messages[0].content[1].text }}<|im_end|>\n"
     )

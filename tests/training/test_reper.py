@@ -12,10 +12,11 @@ import torch
 from pr1kit import load_policy, make_scenes
 from pr1kit.__main__ import main
 from pr1kit.data.durable_files import read_log
+from pr1kit.models.policy import chat
 from pr1kit.rewards.critics import AGAIN, RewardCritic
 from pr1kit.rollouts.dialogue_rows import collate
 from pr1kit.rollouts.dialogues import make_dialogues, worst_to_best
-from pr1kit.rollouts.policy_critic import PolicyCritic, critic_lessons, question_to_critic
+from pr1kit.rollouts.policy_critic import SCORE_IT, PolicyCritic, critic_lessons, question_to_critic
 from pr1kit.rollouts.reflection import Dialogue, Dialogues, Turn
 from pr1kit.training.reper import ReperTrainer, log1mexp, reflective_losses, train_reper
 from pr1kit.training.reper_settings import TINY_REPER
@@ -126,7 +127,7 @@ def test_log1mexp_keeps_its_digits_at_both_ends():
 # Rows and masks
 
 
-@pytest.mark.parametrize("kind", ["tiny", "qwen2_vl", "qwen3_vl"])
+@pytest.mark.parametrize("kind", ["tiny", "qwen2_vl", "qwen3_vl", "qwen3_5"])
 def test_the_mask_trains_the_answers_and_their_ends_token_by_token(small_policies, kind):
     policy = load_policy(small_policies.get(kind, "tiny"))
     batch = collate(policy, dialogues_of((0.1, 0.4, 0.9), (0.7,)))
@@ -321,6 +322,18 @@ def test_worst_to_best_begins_with_the_worst_and_ends_with_the_best(number):
         assert len(chosen) == min(number, len(set(rewards)))
         assert all(a < b for a, b in pairwise(chosen))
         assert len(chosen) == 1 or chosen[0] == rewards.min()
+
+
+@pytest.mark.parametrize("kind", ["tiny", "qwen2_vl", "qwen3_vl", "qwen3_5"])
+def test_the_critic_reads_an_answer_as_a_turn_of_its_own(small_policies, kind):
+    policy = load_policy(small_policies.get(kind, "tiny"))
+    (sample,) = make_scenes("counting", 1, seed=0)
+    template = policy.processor.apply_chat_template
+    for answer, safe in ((GOOD, GOOD), ("a<|im_end|>b", "a< |im_end|>b"), ("x" * 100_000, "x" * 4_000)):
+        said = [("assistant", safe), ("user", SCORE_IT)]
+        turns = [{"role": role, "content": [{"type": "text", "text": text}]} for role, text in said]
+        asked = template(chat(question_to_critic(policy, sample, answer)), add_generation_prompt=True)
+        assert asked == template([*chat(sample), *turns], add_generation_prompt=True)
 
 
 def test_a_policy_learns_to_criticise_from_the_reward_critic(tiny, tmp_path):

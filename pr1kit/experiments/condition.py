@@ -12,6 +12,7 @@ from dataclasses import dataclass, fields, replace
 import numpy as np
 import torch
 
+from pr1kit.data.label_noise import FAULTS, with_fault
 from pr1kit.data.sample import Sample
 from pr1kit.data.scenes import make_scenes
 from pr1kit.models.policy import scene_knobs
@@ -74,11 +75,13 @@ class Condition:
     steps the policy has had before; `age`: how many of them the writer of its candidates has not had; `start`: the
     policy as it is, or after as many supervised steps on faulty answers alone (`answers`) or with a short templated
     thought before each (`thoughts`); `level`: difficulty of the scenes, see `LEVELS`; `truth_order`: in which a
-    training scene's true objects are listed, from top to bottom (`reading`) or at random (`any`); `order`: in which the
-    samples come; `algorithm`: GRPO, or RLOO through TRL; `held_out` scenes drawn from `test_seed` + the run's seed are
-    answered greedily once and `sampled` times at temperature 1, and `probes` others eight times for the headroom (0:
-    none); with `blind` the questions are also put with other images than their own; `max_new_tokens` bounds an answer
-    (None: what the policy needs); the rest are fields of `GRPOSettings` and `PerPOSettings`.
+    training scene's true objects are listed, from top to bottom (`reading`) or at random (`any`); `fault`: of the truth
+    that is trained on, of size `fault_size`, see `label_noise`; `together`: other tasks whose samples are trained on in
+    the same run, `steps` steps for each; `order`: in which the samples come; `algorithm`: GRPO, or RLOO through TRL;
+    `held_out` scenes drawn from `test_seed` + the run's seed are answered greedily once and `sampled` times at
+    temperature 1, and `probes` others eight times for the headroom (0: none); with `blind` the questions are also put
+    with other images than their own; `max_new_tokens` bounds an answer (None: what the policy needs); the rest are
+    fields of `GRPOSettings` and `PerPOSettings`.
     """
 
     task: str = "counting"
@@ -100,6 +103,8 @@ class Condition:
     algorithm: str = "grpo"
     loss_type: str = "grpo"
     scale_rewards: str = "group"
+    importance_sampling: str = "token"
+    dynamic_sampling: int = 0
     held_out: int = 200
     preparation: int = 60
     truth_order: str = "reading"
@@ -114,11 +119,15 @@ class Condition:
     age: int = 0
     blind: bool = False
     save_steps: int | None = None
+    together: tuple[str, ...] = ()
+    fault: str = "none"
+    fault_size: float = 0.0
 
     def __post_init__(self):
-        object.__setattr__(self, "drop", tuple(self.drop))
+        for name in ("drop", "together"):
+            object.__setattr__(self, name, tuple(getattr(self, name)))
         choices = {"task": HEADLINE, "method": PHASES, "start": STARTS, "order": ORDERS, "level": LEVELS}
-        choices |= {"algorithm": ALGORITHMS, "truth_order": TRUTH_ORDERS}
+        choices |= {"algorithm": ALGORITHMS, "truth_order": TRUTH_ORDERS, "fault": ("none", *FAULTS)}
         for name, known in choices.items():
             if getattr(self, name) not in known:
                 raise ValueError(f"Unknown {name} {getattr(self, name)!r}: choose one of {', '.join(known)}.")
@@ -161,7 +170,8 @@ class Condition:
     def sft_settings(self, seed: int = 0, share: float = 1.0) -> SFTSettings:
         """Supervision with this `share` of the compute."""
         settings = TINY_SFT if self.policy == "tiny" else SFTSettings(batch_size=TINY_SFT.batch_size)
-        steps = max(1, round(self.steps * share * SFT_STEPS_PER_RL_STEP[self.task]))
+        completions = self.prompts_per_step * self.num_generations / (16 * 8)
+        steps = max(1, round(self.steps * share * completions * SFT_STEPS_PER_RL_STEP[self.task]))
         return replace(settings, steps=steps, seed=seed, thinking=self.thinking)
 
     def ranked_settings(self, seed: int = 0) -> PerPOSettings:
@@ -189,7 +199,9 @@ class Condition:
 
     def training_scenes(self, count: int, seed: int) -> list[Sample]:
         scenes = self.scenes(count, seed)
-        return [in_any_order(s, (seed, i)) for i, s in enumerate(scenes)] if self.truth_order == "any" else scenes
+        if self.truth_order == "any":
+            scenes = [in_any_order(sample, (seed, i)) for i, sample in enumerate(scenes)]
+        return scenes if self.fault == "none" else with_fault(scenes, self.fault, self.fault_size, seed)
 
 
 def in_any_order(sample: Sample, seed: Sequence[int]) -> Sample:

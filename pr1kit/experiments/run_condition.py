@@ -32,6 +32,7 @@ from pr1kit.rollouts.generate import generate_completions, sample_rollouts
 from pr1kit.training.candidates import make_candidates
 from pr1kit.training.curriculum import easy_to_hard, offline_difficulty, train_curriculum
 from pr1kit.training.grpo import train_grpo
+from pr1kit.training.grpo_settings import GRPOSettings
 from pr1kit.training.perpo import train_perpo
 from pr1kit.training.rloo import train_rloo
 from pr1kit.training.sft import train_sft
@@ -100,7 +101,7 @@ def run_condition(condition: Condition, seed: int, folder: Path, work: Path, bar
     headroom = _kept(folder / "headroom.json", lambda: _headroom(policy, condition, seed)) if condition.probes else {}
     say("training")
     seconds, rows = _kept(folder / "seconds.json", lambda: {"train": {}, "processor": {}}), []
-    train = {"sft": _supervise, "rl": _reinforce, "ranked": partial(_rank, work=work)}
+    train = {"sft": _supervise, "rl": partial(_reinforce, work=work), "ranked": partial(_rank, work=work)}
     for phase, share in PHASES[condition.method].items():
         started = time.perf_counter(), time.process_time()
         try:
@@ -231,8 +232,12 @@ def _rank(
     return log
 
 
-def _reinforce(policy: Policy, condition: Condition, seed: int, share: float, folder: Path, bar) -> list[dict]:
+def _reinforce(
+    policy: Policy, condition: Condition, seed: int, share: float, folder: Path, bar, *, work: Path
+) -> list[dict]:
     settings = condition.rl_settings(seed, share)
+    if condition.together:
+        return _together(policy, condition, settings, work, bar)
     scenes = condition.training_scenes(condition.steps * condition.prompts_per_step, seed)
     if condition.order == "shuffled":
         train = train_rloo if condition.algorithm == "rloo" else train_grpo
@@ -241,3 +246,17 @@ def _reinforce(policy: Policy, condition: Condition, seed: int, share: float, fo
     difficulty = offline_difficulty(policy, scenes, **rollouts)
     generations = (4, 8, 16) if "more" in condition.order else (condition.num_generations,) * 3
     return train_curriculum(policy, easy_to_hard(scenes, difficulty, settings.steps, generations), folder, settings)
+
+
+def _together(policy: Policy, condition: Condition, settings: GRPOSettings, work: Path, bar) -> list[dict]:
+    """One run on samples of several tasks, the same whichever of them is measured; made only once, kept in `work`."""
+    tasks, scenes = sorted({condition.task, *condition.together}), []
+    settings = replace(settings, steps=settings.steps * len(tasks))
+    for task in tasks:
+        own = replace(condition, task=task)
+        scenes += own.training_scenes(condition.steps * condition.prompts_per_step, settings.seed)
+    decides = [tasks, condition.level, condition.truth_order, condition.fault, condition.fault_size, asdict(settings)]
+    folder = work / "together" / hashlib.sha256(json.dumps(decides).encode()).hexdigest()[:16]
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with FileLock(f"{folder}.lock"):
+        return train_grpo(policy, scenes, folder, settings, bar=bar)

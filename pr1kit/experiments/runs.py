@@ -21,6 +21,7 @@ from pathlib import Path
 from filelock import FileLock
 
 from pr1kit.data.durable_files import write_atomically
+from pr1kit.data.sample import TASKS
 from pr1kit.data.shipped import shipped
 from pr1kit.experiments.grid import Grid
 
@@ -30,6 +31,8 @@ STEP_FIELDS = {  # of a row of `steps`, and what TRL calls them
     **{name: name for name in ("phase", "step", "loss", "reward", "reward_std", "entropy", "kl")},
     **{name: name for name in ("accuracy", "margin", "log_ratio")},
     **{"no_signal": "frac_reward_zero_std", "length": "completions/mean_length"},
+    **{name: name for name in ("redrawn", "without_spread")},
+    **{f"{what}/{task}": f"{what}/{task}" for what in ("reward", "reward_spread") for task in TASKS},
 }
 
 

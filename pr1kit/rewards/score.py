@@ -12,8 +12,10 @@ make of an `Answer`. Bad model output scores low with a reason; a bad target or 
 from __future__ import annotations
 
 import warnings
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from math import nan
 from typing import Any
 
 from pr1kit.data.boxes import pixels_per_unit, to_pixels
@@ -81,7 +83,7 @@ def score_batch(
 
 
 def reward_function(
-    task: str,
+    task: str | Sequence[str],
     recipe: str = "kit",
     *,
     frame: Any = "pixel",
@@ -93,6 +95,7 @@ def reward_function(
 
     Columns, one value per completion: what the task's truth needs of `boxes`, `labels`, `points`, `text`, `image_size`,
     and `frame` where it differs between samples. Other columns are ignored. Completions are text or conversations.
+    Of several tasks the column `task` chooses one for each completion; the mean reward of each is a metric of its own.
     TRL logs each part, as the metric `reward/<part>` and as a column of its completions. Its attribute
     `columns` names what a dataset must have (one of each tuple). Warns once where none of the first answers passes the
     recipe's format gate: a policy whose layout earns nothing cannot learn from it. `decode`, from token ids to text, is
@@ -100,16 +103,19 @@ def reward_function(
 
     >>> reward_function("ocr")(prompts=["OCR this image."], completions=["SHOP"], text=["STOP"])
     [0.75]
+    >>> truth = {"text": ["STOP", ""], "boxes": [[], [[0, 0, 2, 2]]], "task": ["ocr", "counting"]}
+    >>> reward_function(["counting", "ocr"])(completions=["SHOP", "(0,0),(2,2)"], **truth)
+    [0.75, 1.0]
     """
-    _recipe(task, recipe, options, thinking)
+    tasks = (task,) if isinstance(task, str) else tuple(dict.fromkeys(task))
+    if not tasks:
+        raise ValueError("A reward function needs a task, or several.")
+    for each in tasks:
+        _recipe(each, recipe, options, thinking)
     pixels_per_unit(frame, (1, 1))
-    needed, seen, passed = get_task(task).COLUMNS, 0, 0
+    seen, passed = Counter(), Counter()
 
     def reward(prompts=None, completions=(), **columns) -> list[float]:
-        nonlocal seen, passed
-        for names in needed:
-            if all(columns.get(name) is None for name in names):
-                raise ValueError(f"The {task} reward needs the dataset column {' or '.join(map(repr, names))}.")
         texts = [completion_text(completion) for completion in completions]
         if decode is not None and columns.get("completion_ids") is not None:
             texts = [decode(ids) for ids in columns["completion_ids"]]
@@ -117,21 +123,38 @@ def reward_function(
         targets = [{name: columns[name][i] for name in names} for i in range(len(texts))]
         frames = columns.get("frame") or [None] * len(texts)
         frames = [frame if each is None else each for each in frames]
-        results = score_batch(task, texts, targets, recipe=recipe, frame=frames, thinking=thinking, **options)
-        if seen < FIRST:
-            seen += len(results)
-            passed += sum(result.parts.get("format", 1) > 0 for result in results)
-            if seen >= FIRST and not passed:
-                warnings.warn(_nothing_passes(task, recipe, seen), stacklevel=2)
+        asked = tasks * len(texts) if len(tasks) == 1 else columns.get("task")
+        if asked is None or not set(asked) <= set(tasks):
+            raise ValueError(f"The column 'task' must say {' or '.join(tasks)} of each completion, got {asked}.")
+        results: list = [None] * len(texts)
+        for each in tasks:
+            rows = [i for i in range(len(texts)) if asked[i] == each]
+            for wanted in get_task(each).COLUMNS if rows else ():
+                if all(columns.get(name) is None for name in wanted):
+                    raise ValueError(f"The {each} reward needs the dataset column {' or '.join(map(repr, wanted))}.")
+            mine = {"recipe": recipe, "frame": [frames[i] for i in rows], "thinking": thinking, **options}
+            scored = score_batch(each, [texts[i] for i in rows], [targets[i] for i in rows], **mine)
+            for i, result in zip(rows, scored, strict=True):
+                results[i] = result
+            if seen[each] < FIRST:
+                seen[each] += len(scored)
+                passed[each] += sum(result.parts.get("format", 1) > 0 for result in scored)
+                if seen[each] >= FIRST and not passed[each]:
+                    warnings.warn(_nothing_passes(each, recipe, seen[each]), stacklevel=2)
+            if len(tasks) > 1 and rows and "log_metric" in columns:
+                columns["log_metric"](f"reward/{each}", sum(result.total for result in scored) / len(scored))
         if log_extra := columns.get("log_extra"):
-            for part in get_task(task).PARTS[recipe]:
-                values = [result.parts.get(part, 0.0) for result in results]
+            for part in dict.fromkeys(part for each in tasks for part in get_task(each).PARTS[recipe]):
+                has = [part in get_task(each).PARTS[recipe] for each in asked]
+                values = [r.parts.get(part, 0.0) if own else nan for r, own in zip(results, has, strict=True)]
                 log_extra(part, values)
-                columns["log_metric"](f"reward/{part}", sum(values) / len(values))
+                if kept := [value for value, own in zip(values, has, strict=True) if own]:
+                    columns["log_metric"](f"reward/{part}", sum(kept) / len(kept))
         return [result.total for result in results]
 
-    reward.__name__ = f"{task}_{recipe}"
-    vars(reward)["columns"] = needed
+    reward.__name__ = f"{'+'.join(tasks)}_{recipe}"
+    needed = [names for each in tasks for names in get_task(each).COLUMNS]
+    vars(reward)["columns"] = tuple(dict.fromkeys(needed + ([("task",)] if len(tasks) > 1 else [])))
     return reward
 
 

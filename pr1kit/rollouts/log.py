@@ -8,6 +8,7 @@ also while the run still writes it.
 from __future__ import annotations
 
 import json
+import math
 import mmap
 import re
 from pathlib import Path
@@ -198,23 +199,26 @@ def log_groups(
     """Append one line for each group of `group` completions that TRL has just scored, from its `logs` of that batch.
 
     `reward` is the reward function whose values are logged; `rows` (each with its `id` and `frame`) and `tokens` (of
-    the answers: their texts have lost the special ones) are those of the batch, of all processes.
+    the answers: their texts have lost the special ones) are those of the batch, of all processes; the logs may hold
+    older batches before it.
     """
-    count = len(logs["completion"]) - len(logs["completion"]) % group
-    columns = {name: list(logs[name]) for name in ("prompt", "completion", "advantages")}
-    rewards, lines = list(logs["rewards"][reward]), []
-    for start in range(0, count, group):
+    columns = {name: list(logs[name])[-len(rows) :] for name in ("prompt", "completion", "advantages")}
+    rewards, lines = list(logs["rewards"][reward])[-len(rows) :], []
+    extra = {name: list(values)[-len(rows) :] for name, values in logs["extra"].items()}
+    for start in range(0, len(rows), group):
         part = slice(start, start + group)
         line = {
             "step": step,
-            **(rows[start] if start < len(rows) else {"id": "", "frame": None}),
+            **rows[start],
             "prompt": _words(columns["prompt"][start]),
             "completions": [_words(completion) for completion in columns["completion"][part]],
             "token_ids": tokens[part],
             "rewards": [round(value, 5) for value in rewards[part]],
             "advantages": [round(value, 5) for value in columns["advantages"][part]],
             "parts": {
-                name: [round(float(value), 5) for value in list(values)[part]] for name, values in logs["extra"].items()
+                name: [round(float(value), 5) for value in values[part]]
+                for name, values in extra.items()
+                if not math.isnan(values[start])  # of another task
             },
         }
         lines.append(json.dumps(line, ensure_ascii=False))

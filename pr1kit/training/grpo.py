@@ -25,13 +25,15 @@ __all__ = ["PAPER", "TINY", "GRPOSettings", "to_dataset", "train_grpo"]
 
 
 def to_dataset(samples: Sequence[Sample], policy: Policy, *, thinking: bool = False) -> Dataset:
-    """The samples as the rows that `GRPOTrainer` and `reward_function` take: prompt, image, the truth, its frame.
+    """The samples as the rows that `GRPOTrainer` and `reward_function` take: prompt, image, task, truth, its frame.
 
     An image is read when its row is asked for, once for the rows of a group; here a file's header alone.
     """
     if not samples:
         raise ValueError("There are no samples to train on.")
-    rows: dict[str, list] = {key: [] for key in ("prompt", "image", "id", "frame", *samples[0].target.to_dict())}
+    rows: dict[str, list] = {
+        key: [] for key in ("prompt", "image", "id", "task", "frame", *samples[0].target.to_dict())
+    }
     for i, sample in enumerate(samples):
         size = upright_size(*probe(sample.image, decode=False))
         words = prompt_words(sample, thinking)
@@ -41,6 +43,7 @@ def to_dataset(samples: Sequence[Sample], policy: Policy, *, thinking: bool = Fa
             "prompt": [{"role": "user", "content": words}],
             "image": i,
             "id": sample.id,
+            "task": sample.task,
             "frame": frame if isinstance(frame, str) else list(frame),
         }
         for key, value in row.items():
@@ -67,11 +70,11 @@ def only_task(samples: Sequence[Sample]) -> str:
     """The one task of these samples. Raises ValueError for none or several."""
     tasks = {sample.task for sample in samples}
     if len(tasks) != 1:
-        raise ValueError(f"A GRPO run trains one task, these samples hold {', '.join(sorted(tasks)) or 'none'}.")
+        raise ValueError(f"This trainer takes one task, these samples hold {', '.join(sorted(tasks)) or 'none'}.")
     return tasks.pop()
 
 
-def reward_of(task: str, settings: GRPOSettings, processor=None) -> Callable[..., list[float]]:
+def reward_of(task: str | Sequence[str], settings: GRPOSettings, processor=None) -> Callable[..., list[float]]:
     """The reward function that `settings` ask for; `released-strict` reads completions with their special tokens."""
     switches = {name: getattr(settings, name) for name in ("matching", "drop", "thinking")}
     if settings.recipe == "released-strict" and processor is not None:
@@ -90,28 +93,32 @@ def train_grpo(
     trl: Mapping = {},
     reference: Mapping | None = None,
 ) -> list[dict]:
-    """Train `policy` in place on samples of one task; returns the log, one dict a step.
+    """Train `policy` in place on samples of one task or several, mixed; returns the log, one dict a step.
 
     `folder` gets `settings.json`, `log.jsonl`, `rollouts.jsonl` and checkpoints. With `resume`, a run that was cut off
     goes on from its newest checkpoint. An adapter is trained where the policy has one, else all weights. `trl` holds
     further options of TRL's `GRPOConfig` (`report_to`, `use_vllm`, …); `reference` the weights to which the KL term is
     measured (`weights.trained_weights`), by default the policy's at the start of the run. Raises as `train_in_folder`.
     """
-    task, folder = only_task(samples), Path(folder)
+    if not samples:
+        raise ValueError("There are no samples to train on.")
+    tasks, folder = sorted({sample.task for sample in samples}), Path(folder)
     args = settings.config(folder, **trl)
     seen = {name: value for name, value in trl.items() if name not in UNSEEN_OPTIONS}
-    identity = {"method": "grpo", "task": task, **asdict(settings), "trl": seen}
+    identity = {"method": "grpo", "task": tasks if len(tasks) > 1 else tasks[0], **asdict(settings), "trl": seen}
 
     def trainer(log: RunLog) -> PerceptionGRPOTrainer:
         return PerceptionGRPOTrainer(
             model=policy.model,
-            reward_funcs=reward_of(task, settings, policy.processor),
+            reward_funcs=reward_of(tasks, settings, policy.processor),
             args=args,
             train_dataset=to_dataset(samples, policy, thinking=settings.thinking),
             processing_class=policy.processor,
             callbacks=[log],
             shared_prefix=settings.shared_prefix,
             kl_estimator=settings.kl_estimator,
+            scale_per_task=settings.scale_rewards == "task",
+            dynamic_sampling=settings.dynamic_sampling,
             rollout_log=folder / "rollouts.jsonl",
             reference=reference,
         )

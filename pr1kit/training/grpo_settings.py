@@ -20,8 +20,11 @@ class GRPOSettings:
     `prompts_per_step` is batch 1 × accumulation 2 there, and counts the prompts of all processes; `micro_prompts` of
     them go through the model at once. `top_p` 1 and `top_k` 0 sample from the whole distribution. `beta` weighs the KL
     to the starting policy, estimated by `kl_estimator`, see `kl` ("k1" has no expected gradient as a loss term: it
-    restrains nothing); `recipe`, `matching` and `drop` choose the reward, see `score`; `save_steps` is the distance
-    between checkpoints; `shared_prefix` sees each image once for its group.
+    restrains nothing); `scale_rewards` "task" is one running spread for each task, see `advantages`;
+    `importance_sampling` "sequence" is GSPO's (arXiv 2507.18071): one ratio for an answer, whose gradient is GRPO's as
+    long as every batch is used once; `dynamic_sampling` is DAPO's, see `redraw`; `recipe`, `matching` and `drop` choose
+    the reward, see `score`; `save_steps` is the distance between checkpoints; `shared_prefix` sees each image once for
+    its group.
     """
 
     steps: int = option(1000, "training steps")
@@ -30,7 +33,7 @@ class GRPOSettings:
     prompts_per_step: int = option(2, "prompts of a step, of all processes together")
     micro_prompts: int = option(1, "prompts that go through the model at once")
     beta: float = option(0.04, "weight of the KL to the policy at the start of the run")
-    kl_estimator: str = option("k3", "of the KL term: k3, k1 or kimi")
+    kl_estimator: str = option("k3", "of the KL term: k3, k1, kimi or k1 in the reward")
     epsilon: float = option(0.2, "the policy ratio is clipped to 1 ± epsilon")
     temperature: float = option(1.0, "of the rollouts")
     top_p: float = option(0.9, "rollouts draw from the likeliest tokens of this summed probability; 1 from all")
@@ -42,7 +45,9 @@ class GRPOSettings:
     drop: list[str] = option([], "parts of the reward to leave out")
     lr_scheduler: str = option("linear", "of the learning rate, as transformers names it")
     loss_type: str = option("grpo", "as TRL names it")
-    scale_rewards: str = option("group", "by which spread advantages are divided: group, batch or none")
+    scale_rewards: str = option("group", "by which spread advantages are divided: group, batch, none or task")
+    importance_sampling: str = option("token", "what has a policy ratio: token, or sequence (GSPO)")
+    dynamic_sampling: int = option(0, "how often groups with equal rewards are drawn again, from other prompts")
     gradient_checkpointing: bool = option(True, "less memory, a third more time")
     optim: str = option("adamw_torch_fused", "as transformers names it")
     shared_prefix: bool = option(True, "see image and prompt once for each group")
@@ -51,6 +56,10 @@ class GRPOSettings:
 
     def __post_init__(self):
         object.__setattr__(self, "drop", (self.drop,) if isinstance(self.drop, str) else tuple(self.drop))
+        if self.importance_sampling not in ("token", "sequence"):
+            raise ValueError(f"importance_sampling is token or sequence, got {self.importance_sampling!r}.")
+        if self.dynamic_sampling < 0:
+            raise ValueError(f"dynamic_sampling is a number of draws from 0 on, got {self.dynamic_sampling}.")
 
     def config(self, output_dir: str | Path, /, **trl):
         """These settings as TRL's own configuration, for a run in `output_dir`; `trl` adds options.
@@ -88,7 +97,8 @@ class GRPOSettings:
             top_k=self.top_k,
             max_completion_length=self.max_completion_length,
             loss_type=self.loss_type,
-            scale_rewards=self.scale_rewards,
+            scale_rewards="none" if self.scale_rewards == "task" else self.scale_rewards,
+            importance_sampling_level=self.importance_sampling,
             optim=self.optim,
         )
 

@@ -4,7 +4,7 @@ TRL trains; what is overridden of it (TRL 1.16; `tests/test_trl_contract.py` say
 
 - `__init__`: checks at the door;
 - `_prepare_inputs`: groups stay whole, where TRL shuffles rows across the micro-batches of a step;
-- `_generate_and_score_completions`: which rows are one group, and the rollout log;
+- `_generate_and_score_completions`: which rows are one group, other `advantages`, `redraw`, and the rollout log;
 - `_tokenize_prompts`, `_generate_single_turn`: prompts and images processed once per group, branches decoded together;
 - `_get_per_token_logps_and_entropies`: log-probabilities and entropies from packed rows (`shared_prefix`);
 - `_get_train_sampler`: a run resumed after its first epoch sees the data in the order of one that was not cut off;
@@ -34,7 +34,9 @@ from pr1kit.rollouts.branch_attention import KeywordsNotPassed
 from pr1kit.rollouts.branched_decoding import branches, can_branch
 from pr1kit.rollouts.generate import to_end
 from pr1kit.rollouts.log import log_groups
-from pr1kit.training.kl import kl_per_token
+from pr1kit.training.advantages import set_advantages
+from pr1kit.training.kl import IN_REWARD, kl_per_token
+from pr1kit.training.redraw import redraw
 from pr1kit.training.resumable_run import WholeCheckpoints
 from pr1kit.training.shared_prefix.attention import unshare, unsupported_reason
 from pr1kit.training.shared_prefix.groups import ProcessedOnce, gather_groups, micro_batches
@@ -54,9 +56,12 @@ class PerceptionGRPOTrainer(WholeCheckpoints, GRPOTrainer):
     `reference`: weights to which the KL term is measured, by default the policy's own at this moment.
     `kl_estimator`: of the KL term, see `kl`; another than TRL's "k3" wants TRL's options `loss_type="grpo"` and
     `use_bias_correction_kl=False`.
+    `scale_per_task`: divide advantages by the running spread of their task's rewards (the column `task`), in the place
+    of TRL's `scale_rewards`; a resumed run goes on with the spreads of its checkpoint.
+    `dynamic_sampling`: up to so many times, draw groups whose rewards are all equal again, see `redraw`.
 
-    Raises ValueError where the processor pads on the right, the data lack a column that the rewards need, or the rows
-    of a group do not stand together.
+    Raises ValueError where the processor pads on the right, the data lack a column that the rewards need, the rows of
+    a group do not stand together, or an option does not go with another.
     """
 
     def __init__(
@@ -65,6 +70,8 @@ class PerceptionGRPOTrainer(WholeCheckpoints, GRPOTrainer):
         shared_prefix: bool = True,
         rollout_log: str | Path | None = None,
         kl_estimator: str = "k3",
+        scale_per_task: bool = False,
+        dynamic_sampling: int = 0,
         reference: Mapping[str, torch.Tensor] | None = None,
         **kwargs,
     ):
@@ -77,10 +84,8 @@ class PerceptionGRPOTrainer(WholeCheckpoints, GRPOTrainer):
             super().__init__(*args, **kwargs)
         if self.beta:
             self._set_reference(reference)
-        kl_per_token(torch.zeros(1), kl_estimator)
-        if kl_estimator != "k3" and (self.loss_type != "grpo" or self.args.use_bias_correction_kl):
-            raise ValueError('A KL estimator other than "k3" needs loss_type="grpo" and use_bias_correction_kl=False.')
-        self.kl_estimator = kl_estimator
+        self.kl_estimator, self.scale_per_task, self.dynamic_sampling = kl_estimator, scale_per_task, dynamic_sampling
+        self._check_options()
         cast_adapters_and_freeze_tower(self.model, self._base(self.model))
         check_trainable(self.model)
         if self.use_vllm:
@@ -90,6 +95,19 @@ class PerceptionGRPOTrainer(WholeCheckpoints, GRPOTrainer):
         self._checked, self._group_of_row = False, None
         if shared_prefix and (obstacle := self._unsupported_reason()):
             self._disable_shared_prefix(obstacle)
+
+    def _check_options(self) -> None:
+        kl_per_token(torch.zeros(1), self.kl_estimator)
+        if self.kl_estimator != "k3" and (self.loss_type != "grpo" or self.args.use_bias_correction_kl):
+            raise ValueError('A KL estimator other than "k3" needs loss_type="grpo" and use_bias_correction_kl=False.')
+        own = self.scale_per_task or self.kl_estimator == IN_REWARD
+        if own and self.multi_objective_aggregation != "sum_then_normalize":
+            raise ValueError(
+                'A scale per task and KL in the reward need multi_objective_aggregation="sum_then_normalize".'
+            )
+        indexed = hasattr(self.train_dataset, "__len__") and hasattr(self.train_dataset, "__getitem__")
+        if self.dynamic_sampling and (self.accelerator.num_processes > 1 or not indexed):
+            raise ValueError("Dynamic sampling needs one process and a dataset with a length.")
 
     @torch.no_grad()
     def _set_reference(self, weights: Mapping[str, torch.Tensor] | None) -> None:
@@ -139,6 +157,11 @@ class PerceptionGRPOTrainer(WholeCheckpoints, GRPOTrainer):
         return self._buffered_inputs[self._step % steps]
 
     def _generate_and_score_completions(self, inputs):
+        batch = self.draw(inputs)
+        return redraw(self, batch) if self.dynamic_sampling and self.model.training else batch
+
+    def draw(self, inputs: list[dict]) -> dict:
+        """A group of rollouts for each prompt of these rows, scored, logged and with their advantages."""
         self._group_of_row, processor = None, self.processing_class
         if self.shared_prefix:
             size = self.num_generations if self.model.training else self.num_generations_eval
@@ -148,9 +171,13 @@ class PerceptionGRPOTrainer(WholeCheckpoints, GRPOTrainer):
             outputs = super()._generate_and_score_completions(inputs)
         finally:
             self.processing_class = processor
-        if self.rollout_log and self.model.training:
-            # in the order of processes, as TRL's own logs
-            rows = gather_object([{"id": row.get("id", ""), "frame": row.get("frame")} for row in inputs])
+        if not self.model.training:
+            return outputs
+        # in the order of processes, as TRL's own logs
+        about = [{"id": row.get("id", ""), "frame": row.get("frame"), "task": row.get("task", "")} for row in inputs]
+        rows = gather_object(about)
+        set_advantages(self, outputs, [row.pop("task") for row in rows])
+        if self.rollout_log:
             answers = zip(outputs["completion_ids"], outputs["completion_mask"].bool(), strict=True)
             tokens = gather_object([row[answered].tolist() for row, answered in answers])
             if self.accelerator.is_main_process:

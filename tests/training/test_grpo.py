@@ -17,6 +17,7 @@ from pr1kit.rewards.groups import group_advantages
 from pr1kit.rollouts.generate import generate_completions
 from pr1kit.training.grpo import to_dataset, train_grpo
 from pr1kit.training.grpo_settings import PAPER, TINY
+from pr1kit.training.rloo import train_rloo
 
 SHORT = replace(TINY, steps=3, prompts_per_step=2, micro_prompts=2, num_generations=4, max_completion_length=24)
 
@@ -123,10 +124,12 @@ def test_another_run_in_the_same_folder_is_refused(policy, tmp_path):
 def test_data_are_checked_before_training(policy, tmp_path):
     scenes = make_scenes("grounding", 4)
     mixed = [*scenes, *make_scenes("ocr", 1)]
-    with pytest.raises(ValueError, match="trains one task, these samples hold grounding, ocr"):
-        train_grpo(policy, mixed, tmp_path, SHORT)
+    with pytest.raises(ValueError, match="takes one task, these samples hold grounding, ocr"):
+        train_rloo(policy, mixed, tmp_path, SHORT)
     with pytest.raises(ValueError, match="no samples"):
         to_dataset([], policy)
+    with pytest.raises(ValueError, match="no samples"):
+        train_grpo(policy, [], tmp_path, SHORT)
     data = to_dataset(scenes, policy).remove_columns("boxes")
     arguments = {"args": SHORT.config(tmp_path), "reward_funcs": reward_function("grounding")}
     with pytest.raises(ValueError, match=r"lack the column .*boxes: they have prompt, image"):

@@ -57,8 +57,8 @@ def with_fault(samples: Sequence[Sample], kind: str, size: float, seed: int = 0)
     deviation; "loose", sides are longer by the share `size`, about the same centre; "missing", each object is left out
     with the chance `size`; "labels", each label is another of those in `samples` with that chance; "order", with that
     chance a sample lists its objects in a random order. What a larger size does to a sample includes what a smaller one
-    does. Boxes stay inside their image. Raises ValueError for an unknown fault, a size outside [0, 1], samples without
-    boxes (OCR), objects missing in grounding, and labels where fewer than two are named.
+    does. Boxes stay inside their image. Raises ValueError for an unknown fault, a size outside [0, 1], samples of
+    other tasks than grounding, counting and detection, objects missing in grounding, and labels where fewer than two are named.
 
     >>> sample = Sample(None, "counting", "cat", Target(boxes=[[10, 10, 20, 30]], image_size=(64, 64)))
     >>> with_fault([sample], "loose", 0.2)[0].target.boxes.tolist()
@@ -69,7 +69,7 @@ def with_fault(samples: Sequence[Sample], kind: str, size: float, seed: int = 0)
     if not 0 <= size <= 1:
         raise ValueError(f"The size of a fault is from 0 to 1, got {size!r}.")
     tasks = {sample.task for sample in samples}
-    if "ocr" in tasks or (kind == "missing" and "grounding" in tasks):
+    if tasks - {"grounding", "counting", "detection"} or (kind == "missing" and "grounding" in tasks):
         raise ValueError(f"The fault {kind!r} does not fit samples of {', '.join(sorted(tasks))}.")
     names = sorted({label for sample in samples for label in sample.target.labels})
     if kind == "labels" and len(names) < 2:

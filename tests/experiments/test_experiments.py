@@ -15,7 +15,8 @@ from pr1kit.experiments.demo import DEMO
 from pr1kit.experiments.grid import fast, full, of_policy
 from pr1kit.experiments.paper_claims import CLAIMS, claim_table, claims_page
 from pr1kit.experiments.paper_grids import GRIDS
-from pr1kit.experiments.runs import FORMAT, ROOT, Run, load_runs, log_file, read_lines
+from pr1kit.experiments.run_condition import run_condition
+from pr1kit.experiments.runs import FORMAT, ROOT, Run, load_runs, log_file, read_lines, step_rows
 from pr1kit.experiments.statistics import holm, mean_interval, p_value, paired_difference, seeds_needed
 from pr1kit.models.tiny import build_tokenizer
 from pr1kit.rewards.tasks import get_task
@@ -56,6 +57,7 @@ def test_what_is_trained_is_what_the_condition_names():
     few = {"steps": 20, "prompts_per_step": 8, "micro_prompts": 8, "max_completion_length": 112, "seed": 3}
     assert settings == replace(TINY, learning_rate=5e-5, thinking=True, **own, **few)
     assert Condition("ocr").sft_settings(2, 0.5) == replace(TINY_SFT, steps=12, seed=2)
+    assert Condition("ocr", num_generations=4).sft_settings().steps == 12  # RL's steps are half as long
     with pytest.raises(ValueError, match="Unknown factor rate: the factors are task, policy"):
         Condition.of({"rate": 0.5})
 
@@ -125,6 +127,31 @@ def test_a_curriculum_goes_from_easy_to_hard_at_constant_completions(tmp_path):
     assert len(second) == 1 * 2
     with pytest.raises(ValueError, match="3 stages need"):
         easy_to_hard(scenes, difficulty, 2)
+
+
+def test_tasks_that_are_trained_together_are_trained_once_and_measured_each(tmp_path):
+    few = {"steps": 1, "prompts_per_step": 2, "num_generations": 2, "held_out": 2, "probes": 0, "max_new_tokens": 16}
+    rows = {}
+    for task, other, scale in (("grounding", "counting", 1.5), ("counting", "grounding", 0.75)):
+        condition = Condition(task, together=(other,), lr_scale=scale, scale_rewards="task", **few)
+        outcome = run_condition(condition, 0, tmp_path / task, tmp_path / "work")
+        assert {sample.task for sample in outcome.after.samples} == {task}
+        rows[task] = outcome.rows
+    assert rows["grounding"] == rows["counting"]
+    assert [row["step"] for row in rows["counting"]] == [1, 2]
+    assert len(list((tmp_path / "work" / "together").glob("*/settings.json"))) == 1
+    logged = {name for row in step_rows(rows["counting"]) for name in row}
+    assert {"reward/grounding", "reward/counting", "reward_spread/grounding"} <= logged
+
+
+def test_a_fault_is_of_the_truth_that_is_trained_on_alone():
+    clean, faulty = (Condition("counting", fault=f, fault_size=0.3).training_scenes(20, 0) for f in ("none", "missing"))
+    held_out = Condition("counting", fault="missing", fault_size=0.3).scenes(20, 0, "test")
+    assert sum(len(s.target.boxes) for s in faulty) < sum(len(s.target.boxes) for s in clean)
+    same = Condition("counting").scenes(20, 0, "test")
+    assert [s.target.to_dict() for s in held_out] == [s.target.to_dict() for s in same]
+    with pytest.raises(ValueError, match="Unknown fault 'blur'"):
+        Condition(fault="blur")
 
 
 def test_rloo_trains_through_trl(tmp_path):

@@ -232,6 +232,30 @@ def test_a_frame_column_overrides_the_default():
     assert reward([""] * 3, answers, frame=["pixel"] * 3, **columns) == [0, 0, 0.0]
 
 
+def test_a_reward_of_several_tasks_pays_each_by_its_own_rule():
+    parts, metrics = {}, {}
+    answers = [write([0, 0, 10, 10]), "SHOP", write([0, 0, 10, 10])]
+    columns = {"boxes": [[[0, 0, 10, 10]], [], [[0, 0, 10, 20]]], "text": ["", "STOP", ""], "image_size": [SIZE] * 3}
+    tasks = ["counting", "ocr", "grounding"]
+    reward = reward_function(["grounding", "ocr", "counting"])
+    logs = {"log_extra": lambda name, values: parts.update({name: values}), "log_metric": metrics.__setitem__}
+    paid = reward([""] * 3, answers, task=tasks, **columns, **logs)
+    for i, task in enumerate(tasks):
+        own = {name: [values[i]] for name, values in columns.items()}
+        assert [paid[i]] == reward_function(task)([""], [answers[i]], **own)
+        assert metrics[f"reward/{task}"] == paid[i]
+    assert parts["edit"][1] == metrics["reward/edit"] == 0.75
+    assert [math.isnan(value) for value in parts["edit"]] == [True, False, True]
+    assert metrics["reward/location"] == (parts["location"][0] + parts["location"][2]) / 2
+    assert ("task",) in reward.columns
+    assert reward.__name__ == "grounding+ocr+counting_kit"
+    for column in ({}, {"task": ["counting", "ocr", "detection"]}):
+        with pytest.raises(ValueError, match="column 'task' must say grounding or ocr or counting"):
+            reward([""] * 3, answers, **column, **columns)
+    with pytest.raises(ValueError, match="needs a task"):
+        reward_function([])
+
+
 def test_options_reach_the_reward():
     reward = reward_function("detection", "paper", drop=("class", "recall", "location", "missing"), thinking=True)
     assert reward.__name__ == "detection_paper"

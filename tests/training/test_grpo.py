@@ -7,6 +7,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from trl import GRPOTrainer
 
 from pr1kit import PerceptionGRPOTrainer, make_scenes, reward_function
 from pr1kit.data.durable_files import read_log
@@ -15,6 +16,7 @@ from pr1kit.models.policy import load_policy
 from pr1kit.models.tiny import build_model, build_processor
 from pr1kit.rewards.groups import group_advantages
 from pr1kit.rollouts.generate import generate_completions
+from pr1kit.training.advantages import scaled_advantages, update_spreads
 from pr1kit.training.grpo import to_dataset, train_grpo
 from pr1kit.training.grpo_settings import PAPER, TINY
 from pr1kit.training.rloo import train_rloo
@@ -75,6 +77,59 @@ def test_a_run_that_was_cut_off_ends_with_the_weights_of_one_that_was_not(tmp_pa
     assert len(read_log(tmp_path / "cut" / "rollouts.jsonl")) == 6
     for name, value in whole.model.state_dict().items():
         assert torch.equal(value, cut.model.state_dict()[name]), name
+
+
+MIXED = [*make_scenes("counting", 4), *make_scenes("grounding", 4)]
+PAIRS = replace(SHORT, prompts_per_step=4, micro_prompts=4, num_generations=2)  # of whose groups many are equal
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        replace(PAIRS, scale_rewards="task"),
+        replace(PAIRS, dynamic_sampling=2),
+        replace(PAIRS, beta=0.1, kl_estimator="k1 in the reward", scale_rewards="task"),
+    ],
+    ids=["scale per task", "drawn again", "KL in the reward"],
+)
+def test_a_run_on_several_tasks_that_was_cut_off_ends_as_one_that_was_not(tmp_path, settings):
+    whole, cut = load_policy("tiny"), load_policy("tiny")
+    rows = train_grpo(whole, MIXED, tmp_path / "whole", settings)
+    shutil.copytree(tmp_path / "whole", tmp_path / "cut")
+    shutil.rmtree(tmp_path / "cut" / "checkpoint-3")
+    again = train_grpo(cut, MIXED, tmp_path / "cut", settings)
+    assert [measured(row) for row in again] == [measured(row) for row in rows]
+    assert (tmp_path / "cut" / "rollouts.jsonl").read_text() == (tmp_path / "whole" / "rollouts.jsonl").read_text()
+    for name, value in whole.model.state_dict().items():
+        assert torch.equal(value, cut.model.state_dict()[name]), name
+    if settings.dynamic_sampling:
+        assert sum(row["redrawn"] for row in rows) > 0
+    if settings.beta:
+        assert rows[-1]["kl"] > 0
+
+
+def measured(row):
+    return {name: value for name, value in row.items() if "time" not in name and "runtime" not in name}
+
+
+def test_several_tasks_share_a_run_and_each_has_its_own_reward_and_scale(policy, tmp_path):
+    rows = train_grpo(policy, MIXED, tmp_path, replace(SHORT, prompts_per_step=4, scale_rewards="task"))
+    groups, moments = read_log(tmp_path / "rollouts.jsonl"), {}
+    for row in rows:
+        of_step = [group for group in groups if group["step"] == row["step"]]
+        tasks = [group["id"].split("/")[1] for group in of_step]
+        rewards = [np.mean(group["rewards"]) for group in of_step]
+        paid = [(task, value) for task, group in zip(tasks, of_step, strict=True) for value in group["rewards"]]
+        spreads = update_spreads(moments, [value for _, value in paid], [task for task, _ in paid])
+        for task in set(tasks):
+            own = [reward for reward, each in zip(rewards, tasks, strict=True) if each == task]
+            assert row[f"reward/{task}"] == pytest.approx(np.mean(own), abs=1e-4)
+            assert row[f"reward_spread/{task}"] == pytest.approx(spreads[task], abs=1e-4)
+        for task, group, mean in zip(tasks, of_step, rewards, strict=True):
+            wanted = (np.array(group["rewards"]) - mean) / (spreads[task] + 1e-4)
+            assert group["advantages"] == pytest.approx(wanted, abs=2e-3)
+            assert ("count" in group["parts"]) == (task == "counting")
+    assert {group["id"].split("/")[1] for group in groups} == {"counting", "grounding"}
 
 
 def test_a_finished_run_is_not_run_again(policy, tmp_path):
@@ -264,7 +319,147 @@ def test_another_kl_estimator_replaces_trls_in_value_and_gradient(policy, tmp_pa
 def test_an_unknown_kl_estimator_or_a_loss_it_does_not_fit_is_refused(policy, tmp_path):
     kinds = {"model": policy.model, "reward_funcs": reward_function("counting"), "processing_class": policy.processor}
     kinds["train_dataset"] = to_dataset(make_scenes("counting", 4), policy)
-    with pytest.raises(ValueError, match="Unknown KL estimator 'k4': choose one of k3, k1, kimi"):
+    with pytest.raises(ValueError, match="Unknown KL estimator 'k4': choose one of k3, k1, kimi, k1 in the reward"):
         PerceptionGRPOTrainer(args=SHORT.config(tmp_path), kl_estimator="k4", **kinds)
     with pytest.raises(ValueError, match="needs loss_type"):
         PerceptionGRPOTrainer(args=replace(SHORT, loss_type="dapo").config(tmp_path), kl_estimator="k1", **kinds)
+
+
+def test_a_kl_in_the_reward_is_taken_off_before_answers_are_compared(policy, tmp_path):
+    settings = replace(SHORT, beta=0.5, kl_estimator="k1 in the reward", scale_rewards="none")
+    far = {name: value * 1.05 for name, value in policy.model.state_dict().items()}
+    trainer = make_trainer(policy, make_scenes("counting", 4), tmp_path, settings=settings, reference=far,
+                           kl_estimator=settings.kl_estimator)  # fmt: skip
+    trainer.model.train()
+    trainer.current_gradient_accumulation_steps = 1
+    batch = trainer.draw(next(iter(trainer.get_train_dataloader())))
+    tokens, seen = (torch.cat([batch[f"prompt_{k}"], batch[f"completion_{k}"]], 1) for k in ("ids", "mask"))
+    trainer._group_of_row, rows = None, range(len(tokens))  # TRL's own path, and an image for each row
+    images = {"pixel_values": batch["pixel_values"], "image_grid_thw": batch["image_grid_thw"]}
+    patches = [int(grid.prod()) for grid in batch["image_grid_thw"]]
+    per_row = [row // 4 for row in rows]
+    images["pixel_values"] = torch.cat([batch["pixel_values"].split(patches)[i] for i in per_row])
+    images["image_grid_thw"] = batch["image_grid_thw"][per_row]
+    images |= {"num_images": [1] * len(tokens), "mm_token_type_ids": batch["mm_token_type_ids"]}
+    with torch.no_grad():
+        logps, of_reference = (
+            GRPOTrainer._get_per_token_logps_and_entropies(
+                trainer, model, tokens, seen, batch["completion_ids"].shape[1], **images
+            )[0]
+            for model in (trainer.model, trainer.ref_model)
+        )
+    kl = ((logps - of_reference) * batch["completion_mask"]).sum(1)
+    assert kl.abs().max() > 0.05
+    wanted = (torch.tensor(trainer.drawn_rewards) - 0.5 * kl).view(-1, 4)
+    wanted = (wanted - wanted.mean(1, keepdim=True)).flatten()
+    assert batch["advantages"] == pytest.approx(wanted, abs=1e-3)
+    assert list(trainer._logs["advantages"]) == pytest.approx(wanted.tolist(), abs=1e-3)
+    batch["advantages"] = torch.zeros_like(batch["advantages"])
+    trainer._group_of_row = per_row
+    assert trainer.compute_loss(trainer.model, batch).item() == pytest.approx(0, abs=1e-6)  # and not in the loss too
+
+
+@pytest.mark.parametrize("scale", ["group", "batch", "none"])
+def test_advantages_are_trls_where_trl_has_them(policy, tmp_path, scale):
+    settings = replace(SHORT, scale_rewards=scale)
+    trainer = make_trainer(policy, make_scenes("counting", 4), tmp_path, settings=settings)
+    trainer.model.train()
+    batch = trainer.draw(next(iter(trainer.get_train_dataloader())))
+    ours = scaled_advantages(torch.tensor(trainer.drawn_rewards), 4, scale)
+    assert batch["advantages"] == pytest.approx(ours, abs=1e-5)
+    assert ours.abs().max() > 0.1
+
+
+def test_groups_without_a_spread_are_drawn_again_from_other_prompts(policy, tmp_path):
+    scenes = make_scenes("grounding", 16)
+    dull, drawn = {scene.id for scene in scenes[:8]}, []
+
+    def reward(completions, id, **_):
+        drawn.extend(id)
+        return [0.5 if each in dull else i % 2 for i, each in enumerate(id)]
+
+    settings = replace(SHORT, prompts_per_step=6, micro_prompts=6)
+    trainer = make_trainer(policy, scenes, tmp_path, settings=settings, reward=reward, dynamic_sampling=4,
+                           rollout_log=tmp_path / "rollouts.jsonl")  # fmt: skip
+    trainer.model.train()
+    batch = trainer._generate_and_score_completions(next(iter(trainer.get_train_dataloader())))
+    metrics = trainer._metrics["train"]
+    first = [drawn[i] for i in range(0, 24, 4)]
+    assert metrics["redrawn"] == [len(drawn) // 4 - 6]
+    assert 0 < sum(each in dull for each in first) <= metrics["redrawn"][0]
+    assert metrics["without_spread"] == [0]
+    assert metrics["frac_reward_zero_std"] == [pytest.approx(np.mean([each in dull for each in first]))]
+    assert len(metrics["reward"]) == len(metrics["completions/mean_length"]) == 1  # of the first draw
+    assert (batch["advantages"].view(6, 4).abs() > 0.5).all()
+    assert batch["num_items_in_batch"] == batch["completion_mask"].sum()
+    groups = read_log(tmp_path / "rollouts.jsonl")
+    assert [group["id"] for group in groups] == drawn[::4]
+    # each group that is trained on is one that was drawn, with its own picture
+    rows = zip(batch["completion_ids"], batch["completion_mask"].bool(), strict=True)
+    answers = [tokens[mask].tolist() for tokens, mask in rows]
+    kept = [next(g["id"] for g in groups if g["token_ids"] == answers[i : i + 4]) for i in range(0, 24, 4)]
+    assert not dull & set(kept)
+    pictures = [scene.load_image() for each in kept for scene in scenes if scene.id == each]
+    seen = policy.processor.image_processor(images=pictures, return_tensors="pt")
+    assert torch.equal(batch["image_grid_thw"], seen["image_grid_thw"])
+    assert torch.equal(batch["pixel_values"], seen["pixel_values"])
+
+
+def test_redraws_are_bounded_and_a_batch_without_any_spread_teaches_nothing(policy, tmp_path):
+    def reward(completions, **_):
+        return [0.7] * len(completions)
+
+    trainer = make_trainer(policy, make_scenes("grounding", 8), tmp_path, settings=SHORT, reward=reward,
+                           dynamic_sampling=3)  # fmt: skip
+    trainer.model.train()
+    trainer.current_gradient_accumulation_steps = 1
+    batch = trainer._prepare_inputs(next(iter(trainer.get_train_dataloader())))
+    assert trainer._metrics["train"]["redrawn"] == [2 * 3]
+    assert trainer._metrics["train"]["without_spread"] == [2]
+    loss = trainer.compute_loss(trainer.model, batch)
+    assert all(slope.abs().max() < 1e-6 for slope in torch.autograd.grad(loss, trained(policy)))
+
+
+def trained(policy):
+    return [value for value in policy.model.parameters() if value.requires_grad]
+
+
+def test_gspo_has_one_ratio_for_an_answer_and_on_its_own_answers_the_gradient_of_grpo(policy, tmp_path):
+    slopes = {}
+    for level in ("token", "sequence"):
+        settings = replace(SHORT, importance_sampling=level)
+        trainer = make_trainer(policy, make_scenes("counting", 4), tmp_path / level, settings=settings)
+        trainer.model.train()
+        trainer.current_gradient_accumulation_steps = 1
+        torch.manual_seed(0)
+        batch = trainer._prepare_inputs(next(iter(trainer.get_train_dataloader())))
+        slopes[level] = torch.autograd.grad(trainer.compute_loss(trainer.model, batch), trained(policy))
+    assert all(torch.allclose(*pair, atol=1e-6) for pair in zip(*slopes.values(), strict=True))
+    assert max(slope.abs().max() for slope in slopes["token"]) > 1e-3
+    with torch.no_grad():
+        tokens, seen = (torch.cat([batch[f"prompt_{k}"], batch[f"completion_{k}"]], 1) for k in ("ids", "mask"))
+        fields = {name: batch[name] for name in ("pixel_values", "image_grid_thw", "num_images", "mm_token_type_ids")}
+        logps = trainer._get_per_token_logps_and_entropies(
+            trainer.model, tokens, seen, batch["completion_ids"].shape[1], **fields
+        )[0]
+    mask = batch["completion_mask"]
+    moved = torch.randn(logps.shape, generator=torch.Generator().manual_seed(0)) * mask
+    ratio = ((moved * mask).sum(1) / mask.sum(1)).exp()
+    assert ((ratio - 1).abs() > 0.2).any()  # clipped
+    batch["old_per_token_logps"] = logps - moved
+    worth = torch.minimum(ratio * batch["advantages"], ratio.clamp(0.8, 1.2) * batch["advantages"])
+    assert trainer.compute_loss(trainer.model, batch).item() == pytest.approx(-worth.mean().item(), abs=1e-4)
+
+
+def test_options_of_a_draw_are_checked_at_the_door(policy, tmp_path):
+    with pytest.raises(ValueError, match="importance_sampling is token or sequence, got 'answer'"):
+        replace(SHORT, importance_sampling="answer")
+    with pytest.raises(ValueError, match="number of draws from 0 on, got -1"):
+        replace(SHORT, dynamic_sampling=-1)
+    config = replace(SHORT, scale_rewards="task", importance_sampling="sequence").config(tmp_path)
+    assert (config.scale_rewards, config.importance_sampling_level) == ("none", "sequence")
+    kinds = {"model": policy.model, "processing_class": policy.processor, "scale_per_task": True}
+    kinds["train_dataset"] = to_dataset(make_scenes("counting", 4), policy)
+    options = SHORT.config(tmp_path, multi_objective_aggregation="normalize_then_sum")
+    with pytest.raises(ValueError, match="need multi_objective_aggregation"):
+        PerceptionGRPOTrainer(args=options, reward_funcs=[reward_function("counting")] * 2, **kinds)

@@ -57,8 +57,8 @@ def with_fault(samples: Sequence[Sample], kind: str, size: float, seed: int = 0)
     deviation; "loose", sides are longer by the share `size`, about the same centre; "missing", each object is left out
     with the chance `size`; "labels", each label is another of those in `samples` with that chance; "order", with that
     chance a sample lists its objects in a random order. What a larger size does to a sample includes what a smaller one
-    does. Boxes stay inside their image. Raises ValueError for an unknown fault, a size outside [0, 1], samples of
-    other tasks than grounding, counting and detection, objects missing in grounding, and labels where fewer than two are named.
+    does. Boxes stay inside their image. Raises ValueError for an unknown fault, a size outside [0, 1], other tasks than
+    grounding, counting and detection, objects missing in grounding, and labels where fewer than two are named.
 
     >>> sample = Sample(None, "counting", "cat", Target(boxes=[[10, 10, 20, 30]], image_size=(64, 64)))
     >>> with_fault([sample], "loose", 0.2)[0].target.boxes.tolist()

@@ -113,7 +113,8 @@ def reward_function(
     for each in tasks:
         _recipe(each, recipe, options, thinking)
     pixels_per_unit(frame, (1, 1))
-    seen, passed = Counter(), Counter()
+    seen: Counter[str] = Counter()
+    passed: Counter[str] = Counter()
 
     def reward(prompts=None, completions=(), **columns) -> list[float]:
         texts = [completion_text(completion) for completion in completions]

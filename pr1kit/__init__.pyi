@@ -50,6 +50,8 @@ from .plots.charts import plot_metric_intervals as plot_metric_intervals
 from .plots.charts import plot_pass_at_k as plot_pass_at_k
 from .plots.charts import plot_reward_curves as plot_reward_curves
 from .plots.charts import plot_reward_histogram as plot_reward_histogram
+from .plots.clips import animate_clip as animate_clip
+from .plots.clips import plot_clip as plot_clip
 from .plots.drawing import BETTER as BETTER
 from .plots.drawing import INK as INK
 from .plots.drawing import NEUTRAL as NEUTRAL
@@ -62,6 +64,7 @@ from .plots.galleries import plot_rollout_group as plot_rollout_group
 from .plots.pictures import plot_boxes as plot_boxes
 from .plots.pictures import plot_matching as plot_matching
 from .plots.reliability import plot_reliability as plot_reliability
+from .rewards.cheats import what_cheats_earn as what_cheats_earn
 from .rewards.critics import RewardCritic as RewardCritic
 from .rewards.groups import group_advantages as group_advantages
 from .rewards.groups import pair_weights as pair_weights

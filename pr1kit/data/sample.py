@@ -16,6 +16,7 @@ from typing import Any
 
 import numpy as np
 
+from pr1kit.data.animation import animation_url
 from pr1kit.data.images import load_image, picture_url
 from pr1kit.data.tracks import Track, as_spans, as_tracks
 
@@ -209,12 +210,14 @@ class Sample:
     def __repr__(self) -> str:
         size, truth = getattr(self.image, "size", None), _in_brief(self.target)
         image = "x".join(map(str, size)) if isinstance(size, tuple) else repr(self.image)[:80]
-        return f"Sample({self.task} {self.question!r}, image {image}, truth {truth!r}, id {self.id!r})"
+        image = f"{len(self.frames)} frames {image}" if self.is_video else f"image {image}"
+        return f"Sample({self.task} {self.question!r}, {image}, truth {truth!r}, id {self.id!r})"
 
     def _repr_html_(self) -> str:
         image, truth = self.load_image(), _in_brief(self.target)
+        shown = animation_url(self.load_frames(), self.times) if self.is_video else picture_url(image)
         return (
-            f'<img src="{picture_url(image)}" width="{max(192, min(image.width, 480))}" '
+            f'<img src="{shown}" width="{max(192, min(image.width, 480))}" '
             f'style="image-rendering:pixelated"><br><b>{html.escape(self.task)}</b>: '
             f"{html.escape(self.question)} <small>(truth: {html.escape(truth)})</small>"
         )

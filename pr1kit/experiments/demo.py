@@ -38,6 +38,7 @@ DEMO = Grid(
     seeds=(0,),
 )
 STEP_SECONDS = {"counting": 2.0, "grounding": 0.8}  # of 128 completions on two cores, for the estimate at the start
+WATCHED = 6  # held-out scenes whose answers are kept along the run, for `pr1kit explore --export`
 MEASURING_SECONDS = 40  # before and after, 300 scenes
 BAR = "{desc:<28}{percentage:3.0f}%|{bar}| {n_fmt}/{total_fmt} steps, {elapsed}<{remaining}{postfix}"
 PICTURES = ("intervals.png", "reward_curve.png", "before_after.png")
@@ -78,7 +79,7 @@ def _demo(folder: Path, seed: int, conditions: dict[str, Condition], identity: d
     started, outcomes = time.time(), {}
     for task, condition in conditions.items():
         with tqdm(total=condition.steps, desc=task, bar_format=BAR) as bar:
-            outcomes[task] = run_condition(condition, seed, folder / task, folder, bar=bar)
+            outcomes[task] = run_condition(condition, seed, folder / task, folder, bar=bar, watched=WATCHED)
             bar.update(bar.total - bar.n)  # steps of an earlier call
     rows = _rows(outcomes)
     report = _report(conditions, rows, seed, time.time() - started)

@@ -10,7 +10,7 @@ import json
 import shutil
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property, partial
 from pathlib import Path
@@ -87,10 +87,11 @@ class Outcome:
         return {"steps": len(self.rows), **measured, **{f"{name}_seconds": s for name, s in self.seconds.items()}}
 
 
-def run_condition(condition: Condition, seed: int, folder: Path, work: Path, bar=None) -> Outcome:
+def run_condition(condition: Condition, seed: int, folder: Path, work: Path, bar=None, *, watched: int = 0) -> Outcome:
     """Run one condition with one seed in `folder`, or what is left of it; `work` keeps prepared policies between runs.
 
-    `bar`, one of tqdm's, counts training steps and says what is done.
+    `bar`, one of tqdm's, counts training steps and says what is done. The first `watched` held-out scenes are answered
+    greedily along an RL run as well (`train_grpo`'s `probes`).
     """
     folder.mkdir(parents=True, exist_ok=True)
     say = (lambda what: bar.set_description_str(f"{condition.task}: {what}")) if bar else lambda what: None
@@ -101,7 +102,8 @@ def run_condition(condition: Condition, seed: int, folder: Path, work: Path, bar
     headroom = _kept(folder / "headroom.json", lambda: _headroom(policy, condition, seed)) if condition.probes else {}
     say("training")
     seconds, rows = _kept(folder / "seconds.json", lambda: {"train": {}, "processor": {}}), []
-    train = {"sft": _supervise, "rl": partial(_reinforce, work=work), "ranked": partial(_rank, work=work)}
+    reinforce = partial(_reinforce, work=work, probes=held_out[:watched])
+    train = {"sft": _supervise, "rl": reinforce, "ranked": partial(_rank, work=work)}
     for phase, share in PHASES[condition.method].items():
         started = time.perf_counter(), time.process_time()
         try:
@@ -233,15 +235,24 @@ def _rank(
 
 
 def _reinforce(
-    policy: Policy, condition: Condition, seed: int, share: float, folder: Path, bar, *, work: Path
+    policy: Policy,
+    condition: Condition,
+    seed: int,
+    share: float,
+    folder: Path,
+    bar,
+    *,
+    work: Path,
+    probes: Sequence[Sample] = (),
 ) -> list[dict]:
     settings = condition.rl_settings(seed, share)
     if condition.together:
         return _together(policy, condition, settings, work, bar)
     scenes = condition.training_scenes(condition.steps * condition.prompts_per_step, seed)
     if condition.order == "shuffled":
-        train = train_rloo if condition.algorithm == "rloo" else train_grpo
-        return train(policy, scenes, folder, settings, bar=bar)
+        if condition.algorithm == "rloo":
+            return train_rloo(policy, scenes, folder, settings, bar=bar)
+        return train_grpo(policy, scenes, folder, settings, bar=bar, probes=probes)
     rollouts = {"recipe": condition.recipe, "seed": seed, "max_new_tokens": condition.max_tokens}
     difficulty = offline_difficulty(policy, scenes, **rollouts)
     generations = (4, 8, 16) if "more" in condition.order else (condition.num_generations,) * 3

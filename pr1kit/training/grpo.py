@@ -18,6 +18,7 @@ from pr1kit.models.policy import Policy, prompt_words
 from pr1kit.rewards.score import reward_function
 from pr1kit.training.grpo_settings import PAPER, TINY, UNSEEN_OPTIONS, GRPOSettings
 from pr1kit.training.grpo_trainer import PerceptionGRPOTrainer
+from pr1kit.training.probes import ProbeLog
 from pr1kit.training.resumable_run import train_in_folder
 from pr1kit.training.step_log import RunLog
 
@@ -92,13 +93,16 @@ def train_grpo(
     bar=None,
     trl: Mapping = {},
     reference: Mapping | None = None,
+    probes: Sequence[Sample] = (),
 ) -> list[dict]:
     """Train `policy` in place on samples of one task or several, mixed; returns the log, one dict a step.
 
     `folder` gets `settings.json`, `log.jsonl`, `rollouts.jsonl` and checkpoints. With `resume`, a run that was cut off
     goes on from its newest checkpoint. An adapter is trained where the policy has one, else all weights. `trl` holds
     further options of TRL's `GRPOConfig` (`report_to`, `use_vllm`, …); `reference` the weights to which the KL term is
-    measured (`weights.trained_weights`), by default the policy's at the start of the run. Raises as `train_in_folder`.
+    measured (`weights.trained_weights`), by default the policy's at the start of the run. Held-out
+    `probes` are answered greedily at eleven steps, the start and the end included, into `probes.jsonl`, which changes
+    nothing else of the run (`export_explorer` shows them). Raises as `train_in_folder`.
     """
     if not samples:
         raise ValueError("There are no samples to train on.")
@@ -106,6 +110,8 @@ def train_grpo(
     args = settings.config(folder, **trl)
     seen = {name: value for name, value in trl.items() if name not in UNSEEN_OPTIONS}
     identity = {"method": "grpo", "task": tasks if len(tasks) > 1 else tasks[0], **asdict(settings), "trl": seen}
+    asked = {"max_new_tokens": settings.max_completion_length, "thinking": settings.thinking}
+    watch = [ProbeLog(policy, probes, folder, settings.steps, **asked)] if probes else []
 
     def trainer(log: RunLog) -> PerceptionGRPOTrainer:
         return PerceptionGRPOTrainer(
@@ -114,7 +120,7 @@ def train_grpo(
             args=args,
             train_dataset=to_dataset(samples, policy, thinking=settings.thinking),
             processing_class=policy.processor,
-            callbacks=[log],
+            callbacks=[log, *watch],
             shared_prefix=settings.shared_prefix,
             kl_estimator=settings.kl_estimator,
             scale_per_task=settings.scale_rewards == "task",

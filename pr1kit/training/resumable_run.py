@@ -25,6 +25,7 @@ from pr1kit.data.sample import Sample
 from pr1kit.models.backends import check_trainable, quiet
 from pr1kit.models.memory import out_of_memory_advice
 from pr1kit.models.policy import Policy
+from pr1kit.rollouts.probes import FILE as PROBES
 from pr1kit.training.step_log import RunLog, log_row
 from pr1kit.training.weights import load_weights, weights_fingerprint
 
@@ -223,10 +224,11 @@ def _resumable(folder: RunFolder, began: str, now: str, to_start: bool, args) ->
 
 
 def _cut_logs(folder: RunFolder, checkpoint: Path | None) -> None:
-    """`log.jsonl` as the checkpoint remembers it, `rollouts.jsonl` cut to its step; what is dropped stays in a copy."""
+    """`log.jsonl` as the checkpoint remembers it, the others cut to its step; what is dropped stays in a copy."""
     done = checkpoint_step(checkpoint) if checkpoint else 0
     sizes = checkpoint_notes(checkpoint)["logs"] if checkpoint else {}
     folder.cut("log.jsonl", done)
+    folder.cut(PROBES, done if checkpoint else -1)  # step 0, too, was answered by the policy of another start
     for fault in folder.cut("rollouts.jsonl", done, sizes.get("rollouts.jsonl", 0)):
         print(fault)
     if checkpoint:

@@ -33,6 +33,7 @@ from .experiments.paper_grids import GRIDS as GRIDS
 from .experiments.runner import replay as replay
 from .experiments.runs import logs_of as logs_of
 from .experiments.statistics import paired_difference as paired_difference
+from .explorer.export import export_explorer as export_explorer
 from .explorer.widget import RewardExplorer as RewardExplorer
 from .models.adapters import LoRASettings as LoRASettings
 from .models.backends import quiet as quiet

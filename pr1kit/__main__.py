@@ -29,6 +29,9 @@ def main(argv: list[str] | None = None) -> int:
     explore.add_argument("annotations", nargs="?", help="JSON with what is true of the picture: boxes, labels, text")
     explore.add_argument("--port", type=int, default=8866, help="default: %(default)s, or the next that is free")
     explore.add_argument("--no-browser", action="store_true", help="print the address and open nothing")
+    explore.add_argument(
+        "--export", type=Path, metavar="FOLDER", help="write a page of the run there, without a server"
+    )
     explore.set_defaults(run=_explore)
 
     doctor = commands.add_parser("doctor", help="what this machine has, what of it works, which profile it is for")
@@ -90,6 +93,13 @@ def _demo(arguments) -> int:
 
 
 def _explore(arguments) -> int:
+    if arguments.export:
+        from pr1kit.explorer.export import export_explorer
+
+        if arguments.path is None or arguments.annotations:
+            raise ValueError("--export needs a run's folder: python -m pr1kit explore runs/demo --export site.")
+        print(export_explorer(arguments.path, arguments.export))
+        return 0
     from pr1kit.explorer.page import serve_explorer
 
     serve_explorer(arguments.path, arguments.annotations, port=arguments.port, browser=not arguments.no_browser)

@@ -1,7 +1,7 @@
-"""`python -m pr1kit explore RUN --export FOLDER`: what a run taught, as one page without a server, to be sent or hosted.
+"""`python -m pr1kit explore RUN --export FOLDER`: what a run taught, as one page without a server, to send or to host.
 
-The page shows the probes of the run (`rollouts.probes`): the same held-out pictures, the boxes of each step. Whatever it
-can show was computed here with `read_out`; its script draws, and pays nothing.
+The page shows the probes of the run (`rollouts.probes`): the same held-out pictures, the boxes of each step. Whatever
+it can show was computed here with `read_out`; its script draws, and pays nothing.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from pr1kit.data.sample import Sample
 from pr1kit.explorer.readout import read_out
 from pr1kit.explorer.wire import count_in_utf16
 from pr1kit.rewards.score import score
-from pr1kit.rollouts.probes import FILE, read_probes, probed_sample
+from pr1kit.rollouts.probes import FILE, probed_sample, read_probes
 
 STATIC = Path(__file__).with_name("static")
 SCRIPTS = ("dom.js", "stage.js", "panel.js", "editor.js", "replay.js")  # together one script
@@ -73,8 +73,8 @@ def export_explorer(run: str | Path, folder: str | Path, samples: Sequence[Sampl
 def _read_run(folder: Path, samples: Sequence[Sample]) -> dict[str, Any]:
     """Everything that the page shows of one run, as plain values.
 
-    `readouts` has a row for each of `steps` and in it what `read_out` says of each of `scenes`; `means`, for each recipe
-    and step, the mean reward of its answers; `curve`, the logged mean reward of training.
+    `readouts` has a row for each of `steps` and in it what `read_out` says of each of `scenes`; `means`, for each
+    recipe and step, the mean reward of its answers; `curve`, the logged mean reward of training.
     """
     steps = read_probes(folder)
     first = next(iter(steps.values()))
@@ -116,9 +116,11 @@ def _pays(recipe: str, sample: Sample) -> bool:
 def _shown(row: dict, sample: Sample, recipes: Sequence[str]) -> dict:
     seen = read_out(row["completion"], sample.target, task=sample.task, recipes=recipes, frame=row["frame"])
     for result in seen["results"]:
-        for name in ("group", "pair_weights", "place"):  # of answers beside it: here there are none
+        for name in ("group", "pair_weights", "place", "advantage"):  # of answers beside it: here there are none
             del result[name]
-    return {**count_in_utf16(row["completion"], seen), "matching": "optimal"}
+    for name in ("overlap", "sums", "predictions"):  # of all pairs: the page draws those that are matched
+        del seen[name]
+    return count_in_utf16(row["completion"], seen)
 
 
 def _scene(sample: Sample) -> dict:

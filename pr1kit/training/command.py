@@ -6,10 +6,13 @@ import json
 import os
 from collections.abc import Sequence
 from dataclasses import asdict, replace
+from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+from pr1kit.data.sample import Sample
+from pr1kit.data.scenes import make_scenes
 from pr1kit.models.vllm import require_vllm
 from pr1kit.training.config import RunConfig, read_run
 from pr1kit.training.grpo_settings import GRPOSettings
@@ -34,7 +37,7 @@ def main(flags: Sequence[str]) -> int:
         print(yaml.safe_dump(plain, sort_keys=False), end="")
         return 0
     options = trainer_options(run)
-    samples = load_samples(run, settings)
+    samples, probes = hold_out(load_samples(run, settings), run, settings.seed)
 
     import torch
 
@@ -59,7 +62,7 @@ def main(flags: Sequence[str]) -> int:
     out = Path(run.out)
     say = print if main else lambda *words: None
     ways = {
-        GRPOSettings: _train_grpo,
+        GRPOSettings: partial(_train_grpo, probes=probes),
         PerPOSettings: _train_on_ranked_answers,
         ReperSettings: _train_on_dialogues,
         ReflectionSettings: _train_over_dialogues,
@@ -77,7 +80,7 @@ def main(flags: Sequence[str]) -> int:
     return 0
 
 
-def _train_grpo(policy, samples, out: Path, run: RunConfig, settings: GRPOSettings, options, say) -> str:
+def _train_grpo(policy, samples, out: Path, run: RunConfig, settings: GRPOSettings, options, say, *, probes=()) -> str:
     from tqdm.auto import tqdm
 
     from pr1kit.training.grpo import train_grpo
@@ -87,7 +90,7 @@ def _train_grpo(policy, samples, out: Path, run: RunConfig, settings: GRPOSettin
     if note := _memory(policy, settings):
         say(note)
     with tqdm(total=settings.steps, desc="GRPO", unit="step", disable=say is not print) as bar:
-        log = train_grpo(policy, samples, out, settings, bar=bar, trl=options)
+        log = train_grpo(policy, samples, out, settings, bar=bar, trl=options, probes=probes)
     first, last = _fifths(log, "reward")
     return f"Reward {first:.3f} in the first fifth of the steps, {last:.3f} in the last."
 
@@ -224,6 +227,30 @@ def load_samples(run: RunConfig, settings: ANY) -> list:
         shuffle_seed=settings.seed,
     )
     return list(samples)
+
+
+def hold_out(samples: list[Sample], run: RunConfig, seed: int = 0) -> tuple[list[Sample], list[Sample]]:
+    """The samples to train on, and `run.probes` to ask along the way, a picture each: of scenes more are drawn, of data
+    the last are taken, and all else that is asked of their pictures with them.
+
+    Raises ValueError where nothing is left to train on, or the method has no probes.
+    """
+    if not run.probes:
+        return samples, []
+    if run.method != "grpo":
+        raise ValueError(f"--probes are asked along a GRPO run: {run.method} has none.")
+    if run.data == "scenes":
+        return samples, list(
+            make_scenes(run.task, run.probes, seed, split="validation" if run.split == "test" else "test")
+        )
+    pictures = [str(sample.image) for sample in samples]
+    held = {picture: i for i, picture in reversed(list(enumerate(pictures)))}
+    held = dict(sorted(held.items(), key=lambda pair: -pair[1])[: run.probes])
+    kept = [sample for sample, picture in zip(samples, pictures, strict=True) if picture not in held]
+    if not kept or len(held) < run.probes:
+        count = len(set(pictures))
+        raise ValueError(f"--probes {run.probes} leaves nothing to train on: the data hold {count} pictures.")
+    return kept, [samples[i] for i in held.values()]
 
 
 def _memory(policy, settings: ANY) -> str:

@@ -44,6 +44,9 @@ class RunConfig:
     frame: str | None = option(None, "how --data writes boxes: pixel, norm1000, or WIDTHxHEIGHT")
     box_format: str | None = option(None, "xyxy or xywh, where the layout leaves it open")
     limit: int = option(0, "take a random part of the data, of this size, drawn with the seed; 0 takes all")
+    probes: int = option(
+        0, "hold out so many pictures, asked along a GRPO run; pr1kit explore --export shows their answers"
+    )
     out: str = option("", "the run's folder (default: runs/<task>, with another method runs/<method>-<task>)")
     candidates: str | None = option(
         None, "ranked answers: a JSON Lines file or the folder of a GRPO run (default: sampled from the policy)"

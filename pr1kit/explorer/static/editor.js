@@ -1,7 +1,7 @@
 // What is written: the completion, one box by its numbers, the truth.
 // The raw completion. A layer behind the text area marks what was read (orange) and what could not be (vermillion).
 function createText(ui) {
-  const area = html("textarea", { spellcheck: "false", "aria-label": "completion", rows: 5 });
+  const area = html("textarea", { spellcheck: "false", "aria-label": "completion", rows: 5, readonly: ui.fixed });
   const marks = html("div", { class: "pr1-marks", "aria-hidden": "true" });
   const faults = html("ul", { class: "pr1-faults" }), note = html("span");
   const root = html("section", { class: "pr1-text" }, html("h4", {}, "Completion ", note), html("div", { class: "pr1-paper" }, marks, area), faults);

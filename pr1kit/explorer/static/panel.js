@@ -34,17 +34,17 @@ function createParts(ui) {
       put(name, recipe);
       fill(name, { "aria-pressed": String(i === ui.column), title: "show this recipe's matching in the picture" }, []);
       put(total, number(value));
-      fill(total, { "aria-label": `reward ${recipe}` }, []);
-      put(advantage, a === null ? "" : `advantage ${signed(a)}`);
+      fill(total, { "aria-label": `reward ${recipe}`, "data-value": value }, []);
+      put(advantage, a == null ? "" : `advantage ${signed(a)}`);
       advantage.className = a > 1e-6 ? "pr1-better" : a < -1e-6 ? "pr1-worse" : "";
     });
-    const box = (name) => html("th", {}, html("label", {}, html("input", { type: "checkbox" }), name));
+    const box = (name) => html("th", {}, ui.fixed ? name : html("label", {}, html("input", { type: "checkbox" }), name));
     if (body.dataset.names !== names.join()) body.replaceChildren(...names.map((name) => html("tr", {}, box(name))));
     body.dataset.names = names.join();
     [...body.children].forEach((row, r) => {
       const name = names[r], tick = row.querySelector("input");
-      if (ui.idle()) tick.checked = !drop.includes(name);
-      tick.onchange = () => ui.set({ drop: tick.checked ? drop.filter((d) => d !== name) : [...drop, name] });
+      if (tick && ui.idle()) tick.checked = !drop.includes(name);
+      if (tick) tick.onchange = () => ui.set({ drop: tick.checked ? drop.filter((d) => d !== name) : [...drop, name] });
       while (row.children.length > results.length + 1) row.lastElementChild.remove();
       while (row.children.length < results.length + 1) row.append(bar());
       results.forEach(({ parts }, i) => {
@@ -54,6 +54,7 @@ function createParts(ui) {
         cell.classList.toggle("pr1-negative", share < 0);
         cell.firstElementChild.firstElementChild.style.width = `${100 * Math.abs(share)}%`;
         put(cell.lastElementChild, part ? number(part.value) : "—");
+        fill(cell, { "data-value": part?.value }, []);
       });
     });
     put(reason, ui.readout().reason ? `Reading the answer: ${ui.readout().reason}.` : "");

@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from transformers import (
     Qwen2_5_VLConfig,
     Qwen2_5_VLForConditionalGeneration,
@@ -23,6 +24,7 @@ from transformers import (
 )
 from transformers.models.qwen3_vl.video_processing_qwen3_vl import Qwen3VLVideoProcessor
 
+from pr1kit.data.sample import Sample, Target
 from pr1kit.data.scenes import make_scenes
 from pr1kit.explorer.readout import perfect_answer
 from pr1kit.models.tiny import SPECIAL_TOKENS, build_processor
@@ -47,11 +49,13 @@ def save_small_policy(kind: str, folder, heads: int = 4, patch: int = 8) -> str:
     """A two-layer model of a real class with grouped-query attention, M-RoPE, and what its family has besides: window
     attention (Qwen2.5-VL), vision features in the language layers (Qwen3-VL), linear attention (Qwen3.5)."""
     processor = build_processor()
-    processor.image_processor.patch_size = patch
+    processor.image_processor.patch_size = processor.video_processor.patch_size = patch
     processor.image_processor.size = {"shortest_edge": 256, "longest_edge": (32 * patch) ** 2}
     if kind != "qwen2_5_vl":
         three = kind.startswith("qwen3")
-        videos = Qwen3VLVideoProcessor(patch_size=patch, merge_size=2) if three else processor.video_processor
+        pixels = {"shortest_edge": 256, "longest_edge": 64 * (32 * patch) ** 2}  # of all frames together
+        three_videos = Qwen3VLVideoProcessor(patch_size=patch, merge_size=2, size=pixels)
+        videos = three_videos if three else processor.video_processor
         processor = (Qwen3VLProcessor if three else Qwen2VLProcessor)(
             processor.image_processor, processor.tokenizer, videos, processor.chat_template
         )
@@ -137,6 +141,25 @@ def wider_policies(tmp_path_factory) -> dict[str, str]:
     """As `small_policies`, with heads of 32 numbers: vLLM's attention on the CPU takes no fewer."""
     folder = tmp_path_factory.mktemp("wider")
     return {kind: save_small_policy(kind, folder / kind, heads=2) for kind in CLASSES}
+
+
+@pytest.fixture(scope="session")
+def videos():
+    """Makes `n` grounding questions about videos of noise, of unlike sizes and numbers of frames, two a second."""
+
+    def make(n: int = 2, frames: int = 4, seconds: float = 0.5, sizes=((64, 64), (48, 80), (96, 32))) -> list[Sample]:
+        rng, samples = np.random.default_rng(0), []
+        for i in range(n):
+            width, height = sizes[i % len(sizes)]
+            pixels = rng.integers(0, 255, (frames + i, height, width, 3), np.uint8)
+            shown = tuple(Image.fromarray(frame) for frame in pixels)
+            times = tuple(seconds * k for k in range(len(shown)))
+            target = Target(boxes=[[4, 8, 20, 24]], labels=["square"], image_size=(width, height))
+            prompt = "Where does it go, and what does it do on its way? " * (1 + i % 2)
+            samples.append(Sample(None, "grounding", "square", target, f"video-{i}", prompt, shown, times))
+        return samples
+
+    return make
 
 
 @pytest.fixture

@@ -71,6 +71,7 @@ def _vllm(model: str, quantization: str | None = None, max_pixels: int | None = 
 
     from pr1kit.data.shipped import shipped
     from pr1kit.models.families import seen_size
+    from pr1kit.models.inputs import refuse_videos
     from pr1kit.models.policy import Policy, bound_pixels, chat
 
     source = str(shipped("tiny-policy")) if model == "tiny" else model
@@ -100,6 +101,7 @@ def _vllm(model: str, quantization: str | None = None, max_pixels: int | None = 
             repetition_penalty=protocol.repetition_penalty,
             detokenize=False,
         )
+        refuse_videos(samples, "The vLLM engine")
         requests, tokens = zip(*(request(sample, protocol) for sample in samples), strict=True)
         outputs = llm.generate(list(requests), settings, use_tqdm=False)
         check_prompts(tokens, [len(output.prompt_token_ids) for output in outputs])
@@ -113,7 +115,7 @@ def _vllm(model: str, quantization: str | None = None, max_pixels: int | None = 
 def _rows(samples: Sequence[Sample], texts: Sequence[str], policy: Any) -> list[dict]:
     rows = []
     for sample, text in zip(samples, texts, strict=True):
-        frame = policy.frame(sample.target.image_size or sample.load_image().size)
+        frame = policy.frame(sample.target.image_size or sample.load_image().size, sample.is_video)
         rows.append({"id": sample.id, "completion": text, "frame": frame})
     return rows
 

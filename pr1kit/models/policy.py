@@ -10,7 +10,9 @@ import numpy as np
 import torch
 from peft import PeftModel
 from transformers import AutoConfig, AutoModelForImageTextToText, AutoProcessor
+from transformers.models.qwen3_vl.video_processing_qwen3_vl import Qwen3VLVideoProcessor
 
+from pr1kit.data.images import image_size
 from pr1kit.data.sample import Sample
 from pr1kit.data.scenes import DEFAULTS
 from pr1kit.data.shipped import shipped
@@ -49,12 +51,18 @@ class Policy:
         """The model of transformers' class, its adapters in place."""
         return base_of(self.model)
 
-    def frame(self, image_size: tuple[int, int]):
-        """How this model's numbers are to be read for an image of `(width, height)` pixels, by its family.
+    def frame(self, image_size: tuple[int, int], video: bool = False):
+        """How this model's numbers are to be read for an image, or the frames of a video, of `(width, height)` pixels,
+        by its family.
 
         Raises ValueError for a family that `families` does not know.
         """
-        return family_of(self.model.config.model_type).frame_of(image_size, self.processor.image_processor)
+        resizes = self.processor.video_processor if video else self.processor.image_processor
+        return family_of(self.model.config.model_type).frame_of(image_size, resizes)
+
+    def frame_of(self, sample: Sample):
+        """How this model's numbers about the sample's image or video are to be read; of a file the header is enough."""
+        return self.frame(image_size(sample.image), sample.is_video)
 
 
 def scene_knobs(policy: Policy | str, task: str) -> dict:
@@ -85,8 +93,9 @@ def _configuration(name: str):
 
 
 def chat(sample: Sample, thinking: bool = False) -> list[dict]:
-    """The sample's prompt as one user turn, the image first, in the conversational format of transformers and TRL."""
-    return [{"role": "user", "content": [{"type": "image"}, {"type": "text", "text": prompt_words(sample, thinking)}]}]
+    """The sample's prompt as one user turn, image or video first, as transformers' and TRL's conversations have it."""
+    shown = {"type": "video" if sample.is_video else "image"}
+    return [{"role": "user", "content": [shown, {"type": "text", "text": prompt_words(sample, thinking)}]}]
 
 
 def prompt_words(sample: Sample, thinking: bool = False) -> str:
@@ -196,12 +205,20 @@ def _source(name: str) -> str:
 
 
 def bound_pixels(processor, least: int | None, most: int | None) -> None:
-    """Set the least and the most pixels that the processor makes of an image; None leaves a bound as it is."""
+    """Set the least and the most pixels that the processor makes of an image; None leaves a bound as it is.
+
+    A frame of a video has no more either, where its own bounds are for a frame: Qwen3-VL's are for the whole video.
+    """
     size = dict(processor.image_processor.size)
     size |= {key: value for key, value in (("shortest_edge", least), ("longest_edge", most)) if value}
     if size["shortest_edge"] > size["longest_edge"]:
         raise ValueError(f"min_pixels ({size['shortest_edge']}) exceeds max_pixels ({size['longest_edge']}).")
     processor.image_processor.size = size
+    videos = getattr(processor, "video_processor", None)
+    if videos is not None and getattr(videos, "cap_pixels_per_frame", True) is None:
+        videos.cap_pixels_per_frame = False  # the default until transformers 5.24, which warns that it will change
+    if videos is not None and most and not isinstance(videos, Qwen3VLVideoProcessor):
+        videos.size = {name: min(edge, most) for name, edge in dict(videos.size).items() if edge}
 
 
 def _say(policy: Policy, device, attn: str, why: str, profile: str | None, lora: LoRASettings | None) -> None:

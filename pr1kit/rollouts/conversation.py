@@ -19,6 +19,7 @@ from jinja2 import TemplateError
 from transformers.cache_utils import DynamicLayer
 
 from pr1kit.data.sample import Sample
+from pr1kit.models.inputs import model_inputs, refuse_videos
 from pr1kit.models.policy import Policy, chat
 from pr1kit.rollouts.branch_attention import OwnLayer
 from pr1kit.rollouts.branched_decoding import can_branch, draw
@@ -35,15 +36,14 @@ class Conversation:
     """
 
     def __init__(self, policy: Policy, samples: Sequence[Sample], thinking: bool = False):
-        self.model, processor = policy.core, policy.processor
+        self.model = policy.core
         if not can_branch(self.model):
             raise ValueError(
                 f"{policy.name!r} ({type(self.model).__name__}) cannot go on from turn to turn: it has no M-RoPE "
                 "positions, or a sliding window. Take one of the Qwen-VL families."
             )
-        texts = [processor.apply_chat_template(chat(s, thinking), add_generation_prompt=True) for s in samples]
-        images = [sample.load_image() for sample in samples]
-        inputs = processor(text=texts, images=images, padding=True, return_tensors="pt").to(self.model.device)
+        refuse_videos(samples, "Reflection")
+        inputs = model_inputs(policy, samples, thinking).to(self.model.device)
         self.mask = inputs["attention_mask"].bool()  # (B, L), of all that the cache holds
         self.tokens = [ids[mask].tolist() for ids, mask in zip(inputs["input_ids"], self.mask, strict=True)]
         self.written = [[False] * len(tokens) for tokens in self.tokens]

@@ -7,7 +7,8 @@ from collections.abc import Sequence
 import torch
 from torch.nn.utils.rnn import pad_sequence
 
-from pr1kit.models.policy import Policy, chat
+from pr1kit.models.inputs import model_inputs, refuse_videos
+from pr1kit.models.policy import Policy
 from pr1kit.rewards.critics import disarm
 from pr1kit.rollouts.conversation import encode, end_of_turn, next_turn
 from pr1kit.rollouts.reflection import Dialogue
@@ -39,11 +40,10 @@ def collate(policy: Policy, dialogues: Sequence[Dialogue], thinking: bool = Fals
     Beside the model's own inputs (B, L): `labels`, −100 for what the policy did not write; `sigma`, the reward of the
     answer to which a token belongs; `turns`, the number of that answer in the batch.
     """
-    processor = policy.processor
     limit = policy.core.config.get_text_config().max_position_embeddings
-    texts = [processor.apply_chat_template(chat(d.sample, thinking), add_generation_prompt=True) for d in dialogues]
-    images = [dialogue.sample.load_image() for dialogue in dialogues]
-    inputs = processor(text=texts, images=images, padding=True, return_tensors="pt")
+    samples = [dialogue.sample for dialogue in dialogues]
+    refuse_videos(samples, "Reflection")
+    inputs = model_inputs(policy, samples, thinking)
     rows: dict[str, list] = {name: [] for name in ("input_ids", "mm_token_type_ids", "labels", "sigma", "turns")}
     before = 0  # answers in the rows before
     for i, dialogue in enumerate(dialogues):
@@ -59,7 +59,7 @@ def collate(policy: Policy, dialogues: Sequence[Dialogue], thinking: bool = Fals
         rows["turns"].append(torch.cat([blank, torch.where(turns >= 0, turns + before, -1)]))
         before += len(dialogue.turns)
     lengths = torch.tensor([[len(row)] for row in rows["input_ids"]])
-    fill = {"input_ids": processor.tokenizer.pad_token_id, "mm_token_type_ids": 0, "labels": -100}
+    fill = {"input_ids": policy.processor.tokenizer.pad_token_id, "mm_token_type_ids": 0, "labels": -100}
     batch = {name: pad_sequence(each, True, fill.get(name, -1)) for name, each in rows.items()}
     batch["attention_mask"] = (torch.arange(batch["input_ids"].shape[1]) < lengths).long()
     return batch | {name: inputs[name] for name in ("pixel_values", "image_grid_thw")}

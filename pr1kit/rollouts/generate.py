@@ -14,7 +14,8 @@ import torch
 from tqdm.auto import tqdm
 
 from pr1kit.data.sample import Sample
-from pr1kit.models.policy import Policy, chat
+from pr1kit.models.inputs import model_inputs
+from pr1kit.models.policy import Policy
 from pr1kit.rewards.groups import group_advantages
 from pr1kit.rewards.parsing import END
 from pr1kit.rewards.results import Rollout
@@ -82,10 +83,11 @@ def generate_tokens(
     answers on the same device, whatever the batch size, up to rounding: a sample's random numbers follow from the seed
     and its place, counted from `first`.
     """
-    processor, model = policy.processor, policy.core
+    model = policy.core
     sampling = {"temperature": temperature, "top_k": 0, "top_p": 1.0} if temperature > 0 else {}
     sampling["repetition_penalty"] = repetition_penalty
-    at_once = batch_size or answers_at_once(policy, max_new_tokens, num_generations)
+    frames = max([2, *(len(sample.frames) for sample in samples)])
+    at_once = batch_size or answers_at_once(policy, max_new_tokens, num_generations, frames)
     prompts_at_once = max(1, at_once // num_generations)
     answers: list[list[list[int]]] = []
     ends = model.generation_config.eos_token_id
@@ -97,9 +99,7 @@ def generate_tokens(
         starts = range(0, len(samples), prompts_at_once)
         for start in tqdm(starts, desc=progress, disable=not progress, leave=False):
             batch = samples[start : start + prompts_at_once]
-            texts = [processor.apply_chat_template(chat(s, thinking), add_generation_prompt=True) for s in batch]
-            images = [s.load_image() for s in batch]
-            inputs = processor(text=texts, images=images, padding=True, return_tensors="pt").to(model.device)
+            inputs = model_inputs(policy, batch, thinking).to(model.device)
             options = {**inputs, "max_new_tokens": max_new_tokens, "do_sample": temperature > 0, **sampling}
             tokens = None
             if can_branch(model):
@@ -123,14 +123,16 @@ def to_end(tokens: list[int], ends: Sequence[int]) -> list[int]:
     return next((tokens[: i + 1] for i, token in enumerate(tokens) if token in ends), tokens)
 
 
-def answers_at_once(policy: Policy, max_new_tokens: int, num_generations: int = 1) -> int:
+def answers_at_once(policy: Policy, max_new_tokens: int, num_generations: int = 1, frames: int = 2) -> int:
     """How many answers half of the free memory holds: keys and values (a copy while they grow) and logits.
 
-    From the model's configuration and the largest image that the processor lets through; where answers are decoded as
-    branches, the `num_generations` of a prompt hold it once. 1 to 256.
+    From the model's configuration and the largest image that the processor lets through, as often as a video of so many
+    `frames` has pairs of them; where answers are decoded as branches, the `num_generations` of a prompt hold it once.
+    1 to 256.
     """
     text, images, device = policy.core.config.get_text_config(), policy.processor.image_processor, policy.core.device
-    prompt = 128 + images.size["longest_edge"] // (images.patch_size * images.merge_size) ** 2
+    visual = images.size["longest_edge"] // (images.patch_size * images.merge_size) ** 2
+    prompt = 128 + -(-frames // 2) * visual
     width = getattr(text, "head_dim", None) or text.hidden_size // text.num_attention_heads
     sharers = num_generations if can_branch(policy.core) else 1
     numbers = 2 * text.num_hidden_layers * text.num_key_value_heads * width * (prompt / sharers + max_new_tokens)
@@ -159,7 +161,7 @@ def sample_rollouts(
     rollouts = []
     for sample, tokens in zip(samples, groups, strict=True):
         completions = policy.processor.batch_decode(tokens, skip_special_tokens=True)
-        frame = policy.frame(sample.load_image().size)
+        frame = policy.frame_of(sample)
         results = score_batch(sample.task, completions, [sample.target] * len(completions), recipe=recipe, frame=frame)
         advantages = group_advantages(np.array([result.total for result in results]))
         rollouts.append(

@@ -27,12 +27,12 @@ import numpy as np
 
 from pr1kit.data.durable_files import append_lines, read_log, write_atomically
 from pr1kit.data.sample import Sample
+from pr1kit.models.answers import answer_ids, supervised_answer
 from pr1kit.models.policy import Policy, prompt_words
 from pr1kit.rewards.groups import EQUAL
 from pr1kit.rewards.score import score_batch
 from pr1kit.rollouts.generate import sample_rollouts
 from pr1kit.rollouts.log import scene_of
-from pr1kit.training.sft import supervised_answer
 from pr1kit.training.weights import weights_fingerprint
 
 AT_ONCE = 64  # prompts that are sampled before they are written
@@ -126,7 +126,7 @@ def make_candidates(
 
 def _with_truth(policy: Policy, candidates: Candidates, recipe: str) -> Candidates:
     text, sample = supervised_answer(candidates.sample, policy, recipe=recipe), candidates.sample
-    frame = policy.frame(sample.load_image().size)
+    frame = policy.frame_of(sample)
     (result,) = score_batch(sample.task, [text], [sample.target], recipe=recipe, frame=frame)
     ids = answer_ids(policy, text)
     return replace(
@@ -135,13 +135,6 @@ def _with_truth(policy: Policy, candidates: Candidates, recipe: str) -> Candidat
         rewards=[*candidates.rewards, result.total],
         token_ids=[*candidates.token_ids, ids],
     )
-
-
-def answer_ids(policy: Policy, text: str) -> list[int]:
-    """The token ids of an answer given as text, ended."""
-    ends = policy.core.generation_config.eos_token_id
-    ids = policy.processor.tokenizer(text, add_special_tokens=False)["input_ids"]
-    return [*ids, ends[0] if isinstance(ends, list) else ends]
 
 
 # Which of them teach
@@ -189,7 +182,7 @@ def _line(policy: Policy, candidates: Candidates) -> dict[str, Any]:
     sample = candidates.sample
     line = {name: getattr(candidates, name) for name in ("completions", "rewards", "token_ids", "written_by")}
     line |= {"id": sample.id, "prompt": prompt_words(sample, candidates.thinking)}
-    line |= {"frame": policy.frame(sample.load_image().size)}
+    line |= {"frame": policy.frame_of(sample)}
     if candidates.reference is not None:
         line |= {"reference": candidates.reference, "reference_weights": candidates.reference_weights}
     return line
@@ -247,7 +240,7 @@ def _candidates(line: dict, policy: Policy, by_id: dict[str, Sample], path: Path
     asked, prompt = (prompt_words(sample), prompt_words(sample, thinking=True)), line.get("prompt")
     if prompt is not None and prompt not in asked:
         raise ValueError(f"the candidates of {sample.id!r} answer {prompt!r}, the sample asks {asked[0]!r}.")
-    frame = policy.frame(sample.load_image().size)
+    frame = policy.frame_of(sample)
     if line.get("frame") is not None and line["frame"] != (list(frame) if isinstance(frame, tuple) else frame):
         raise ValueError(f"the candidates of {sample.id!r} are in the frame {line['frame']}, the policy's is {frame}.")
     tokens, decode = line.get("token_ids"), policy.processor.batch_decode

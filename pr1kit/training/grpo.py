@@ -12,8 +12,9 @@ from pathlib import Path
 
 from datasets import Dataset
 
-from pr1kit.data.images import probe, upright_size
+from pr1kit.data.images import image_size
 from pr1kit.data.sample import Sample, Target
+from pr1kit.models.inputs import picture, refuse_videos
 from pr1kit.models.policy import Policy, prompt_words
 from pr1kit.rewards.score import reward_function
 from pr1kit.training.grpo_settings import PAPER, TINY, UNSEEN_OPTIONS, GRPOSettings
@@ -28,17 +29,22 @@ __all__ = ["PAPER", "TINY", "GRPOSettings", "to_dataset", "train_grpo"]
 def to_dataset(samples: Sequence[Sample], policy: Policy, *, thinking: bool = False) -> Dataset:
     """The samples as the rows that `GRPOTrainer` and `reward_function` take: prompt, image, task, truth, its frame.
 
-    An image is read when its row is asked for, once for the rows of a group; here a file's header alone.
+    An image is read when its row is asked for, once for the rows of a group; here a file's header alone. A video stands
+    in the column `image` too, as an `inputs.Video`.
     """
     if not samples:
         raise ValueError("There are no samples to train on.")
+    if len({sample.is_video for sample in samples}) > 1:
+        raise ValueError(
+            "A run learns from images or from videos, these samples hold both: train on one after another."
+        )
     rows: dict[str, list] = {
         key: [] for key in ("prompt", "image", "id", "task", "frame", *samples[0].target.to_dict())
     }
     for i, sample in enumerate(samples):
-        size = upright_size(*probe(sample.image, decode=False))
+        size = image_size(sample.image)
         words = prompt_words(sample, thinking)
-        frame = policy.frame(size)
+        frame = policy.frame_of(sample)
         row = {
             **_checked(sample, size).to_dict(),
             "prompt": [{"role": "user", "content": words}],
@@ -51,7 +57,7 @@ def to_dataset(samples: Sequence[Sample], policy: Policy, *, thinking: bool = Fa
             rows[key].append(value)
 
     def read(batch):  # of rows that are asked for together, a group's share one picture
-        pictures = {i: samples[i].load_image() for i in dict.fromkeys(batch["image"])}
+        pictures = {i: picture(samples[i]) for i in dict.fromkeys(batch["image"])}
         return {"image": [pictures[i] for i in batch["image"]]}
 
     return Dataset.from_dict(rows).with_transform(read, columns=["image"], output_all_columns=True)
@@ -108,6 +114,8 @@ def train_grpo(
         raise ValueError("There are no samples to train on.")
     tasks, folder = sorted({sample.task for sample in samples}), Path(folder)
     args = settings.config(folder, **trl)
+    if args.use_vllm:
+        refuse_videos(samples, "vLLM")
     seen = {name: value for name, value in trl.items() if name not in UNSEEN_OPTIONS}
     identity = {"method": "grpo", "task": tasks if len(tasks) > 1 else tasks[0], **asdict(settings), "trl": seen}
     asked = {"max_new_tokens": settings.max_completion_length, "thinking": settings.thinking}

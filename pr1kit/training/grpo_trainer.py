@@ -4,7 +4,8 @@ TRL trains; what is overridden of it (TRL 1.16; `tests/test_trl_contract.py` say
 
 - `__init__`: checks at the door;
 - `_prepare_inputs`: groups stay whole, where TRL shuffles rows across the micro-batches of a step;
-- `_generate_and_score_completions`: which rows are one group, other `advantages`, `redraw`, and the rollout log;
+- `_generate_and_score_completions`: which rows are one group, videos carried as images, other `advantages`, `redraw`, and
+  the rollout log;
 - `_tokenize_prompts`, `_generate_single_turn`: prompts and images processed once per group, branches decoded together;
 - `_get_per_token_logps_and_entropies`: log-probabilities and entropies from packed rows (`shared_prefix`);
 - `_get_train_sampler`: a run resumed after its first epoch sees the data in the order of one that was not cut off;
@@ -28,6 +29,7 @@ from trl.trainer.utils import pad
 
 from pr1kit.models.adapters import cast_adapters_and_freeze_tower, is_quantized, kept_in_float32
 from pr1kit.models.backends import check_trainable
+from pr1kit.models.inputs import Video
 from pr1kit.models.policy import check_padding
 from pr1kit.models.vllm import require_vllm, send_prompts_whole
 from pr1kit.rollouts.branch_attention import KeywordsNotPassed
@@ -40,7 +42,7 @@ from pr1kit.training.redraw import redraw
 from pr1kit.training.resumable_run import WholeCheckpoints
 from pr1kit.training.shared_prefix.attention import unshare, unsupported_reason
 from pr1kit.training.shared_prefix.groups import ProcessedOnce, gather_groups, micro_batches
-from pr1kit.training.shared_prefix.logprobs import WORTHWHILE, LogProbs
+from pr1kit.training.shared_prefix.logprobs import WORTHWHILE, LogProbs, vision_tokens
 from pr1kit.training.shared_prefix.self_check import find_disagreement
 
 
@@ -92,7 +94,8 @@ class PerceptionGRPOTrainer(WholeCheckpoints, GRPOTrainer):
             send_prompts_whole(self.vllm_generation, self._base(self.model).config.image_token_id)
         self.rollout_log = Path(rollout_log) if rollout_log else None
         self.shared_prefix = shared_prefix
-        self._checked, self._group_of_row = False, None
+        self._checked, self._group_of_row, self._fields = False, None, {}
+        self._seconds = None  # of each row's video, from one pair of frames to the next, where its family wants them
         if shared_prefix and (obstacle := self._unsupported_reason()):
             self._disable_shared_prefix(obstacle)
 
@@ -166,11 +169,14 @@ class PerceptionGRPOTrainer(WholeCheckpoints, GRPOTrainer):
         if self.shared_prefix:
             size = self.num_generations if self.model.training else self.num_generations_eval
             inputs, self._group_of_row = gather_groups(inputs, size, self.accelerator.process_index * len(inputs))
+        if self.shared_prefix or isinstance(inputs[0].get("image"), Video):
             self.processing_class = ProcessedOnce(self)
         try:
             outputs = super()._generate_and_score_completions(inputs)
         finally:
             self.processing_class = processor
+        if self._seconds is not None:
+            outputs["second_per_grid_ts"] = torch.as_tensor(self._seconds, device=self.accelerator.device)
         if not self.model.training:
             return outputs
         # in the order of processes, as TRL's own logs
@@ -200,6 +206,8 @@ class PerceptionGRPOTrainer(WholeCheckpoints, GRPOTrainer):
         return [prompt_ids[group] for group in self._group_of_row], images, self._fields
 
     def _generate_single_turn(self, prompt_ids, images, multimodal_fields, num_generations, *args, **kwargs):
+        if "video_grid_thw" in multimodal_fields:  # a sampled video token would mismatch the features, as an image's
+            self.generation_config.suppress_tokens = vision_tokens(self._base(self.model), multimodal_fields)
         if self._group_of_row is None or self.use_vllm:
             if self._group_of_row is not None:
                 starts = np.unique(self._group_of_row, return_index=True)[1]
@@ -238,7 +246,7 @@ class PerceptionGRPOTrainer(WholeCheckpoints, GRPOTrainer):
         blank, device = {"input_ids": self._tokenizer.pad_token_id}, self.accelerator.device
         return {
             name: torch.as_tensor(value).to(device)
-            if not isinstance(value, list)
+            if not isinstance(value, list) or not isinstance(value[0], list)
             else pad([torch.tensor(v) for v in value], padding_value=blank.get(name, 0), padding_side="left").to(device)
             for name, value in fields.items()
         }
@@ -256,6 +264,8 @@ class PerceptionGRPOTrainer(WholeCheckpoints, GRPOTrainer):
         compute_aux_loss=False,
         **fields,
     ):
+        if self._seconds is not None:
+            fields["second_per_grid_ts"] = torch.as_tensor(self._seconds, device=input_ids.device)
         results = self._logps_and_entropies(
             model, input_ids, attention_mask, logits_to_keep, batch_size, compute_entropy, compute_aux_loss, **fields
         )
@@ -266,6 +276,9 @@ class PerceptionGRPOTrainer(WholeCheckpoints, GRPOTrainer):
     def _logps_and_entropies(
         self, model, input_ids, attention_mask, logits_to_keep, batch_size, compute_entropy, compute_aux_loss, **fields
     ):
+        rows = LogProbs(self, model, input_ids, attention_mask, logits_to_keep, compute_entropy, fields)
+        if self._group_of_row is None and rows.video:
+            return rows.per_row(range(len(input_ids)), batch_size)
         if self._group_of_row is None:
             return super()._get_per_token_logps_and_entropies(
                 model,
@@ -277,7 +290,6 @@ class PerceptionGRPOTrainer(WholeCheckpoints, GRPOTrainer):
                 compute_aux_loss,
                 **fields,
             )
-        rows = LogProbs(self, model, input_ids, attention_mask, logits_to_keep, compute_entropy, fields)
         if not self._checked:
             self._checked = True
             self._check(model, rows)
@@ -290,6 +302,7 @@ class PerceptionGRPOTrainer(WholeCheckpoints, GRPOTrainer):
         return logps, entropies, None
 
     def _compute_loss(self, model, inputs):
+        self._seconds = inputs.get("second_per_grid_ts")
         loss = super()._compute_loss(model, inputs)
         if self.beta == 0.0 or self.kl_estimator == "k3":
             return loss

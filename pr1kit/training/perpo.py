@@ -22,8 +22,9 @@ from accelerate.utils import gather_object
 from transformers import Trainer
 
 from pr1kit.models.adapters import base_of, cast_adapters_and_freeze_tower, kept_in_float32
+from pr1kit.models.inputs import model_inputs
 from pr1kit.models.memory import MemoryEstimate, estimate_step
-from pr1kit.models.policy import Policy, chat
+from pr1kit.models.policy import Policy
 from pr1kit.training.candidates import Candidates, read_candidates, save_candidates, select_candidates
 from pr1kit.training.preference_loss import compared, method_weights, preference_loss, preference_statistics
 from pr1kit.training.preference_settings import TINY_PERPO, PerPOSettings
@@ -58,12 +59,10 @@ class PreferenceTrainer(WholeCheckpoints, Trainer):
 
     def _collate(self, batch: list[Candidates]) -> dict:
         (candidates,) = batch
-        processor, sample = self.policy.processor, candidates.sample
-        text = processor.apply_chat_template(chat(sample, candidates.thinking), add_generation_prompt=True)
         lengths = [len(ids) for ids in candidates.token_ids]
         weights = method_weights(self.settings.method, candidates.rewards, self.settings.gamma)
         return {
-            "prompt": dict(processor(text=[text], images=[sample.load_image()], return_tensors="pt")),
+            "prompt": dict(model_inputs(self.policy, [candidates.sample], candidates.thinking)),
             "answers": [torch.tensor(list(ids)) for ids in candidates.token_ids],
             "lengths": torch.tensor(lengths),
             "weights": torch.tensor(weights, dtype=torch.float32),

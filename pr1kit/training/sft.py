@@ -3,21 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from datasets import Dataset
 from trl import SFTConfig, SFTTrainer
+from trl.trainer.sft_trainer import DataCollatorForVisionLanguageModeling
 
-from pr1kit.data.boxes import from_pixels
-from pr1kit.data.images import image_size
 from pr1kit.data.sample import Sample
 from pr1kit.models.adapters import kept_in_float32
+from pr1kit.models.answers import supervised_answer
 from pr1kit.models.backends import quiet
+from pr1kit.models.inputs import picture
 from pr1kit.models.policy import Policy, prompt_words
-from pr1kit.rewards.tasks import get_task
 from pr1kit.training.grpo_settings import shared_options
 from pr1kit.training.resumable_run import WholeCheckpoints, train_in_folder
+from pr1kit.training.shared_prefix.groups import VideosToo
 from pr1kit.training.step_log import RunLog
 
 
@@ -69,25 +70,10 @@ class _SFTTrainer(WholeCheckpoints, SFTTrainer):
     """TRL's trainer, resumed from all of its weights."""
 
 
-def supervised_answer(sample: Sample, policy: Policy, thought: str = "", recipe: str = "kit") -> str:
-    """The answer that supervision teaches, its boxes in the policy's frame, in the layout that `recipe` pays.
-
-    A `thought` brings the tags. The end token is left to the chat template.
-    """
-    size = image_size(sample.image)
-    boxes = from_pixels(sample.target.boxes, policy.frame(size), size)
-    tracks = [replace(each, boxes=from_pixels(each.boxes, policy.frame(size), size)) for each in sample.target.tracks]
-    target = {"boxes": boxes, "labels": sample.target.labels, "text": sample.target.text}
-    target |= {"tracks": tracks, "spans": sample.target.spans}
-    answer = get_task(sample.task).write_answer(target, label=sample.question, recipe=recipe)
-    answer = answer.removesuffix("<|im_end|>")
-    return f"<think>{thought}</think><answer>{answer}</answer>" if thought else answer
-
-
 def _to_dataset(
     samples: Sequence[Sample], policy: Policy, thought: Callable[[Sample], str] | None, recipe: str
 ) -> Dataset:
-    """The samples as the rows that `SFTTrainer` takes; an image is read when its row is asked for."""
+    """The samples as the rows that `SFTTrainer` takes; an image or a video is read when its row is asked for."""
 
     def read(batch):
         chosen = [samples[i] for i in batch["sample"]]
@@ -96,7 +82,7 @@ def _to_dataset(
         return {
             "prompt": [[{"role": "user", "content": said}] for said in words],
             "completion": [[{"role": "assistant", "content": said}] for said in answers],
-            "image": [sample.load_image() for sample in chosen],
+            "image": [picture(sample) for sample in chosen],
         }
 
     return Dataset.from_dict({"sample": range(len(samples))}).with_transform(read)
@@ -133,6 +119,9 @@ def train_sft(
                 args=args,
                 train_dataset=_to_dataset(samples, policy, thought, settings.recipe),
                 processing_class=policy.processor,
+                data_collator=DataCollatorForVisionLanguageModeling(
+                    VideosToo(policy.processor), completion_only_loss=True
+                ),
                 callbacks=[log],
             )
 

@@ -29,9 +29,10 @@ from pr1kit.data.scenes import DEFAULTS, draw_scene, make_scenes, scene_rng
 from pr1kit.experiments.condition import HEADLINE, Condition
 from pr1kit.experiments.run_condition import measure
 from pr1kit.experiments.tiny_policy.dense_vision import DenseHead, dense_loss, dense_truth
-from pr1kit.models.policy import Policy, chat
+from pr1kit.models.answers import supervised_answer
+from pr1kit.models.inputs import model_inputs
+from pr1kit.models.policy import Policy
 from pr1kit.models.tiny import build_model, build_processor
-from pr1kit.training.sft import supervised_answer
 
 
 @dataclass(frozen=True)
@@ -81,9 +82,8 @@ def draw_batch(task: str, seed: int, start: int, count: int, **easier) -> tuple[
 def supervised_batch(policy: Policy, samples: list[Sample]) -> tuple[dict[str, torch.Tensor], torch.Tensor]:
     """Model inputs and `labels` (B, L): left-padded prompts, then right-padded answers, as in a rollout."""
     tokenizer = policy.processor.tokenizer
-    prompts = [policy.processor.apply_chat_template(chat(s), add_generation_prompt=True) for s in samples]
     answers = [supervised_answer(s, policy) + tokenizer.eos_token for s in samples]
-    inputs = policy.processor(text=prompts, images=[s.image for s in samples], padding=True, return_tensors="pt")
+    inputs = model_inputs(policy, samples)
     said = tokenizer(answers, padding=True, padding_side="right", return_tensors="pt")
     labels = said["input_ids"].masked_fill(said["attention_mask"] == 0, -100)
     labels = torch.cat([torch.full_like(inputs["input_ids"], -100), labels], dim=1)

@@ -1,7 +1,8 @@
 """Which rows of a batch are one group, and how groups stay whole on their way through TRL.
 
 A group's rows stand together. Only its first row brings images; the others bring none (`num_images` 0), which TRL's
-own splitting of batches understands.
+own splitting of batches understands. TRL knows no videos: it carries one as an image whose grid is as long as it has
+pairs of frames (`ProcessedOnce`), and only where the model is called it gets its own names again (`LogProbs`).
 """
 
 from __future__ import annotations
@@ -12,6 +13,8 @@ from itertools import accumulate
 import numpy as np
 import torch
 from trl.trainer.utils import split_pixel_values_by_grid, split_tensor_dict, unsplit_pixel_values_by_grid
+
+from pr1kit.models.inputs import AS_IMAGES, Video, process
 
 IMAGE_FIELDS = ("pixel_values", "image_grid_thw")
 
@@ -80,18 +83,55 @@ def micro_batches(batch: dict, count: int) -> list[dict]:
     return [unsplit_pixel_values_by_grid(part) for part in parts]
 
 
-class ProcessedOnce:
-    """The trainer's processor, which hands out the images that the rollout has already processed."""
+class VideosToo:
+    """A processor for TRL, whose conversations show images: a `Video` in an image's place is processed as a video."""
 
-    def __init__(self, trainer):
-        self._trainer, self._processor = trainer, trainer.processing_class
+    def __init__(self, processor):
+        self._processor = processor
 
     def __getattr__(self, name):
         return getattr(self._processor, name)
 
-    def __call__(self, *args, **kwargs):
+    def __call__(self, images=None, text=None, **options):
+        if images is None:
+            return self._processor(text=text, **options)
+        return process(self._processor, text, [image for of_row in images for image in of_row or []], **options)
+
+    def apply_chat_template(self, conversation, tokenize=False, return_dict=True, **options):
+        render = self._processor.apply_chat_template
+        chats = conversation if isinstance(conversation[0], list) else [conversation]
+        parts = [part for chat in chats for message in chat for part in message["content"] if isinstance(part, dict)]
+        pictures = [part["image"] for part in parts if "image" in part]
+        if not any(isinstance(picture, Video) for picture in pictures):
+            return render(conversation, tokenize=tokenize, return_dict=return_dict, **options)
+        texts = [render([_shown(message) for message in chat], tokenize=False, **options) for chat in chats]
+        if tokenize:
+            return process(self._processor, texts, pictures)
+        return texts if chats is conversation else texts[0]
+
+
+def _shown(message: dict) -> dict:
+    """The message with its videos called so."""
+    parts = message["content"]
+    return message | {
+        "content": [{"type": "video"} if isinstance(part.get("image"), Video) else part for part in parts]
+    }
+
+
+class ProcessedOnce(VideosToo):
+    """The trainer's processor, which hands out the images that the rollout has already processed, videos as images."""
+
+    def __init__(self, trainer):
+        super().__init__(trainer.processing_class)
+        self._trainer = trainer
+
+    def __call__(self, images=None, text=None, **options):
+        if images is None:
+            return super().__call__(text=text, **options)
         rows, fields = self._trainer._group_of_row, self._trainer._fields
-        if "images" not in kwargs:
-            return self._processor(*args, **kwargs)
-        each = {k: [v[group] for group in rows] if isinstance(v, list) else v for k, v in fields.items()}
-        return self._trainer._left_padded(each)
+        if rows is None:
+            each = dict(super().__call__(images, text, **options))
+        else:
+            each = {k: [v[group] for group in rows] if isinstance(v, list) else v for k, v in fields.items()}
+        self._trainer._seconds = each.get("second_per_grid_ts")
+        return self._trainer._left_padded({AS_IMAGES.get(name, name): value for name, value in each.items()})

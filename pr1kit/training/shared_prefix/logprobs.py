@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import cached_property
 
 import torch
 import torch.nn.functional as F
@@ -10,6 +11,7 @@ from accelerate.utils import extract_model_from_parallel
 from trl import GRPOTrainer
 
 from pr1kit.models.adapters import base_of
+from pr1kit.models.inputs import AS_IMAGES
 from pr1kit.training.shared_prefix.attention import placeholder, share, unsupported_reason
 from pr1kit.training.shared_prefix.groups import IMAGE_FIELDS, group_starts, row_images
 from pr1kit.training.shared_prefix.packing import PackedRow, pack, unpack
@@ -21,7 +23,7 @@ def shared_logprobs(
     """Log-probability of every token of G answers to one prompt, the prompt and its images read once; differentiable.
 
     `prompt` is what the processor (or a tokenizer) makes of one prompt: `input_ids` (1, P), `attention_mask`, and for
-    images `pixel_values`, `image_grid_thw`, `mm_token_type_ids`. `answers` are G sequences of token ids, of any
+    images and videos `mm_token_type_ids`, their pixels and their grids. `answers` are G sequences of token ids, of any
     lengths, the end of sequence included where it is to count. Returns (G, R) float32, R the longest, 0 beyond an
     answer's end; logits are divided by `temperature`. With dropout off it equals a forward pass for each answer up to
     rounding. Raises ValueError for a model that cannot read packed rows (sliding windows, linear attention, …), for
@@ -43,7 +45,7 @@ def shared_logprobs(
         rows.shape[1],
         [0],
         prompt_positions(base, ids, torch.ones_like(ids), kinds, fields),
-        vision_tokens(base),
+        vision_tokens(base, fields),
     )
     places = (packed.branch[0] > 0).nonzero()[:, 0]
     outputs = model(**packed_inputs(base, packed), **fields, logits_to_keep=places, use_cache=False)
@@ -61,7 +63,7 @@ def row_logprobs(
     ids, fields, rows, answered = _one_prompt(prompt, answers)
     base = base_of(extract_model_from_parallel(model, keep_torch_compile=False))
     kinds = fields.pop("mm_token_type_ids", None)
-    words = rows.masked_fill(torch.isin(rows, rows.new_tensor(vision_tokens(base))), int(ids[0, -1]))
+    words = rows.masked_fill(torch.isin(rows, rows.new_tensor(vision_tokens(base, fields))), int(ids[0, -1]))
     fields = {name: value.repeat(len(rows), *[1] * (value.dim() - 1)) for name, value in fields.items()}
     if kinds is not None:
         fields["mm_token_type_ids"] = torch.cat([kinds.expand(len(rows), -1), torch.zeros_like(rows)], 1)
@@ -108,7 +110,7 @@ def packed_inputs(base: torch.nn.Module, packed: PackedRow) -> dict:
 
 def prompt_positions(base: torch.nn.Module, ids, mask, kinds, fields: Mapping) -> torch.Tensor:
     """Positions of prompts `(n, P)`, padded or not: (3, n, P) for M-RoPE, (n, P) for a model of text alone."""
-    grids = {name: fields[name] for name in ("image_grid_thw", "video_grid_thw") if fields.get(name) is not None}
+    grids = {name: fields[name] for name in GRIDS if fields.get(name) is not None}
     plain = (mask.cumsum(-1) - 1).clamp(min=0)
     if not hasattr(base.base_model, "get_rope_index"):
         return plain
@@ -117,12 +119,13 @@ def prompt_positions(base: torch.nn.Module, ids, mask, kinds, fields: Mapping) -
     return base.base_model.get_rope_index(ids, kinds, **grids, attention_mask=mask)[0]
 
 
-def vision_tokens(base: torch.nn.Module) -> list[int]:
-    """The token that stands for an image's patches, in a list; none for a model of text alone."""
-    token = getattr(base.config, "image_token_id", None)
-    return [] if token is None else [token]
+def vision_tokens(base: torch.nn.Module, fields: Mapping) -> list[int]:
+    """The tokens that stand for an image's patches, and a video's where there is one; none for a model of text."""
+    names = ("image_token_id", *(["video_token_id"] if fields.get("video_grid_thw") is not None else []))
+    return [token for name in names if (token := getattr(base.config, name, None)) is not None]
 
 
+GRIDS = ("image_grid_thw", "video_grid_thw", "second_per_grid_ts")  # where positions come from, besides the tokens
 WORTHWHILE = 1.05  # times fewer tokens: with less, a packed row's two attention calls cost what they save
 
 
@@ -150,8 +153,26 @@ class LogProbs:
         ids, mask = (
             torch.cat([batch[f"prompt_{kind}"], batch[f"completion_{kind}"]], dim=1) for kind in ("ids", "mask")
         )
-        fields = {name: batch.get(name) for name in (*IMAGE_FIELDS, "num_images", "mm_token_type_ids")}
+        names = (*IMAGE_FIELDS, "num_images", "mm_token_type_ids", "second_per_grid_ts")
+        fields = {name: batch.get(name) for name in names}
         return cls(trainer, trainer.model, ids, mask, batch["completion_ids"].shape[1], True, fields)
+
+    @cached_property
+    def video(self) -> bool:
+        """Whether what TRL carries as images are videos: their tokens say so."""
+        kinds = self.fields.get("mm_token_type_ids")
+        return kinds is not None and bool((kinds == 2).any())
+
+    def pictures(self, rows) -> dict:
+        """The images or videos of these rows as the model takes them, each row with its own copy."""
+        images, _ = self.images(rows)
+        return self._as_videos(images, rows) if self.video else images
+
+    def _as_videos(self, images: dict, rows) -> dict:
+        fields = {video: images[name] for video, name in AS_IMAGES.items()}
+        if (seconds := self.fields.get("second_per_grid_ts")) is not None:
+            fields["second_per_grid_ts"] = seconds[list(rows)]
+        return fields
 
     def images(self, rows) -> tuple[dict, list[int] | None]:
         """`pixel_values` and `image_grid_thw` of these rows, each with its own copy, and how many each has."""
@@ -165,16 +186,26 @@ class LogProbs:
 
     def per_row(self, rows: range, batch_size=None):
         """TRL's own way, a whole row for each completion."""
+        if self.video and batch_size and batch_size < len(rows):
+            starts = range(rows.start, rows.stop, batch_size)
+            parts = [self.per_row(range(start, min(start + batch_size, rows.stop))) for start in starts]
+            return tuple(None if part[0] is None else torch.cat(part) for part in zip(*parts, strict=True))
         fields = {
             name: value[rows.start : rows.stop] if torch.is_tensor(value) and name not in IMAGE_FIELDS else value
             for name, value in self.fields.items()
+            if name != "second_per_grid_ts"
         }
+
+        def read(pixel_values, image_grid_thw, **inputs):
+            images = {"pixel_values": pixel_values, "image_grid_thw": image_grid_thw}
+            return self.model(**self._as_videos(images, rows), **inputs)
+
         if self.fields.get("num_images") is not None and self.fields.get("image_grid_thw") is not None:
             images, fields["num_images"] = self.images(rows)
             fields |= dict.fromkeys(IMAGE_FIELDS) | images
         return GRPOTrainer._get_per_token_logps_and_entropies(
             self.trainer,
-            self.model,
+            read if self.video else self.model,
             self.input_ids[rows.start : rows.stop],
             self.attention_mask[rows.start : rows.stop],
             self.length,
@@ -186,7 +217,7 @@ class LogProbs:
     def pack(self, rows: range) -> tuple[PackedRow, dict]:
         """These rows in their groups, and the images of each group once."""
         starts = [rows.start, *(start for start in self.starts if rows.start < start < rows.stop)]
-        images, _ = self.images(starts)
+        images = self.pictures(starts)
         here = slice(rows.start, rows.stop)
         base, prompts = self.trainer._base(self.model), (starts, slice(None, -self.length))
         kinds = self.fields.get("mm_token_type_ids")
@@ -197,7 +228,7 @@ class LogProbs:
             self.length,
             [start - rows.start for start in starts],
             prompt_positions(base, self.input_ids[prompts], self.attention_mask[prompts], kinds, images),
-            vision_tokens(base),
+            vision_tokens(base, images),
         )
         return packed, images
 

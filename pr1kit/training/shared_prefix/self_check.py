@@ -78,7 +78,7 @@ def differences(rows: LogProbs, exact: bool = True) -> tuple[float, float]:
 
 
 def _stock_float32(rows: LogProbs, base, which: range) -> torch.Tensor:
-    images, _ = rows.images(which)
+    images = rows.pictures(which)
     kinds = rows.fields.get("mm_token_type_ids")
     fields = images if kinds is None else images | {"mm_token_type_ids": kinds[which.start : which.stop]}
     ids, mask = (x[which.start : which.stop] for x in (rows.input_ids, rows.attention_mask))

@@ -22,6 +22,8 @@ from .evaluation.complexity import rl_headroom as rl_headroom
 from .evaluation.intervals import rank_correlation as rank_correlation
 from .evaluation.metrics import evaluate as evaluate
 from .evaluation.report import score_completions as score_completions
+from .evaluation.temporal import TemporalPerplexity as TemporalPerplexity
+from .evaluation.temporal import temporal_perplexity as temporal_perplexity
 from .experiments.charts import plot_ablation as plot_ablation
 from .experiments.charts import plot_gain_vs_headroom as plot_gain_vs_headroom
 from .experiments.charts import plot_perplexity as plot_perplexity

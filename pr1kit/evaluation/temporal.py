@@ -18,6 +18,7 @@ from html import escape
 
 import numpy as np
 
+from pr1kit.data.clips import KINDS, PROXY, query_kind
 from pr1kit.data.sample import Sample
 from pr1kit.evaluation.intervals import mean_interval
 from pr1kit.models.answers import answer_ids, supervised_answer
@@ -107,7 +108,7 @@ def temporal_perplexity(
     *,
     shown: str = "still",
     seed: int = 0,
-    kind: Callable[[Sample], str] = lambda sample: sample.task,
+    kind: Callable[[Sample], str] | None = None,
     answers: Sequence[str] | None = None,
     recipe: str = "kit",
     batch_size: int | None = None,
@@ -117,9 +118,10 @@ def temporal_perplexity(
 
     `frames`: which one, "random" (from `seed` and the sample's place), "key" (the middle one), or an index for each
     sample. `shown`: as a "still", the frame in every frame's place, so that length, positions and times stay and only
-    what is seen differs; or as an "image". `kind` names what a sample asks for; `answers` replace the truth as
-    supervision writes it under `recipe`. Batched, equal to one by one up to rounding. Raises ValueError for no samples,
-    a sample that is no video, an index that its video lacks, and other names.
+    what is seen differs; or as an "image". `kind` names what a sample asks for, by default its task and a
+    clip's kind of query. `answers` replace the truth as supervision writes it under `recipe`. Batched, equal to one by
+    one up to rounding. Raises ValueError for no samples, a sample that is no video, an index that its video lacks, and
+    other names.
 
     >>> temporal_perplexity(policy, clips)  # doctest: +SKIP
     TemporalPerplexity(0.412 [0.371, 0.455] nats a token, 200 samples)
@@ -141,8 +143,13 @@ def temporal_perplexity(
         one_frame=sums[len(samples) :],
         tokens=np.array([len(each) for each in tokens]),
         frame=np.array(chosen),
-        kinds=tuple(kind(sample) for sample in samples),
+        kinds=tuple((kind or _kind)(sample) for sample in samples),
     )
+
+
+def _kind(sample: Sample) -> str:
+    kind = query_kind(sample)
+    return f"{sample.task}, {kind}" if kind in (*KINDS.get(sample.task, ()), PROXY) else sample.task
 
 
 def _choose(samples: Sequence[Sample], frames: str | Sequence[int], seed: int) -> list[int]:

@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 import torch
 
-from pr1kit import TemporalPerplexity, load_policy, make_scenes, temporal_perplexity
+from pr1kit import TemporalPerplexity, load_policy, make_clips, make_scenes, temporal_perplexity
+from pr1kit.data.clips import query_kind
 from pr1kit.models.answers import answer_ids, supervised_answer
 from pr1kit.models.inputs import model_inputs
 from pr1kit.rollouts.likelihood import answer_logprobs
@@ -89,6 +90,14 @@ def test_the_frame_is_chosen_by_seed_and_place_or_given(videos):
     given = temporal_perplexity(policy, samples, one.frame.tolist(), batch_size=1)
     np.testing.assert_allclose(given.per_answer, one.per_answer, atol=1e-4)
     assert temporal_perplexity(policy, samples, kind=lambda sample: sample.id).kinds[3] == "video-3"
+    assert set(given.kinds) == {"grounding"}
+
+
+def test_clips_are_told_by_their_kind_of_query():
+    clips = [*make_clips("tracking", 2, kinds=("look", "proxy")), *make_clips("what", 1, kinds="actor")]
+    kinds = temporal_perplexity(load_policy("tiny"), clips).kinds
+    assert kinds == tuple(f"{clip.task}, {query_kind(clip)}" for clip in clips)
+    assert kinds[2] == "what, actor"
 
 
 @pytest.mark.parametrize(

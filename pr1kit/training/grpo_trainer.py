@@ -4,7 +4,7 @@ TRL trains; what is overridden of it (TRL 1.16; `tests/test_trl_contract.py` say
 
 - `__init__`: checks at the door;
 - `_prepare_inputs`: groups stay whole, where TRL shuffles rows across the micro-batches of a step;
-- `_generate_and_score_completions`: which rows are one group, videos carried as images, other `advantages`, `redraw`, and
+- `_generate_and_score_completions`: which rows are one group, videos as images, other `advantages`, `redraw`, and
   the rollout log;
 - `_tokenize_prompts`, `_generate_single_turn`: prompts and images processed once per group, branches decoded together;
 - `_get_per_token_logps_and_entropies`: log-probabilities and entropies from packed rows (`shared_prefix`);

@@ -25,6 +25,7 @@ from .evaluation.report import score_completions as score_completions
 from .evaluation.temporal import TemporalPerplexity as TemporalPerplexity
 from .evaluation.temporal import temporal_perplexity as temporal_perplexity
 from .experiments.charts import plot_ablation as plot_ablation
+from .experiments.charts import plot_fault_map as plot_fault_map
 from .experiments.charts import plot_gain_vs_headroom as plot_gain_vs_headroom
 from .experiments.charts import plot_perplexity as plot_perplexity
 from .experiments.charts import plot_scaling as plot_scaling

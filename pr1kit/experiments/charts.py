@@ -10,12 +10,14 @@ from itertools import cycle
 
 import matplotlib.pyplot as plt
 import numpy as np
+from matplotlib.colors import LinearSegmentedColormap
+from matplotlib.patches import Rectangle
 
 from pr1kit.evaluation.complexity import log10_matchings, perceptual_perplexity
 from pr1kit.evaluation.intervals import rank_correlation
 from pr1kit.experiments.runs import Run
-from pr1kit.experiments.statistics import mean_interval
-from pr1kit.plots.drawing import INK, NEUTRAL, PREDICTION, TRUTH, style
+from pr1kit.experiments.statistics import mean_interval, paired_values
+from pr1kit.plots.drawing import BETTER, INK, NEUTRAL, PREDICTION, TRUTH, WORSE, area_of, style
 
 TASK_COLOURS = {"grounding": TRUTH, "counting": PREDICTION, "detection": "#009E73", "ocr": "#CC79A7"}
 MARKERS = "osD^v"
@@ -121,3 +123,56 @@ def plot_gain_vs_headroom(runs: Sequence[Run], predictor: str, *, value: Callabl
     handles += [plt.Line2D([], [], marker=MARKERS[i], ls="", color=NEUTRAL, label=n) for i, n in enumerate(levels) if n]
     ax.legend(handles=handles, fontsize="x-small")
     return ax
+
+
+@style()
+def plot_fault_map(runs: Sequence[Run], *, mode: str = "sampled", ax=None) -> np.ndarray:
+    """Where does RL beat SFT? For each fault of the truth that both train on, and its size, the gain of RL less SFT's.
+
+    Green: RL gains more, vermillion: SFT does. A cell holds the mean over seeds and its 95 % t-interval, and is framed
+    where that leaves out 0. One panel for each task. `runs` have the factors `task`, `truth` ("clean", or a fault and
+    its size, as "jitter 15 %") and `method` ("RL", "SFT"), as those of `annotation_faults`. They fill a new figure, or
+    the place of `ax`; returns the panels' Axes `(tasks,)`. Raises ValueError where a truth has no pair of runs.
+    """
+    truths = {task: list(dict.fromkeys(run.factors["truth"] for run in runs if run.factors["task"] == task))
+              for task in dict.fromkeys(run.factors["task"] for run in runs)}  # fmt: skip
+    found = {}
+    for task, names in truths.items():
+        for truth in names:
+            own = [run for run in runs if (run.factors["task"], run.factors["truth"]) == (task, truth)]
+            values = paired_values(own, {"method": "RL"}, {"method": "SFT"}, lambda run: run.gain(mode=mode))
+            found[task, truth] = mean_interval(values)
+    if not found:
+        raise ValueError("There are no runs to draw a map of.")
+    most = max(abs(mean) for mean, _, _ in found.values()) or 1.0
+    colours = LinearSegmentedColormap.from_list("lead", [WORSE, "white", BETTER])
+    kinds = list(dict.fromkeys(truth.split()[0] for names in truths.values() for truth in names))
+    sizes = list(
+        dict.fromkeys(truth.split(maxsplit=1)[1] for names in truths.values() for truth in names if " " in truth)
+    )
+    figure = area_of(ax, (1.4 + 2.7 * len(truths), 1.1 + 0.62 * len(kinds)))
+    axes = figure.subplots(1, len(truths), sharex=True, sharey=True, squeeze=False)[0]
+    for panel, (task, names) in zip(axes, truths.items(), strict=True):
+        for truth in names:
+            kind, *size = truth.split(maxsplit=1)
+            left, width = (sizes.index(size[0]), 1) if size else (0, max(len(sizes), 1))  # no fault has no size
+            row, (mean, low, high) = kinds.index(kind), found[task, truth]
+            sure = low > 0 or high < 0
+            shape = {"facecolor": colours(0.5 + mean / most / 2), "edgecolor": INK if sure else "white"}
+            panel.add_patch(Rectangle((left + 0.03, row + 0.04), width - 0.06, 0.92, lw=2 if sure else 1, **shape))
+            words = [
+                (f"{mean:+.2f}", 0.4, 11, "bold" if sure else "normal"),
+                (f"[{low:+.2f}, {high:+.2f}]", 0.73, 7.5, "normal"),
+            ]
+            for text, down, points, weight in words:
+                panel.text(left + width / 2, row + down, text.replace("-", "−"), ha="center", va="center", color=INK,
+                           fontsize=points, fontweight=weight)  # fmt: skip
+        panel.set(
+            xlim=(0, max(len(sizes), 1)), ylim=(len(kinds), 0), title=f"{task}: RL − SFT", xlabel="size of the fault"
+        )
+        panel.set(xticks=np.arange(len(sizes)) + 0.5, xticklabels=sizes)
+        panel.set(yticks=np.arange(len(kinds)) + 0.5, yticklabels=kinds)
+        panel.grid(False)
+        panel.tick_params(length=0)
+        panel.spines[:].set_visible(False)
+    return axes

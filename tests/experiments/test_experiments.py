@@ -8,8 +8,18 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from pr1kit import load_policy, make_scenes, parse, plot_ablation, plot_gain_vs_headroom, plot_perplexity, plot_scaling
+from pr1kit import (
+    load_policy,
+    make_scenes,
+    parse,
+    plot_ablation,
+    plot_fault_map,
+    plot_gain_vs_headroom,
+    plot_perplexity,
+    plot_scaling,
+)
 from pr1kit.evaluation.intervals import rank_correlation
+from pr1kit.experiments.annotation_faults import FAULT_GRIDS
 from pr1kit.experiments.condition import HEADLINE, Condition, templated_thought
 from pr1kit.experiments.demo import DEMO
 from pr1kit.experiments.grid import fast, full, of_policy
@@ -226,6 +236,52 @@ def test_charts_show_every_seed_and_what_they_say():
     assert max(line.get_xdata()[-1] for line in ax.lines) == pytest.approx(32.42, abs=0.01)
     ax = plot_perplexity({f"set {i}": [i] for i in range(1, 7)})
     assert [text.get_text() for text in ax.get_legend().get_texts()][:-1] == [f"set {i}" for i in range(1, 7)]
+
+
+def test_a_map_of_faults_shows_the_lead_of_rl_and_where_it_is_sure():
+    gains = {"clean": (-0.05, 0.01), "jitter 15 %": (0.02, 0.03), "jitter 30 %": (0.1, 0.01), "loose 15 %": (0.0, 0.03)}
+    runs = [
+        replace(run, factors={"task": task, "truth": truth, "method": method})
+        for task in ("counting", "detection")
+        for truth, (lead, noise) in gains.items()
+        if (task, truth) != ("counting", "loose 15 %")
+        for method, values in (("RL", (lead + noise, lead, lead - noise)), ("SFT", (0, 0, 0)))
+        for run in runs_of({("x", "y"): values})
+    ]
+    panels = plot_fault_map(runs)
+    assert [text.get_text() for text in panels[0].get_yticklabels()] == ["clean", "jitter", "loose"]
+    for panel, task in zip(panels, ("counting", "detection"), strict=True):
+        assert panel.get_title("left") == f"{task}: RL − SFT"
+        assert [text.get_text() for text in panel.get_xticklabels()] == ["15 %", "30 %"]
+        means = [text.get_text() for text in panel.texts][::2]
+        assert means == ["−0.05", "+0.02", "+0.10", "+0.00"][: 3 if task == "counting" else 4]
+        cells = panel.patches
+        assert [cell.get_linewidth() > 1 for cell in cells] == [True, False, True, False][: len(cells)]
+        red, green, _ = cells[0].get_facecolor()[:3]
+        assert red > green  # clean: SFT leads
+        red, green, _ = cells[2].get_facecolor()[:3]
+        assert green > red
+        assert cells[0].get_width() > 1.8 * cells[1].get_width()
+    with pytest.raises(ValueError, match="No runs to pair"):
+        plot_fault_map([run for run in runs if run.factors["method"] == "RL"])
+    with pytest.raises(ValueError, match="no runs"):
+        plot_fault_map([])
+
+
+def test_the_grids_of_faults_can_be_run_and_both_methods_meet_the_same_truth():
+    cells = [Condition.of(fields) for grid in FAULT_GRIDS for fields in grid.cells().values()]
+    assert len(set(cells)) == len(cells) == 2 * (2 * 7 + 2)
+    for task in ("counting", "detection"):
+        rl, sft = (
+            {(c.fault, c.fault_size): c for c in cells if (c.task, c.method) == (task, method)}
+            for method in ("rl", "sft")
+        )
+        assert set(rl) == set(sft)
+        for fault, condition in rl.items():
+            one, other = (c.training_scenes(8, 3) for c in (condition, sft[fault]))
+            assert [s.target.to_dict() for s in one] == [s.target.to_dict() for s in other]
+    faults = {condition.fault for condition in cells}
+    assert faults == {"none", "jitter", "loose", "missing", "labels"}
 
 
 @pytest.mark.parametrize("name", GRIDS)

@@ -2,6 +2,9 @@
 from .data.boxes import clip as clip
 from .data.boxes import iou as iou
 from .data.clips import make_clips as make_clips
+from .data.crops import crop_samples as crop_samples
+from .data.crops import photographs as photographs
+from .data.crops import split_by_image as split_by_image
 from .data.durable_files import read_log as read_log
 from .data.layouts.official import save_official as save_official
 from .data.load import load_dataset as load_dataset

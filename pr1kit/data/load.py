@@ -4,6 +4,7 @@
     load_dataset("pixmo_count_test540….jsonl", images=…)    PixMo-Count, parquet and csv too
     load_dataset("en_page_ocr.json", images=…)              PageOCR
     load_dataset("instances_val2017.json", images=…)        COCO, or a folder of images with a COCO file in it
+    load_dataset("VOC2012/", split="train")                 a Pascal VOC folder: Annotations/*.xml, JPEGImages/
     load_dataset("owner/name", split="train")               a hub dataset, or a saved one, with an image column
     load_dataset("scenes", task="counting", limit=300)      the synthetic world
 
@@ -21,7 +22,8 @@ from typing import Any
 
 from pr1kit.data.assemble import Samples, assemble
 from pr1kit.data.boxes import parse_frame
-from pr1kit.data.layouts import coco, pageocr, pixmo, refcoco
+from pr1kit.data.crops import crop_samples
+from pr1kit.data.layouts import coco, pageocr, pixmo, refcoco, voc
 from pr1kit.data.rows import read_rows
 from pr1kit.data.scenes import make_scenes
 
@@ -55,17 +57,19 @@ def load_dataset(
     verify: bool = True,
     seed: int = 0,
     shuffle_seed: int | None = None,
+    crops: int | tuple[int, int] | None = None,
 ) -> Samples:
     """The samples of a file, folder, hub id, table or `"scenes"`: a list of `Sample`, truth in pixels, images lazy.
 
-    `path` also takes a `datasets.Dataset` or a list of dicts. `task` is the layout's own unless a COCO file is to be
-    counted (`"counting"`: one sample for each class in each image); for scenes it must be given. `layout` is one of
-    `LAYOUTS`, `"coco"`, or `"auto"`. `split` names a dataset's, a folder's, or the scenes' split; `limit` reads the
-    first so many, or with `shuffle_seed` a random part of so many, in the order of the file, others in place of those
-    that cannot be read; no image outside that part is opened. `seed` is that of the scenes. `images` is the folder of
-    the pictures, by default that of the file. `frame` and `box_format` (`"xyxy"`, `"xywh"`) say how boxes are written,
-    where a layout leaves that open: `"norm1000"` for normalised to 0–1000, `"pixel"`, or pixels of another size
-    `(width, height)` or `"WxH"`, `(1, 1)` for fractions.
+    `path` also takes a `datasets.Dataset` or a list of dicts. `task` is the layout's own unless a COCO file or a VOC
+    folder is to be counted (`"counting"`: one sample for each class in each image); for scenes it must be given.
+    `layout` is one of `LAYOUTS`, `"coco"`, `"voc"`, or `"auto"`. `split` names a dataset's, a folder's, or the scenes'
+    split; `limit` reads the first so many, or with `shuffle_seed` a random part of so many, in the order of the file,
+    others in place of those that cannot be read; no image outside that part is opened. `seed` is that of the scenes.
+    `images` is the folder of the pictures, by default that of the file. `frame` and `box_format` (`"xyxy"`, `"xywh"`)
+    say how boxes are written, where a layout leaves that open: `"norm1000"` for normalised to 0–1000, `"pixel"`, or
+    pixels of another size `(width, height)` or `"WxH"`, `(1, 1)` for fractions. `crops` cuts the pictures into tiles of
+    so many pixels, each with the truth inside it: for random ones, and what is kept, see `crop_samples`.
 
     Boxes follow the image: EXIF turns it upright and its boxes with it, an image stored in another size than its file
     states scales them. Images that are missing or broken (`verify` decodes each once) and annotations that cannot be
@@ -77,27 +81,35 @@ def load_dataset(
     """
     if box_format not in (None, "xyxy", "xywh"):
         raise ValueError(f'Unknown box_format {box_format!r}: choose "xyxy" or "xywh".')
-    if layout not in ("auto", "coco", *LAYOUTS):
-        raise ValueError(f"Unknown layout {layout!r}: choose auto, coco, {', '.join(LAYOUTS)}.")
+    if layout not in ("auto", "coco", "voc", *LAYOUTS):
+        raise ValueError(f"Unknown layout {layout!r}: choose auto, coco, voc, {', '.join(LAYOUTS)}.")
     if limit is not None and (not isinstance(limit, int) or limit < 1):
         raise ValueError(f"limit is how many samples to read, at least 1, got {limit!r}.")
     if isinstance(path, str) and path == "scenes":
         if task is None:
             raise ValueError('The scenes need a task: say task="grounding", "counting", "detection" or "ocr".')
-        return Samples(make_scenes(task, 100 if limit is None else limit, seed, split=split or "train"), "scenes")
+        scenes = make_scenes(task, 100 if limit is None else limit, seed, split=split or "train")
+        return _cropped(Samples(scenes, "scenes"), crops)
     source, skipped = str(path) if isinstance(path, str | Path) else type(path).__name__, []
-    file, first = _file(path, split), limit if shuffle_seed is None else None
-    found = _coco(file, task, skipped) if layout in ("auto", "coco") else None
+    first, folder = limit if shuffle_seed is None else None, _voc_folder(path, split, layout)
+    file = None if folder else _file(path, split)
+    if folder:
+        found = voc.read_voc(folder, "counting" if task == "counting" else "detection", split, skipped)
+        frame, box_format = frame or "pixel", box_format or "xyxy"  # VOC names its corners
+    else:
+        found = _coco(file, task, skipped) if layout in ("auto", "coco") else None
     if found is None and layout == "coco":
         raise ValueError(f"{source} is no COCO instances file: it lacks images, annotations or categories.")
     if found is not None and task not in (None, "detection", "counting"):
-        raise ValueError(f"The COCO file {source} gives detection or counting samples, not {task}.")
+        raise ValueError(
+            f"The {'VOC folder' if folder else 'COCO file'} {source} gives detection or counting samples, not {task}."
+        )
     records, categories = found or (_records(file or path, source, layout, split, first, skipped), ())
     records = list(islice(records, first))
     if task is not None and any(record.task != task for record in records):
         raise ValueError(f"{source} holds {records[0].task} samples, not {task}.")
-    home = file.parent if file is not None else Path()
-    return assemble(
+    home = folder or (file.parent if file is not None else Path())
+    samples = assemble(
         records,
         source,
         folders=[Path(images).expanduser()] if images is not None else [home, home / "images"],
@@ -108,6 +120,25 @@ def load_dataset(
         categories=categories,
         draw=None if limit is None or shuffle_seed is None else (limit, shuffle_seed),
     )
+    return _cropped(samples, crops)
+
+
+def _cropped(samples: Samples, crops: int | tuple[int, int] | None) -> Samples:
+    return samples if crops is None else crop_samples(samples, crops, how="tiled")
+
+
+def _voc_folder(path: Any, split: str | None, layout: str) -> Path | None:
+    """The folder at `path` where it is read as VOC: asked for, or without a COCO file. Raises ValueError."""
+    folder = Path(path).expanduser() if isinstance(path, str | Path) else None
+    if folder is None or layout not in ("auto", "voc") or not os.path.isdir(folder):
+        if layout == "voc":
+            raise ValueError(f"{path} is no folder, as the layout voc is.")
+        return None
+    if layout == "auto" and coco.find_coco_file(folder, split):
+        return None
+    if not voc.is_voc(folder) and layout == "voc":
+        raise ValueError(f"{path} is no VOC folder: neither it nor its Annotations holds an XML file.")
+    return folder if voc.is_voc(folder) else None
 
 
 def _file(path: Any, split: str | None) -> Path | None:

@@ -1,15 +1,16 @@
 """How good are the answers? The metrics of a task over a dataset, each with an interval.
 
 Answers go through the parser that the rewards use, or (official rules) are read as Perception-R1's evaluation scripts
-read them. Intervals are over images (not answers: several answers to one image are no independent evidence): Wilson's
-for what lies in [0, 1], BCa for other means, for AP a bias-corrected bootstrap, seeded; see `intervals`.
+read them. Intervals are over images (not answers: several answers to one image are no independent evidence), or over
+groups of them (crops of one photograph): Wilson's for what lies in [0, 1], BCa for other means, for AP a bias-corrected
+bootstrap, seeded; see `intervals`.
 """
 
 from __future__ import annotations
 
 import html
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -26,7 +27,8 @@ from pr1kit.rewards.tasks import COUNTED, Rules, get_task
 class Metrics(Mapping):
     """A mapping from a metric's name to its value, with `.interval(name)`; shows itself as a table.
 
-    `samples` is the number of images S; `note` says what the numbers depend on.
+    `samples` is the number of images S, `units` that of the groups C that they are drawn in, S where each is its own;
+    `note` says what the numbers depend on.
     """
 
     def __init__(
@@ -40,7 +42,10 @@ class Metrics(Mapping):
         resamples: int = 1000,
         seed: int = 0,
         per_sample: dict[str, np.ndarray] | None = None,
+        groups: np.ndarray | None = None,
     ):
+        self._group = np.arange(samples) if groups is None else groups  # (S,): the number of each image's group
+        self.units = int(self._group.max()) + 1
         self.task, self.samples, self.note, self._per_sample = task, samples, note, per_sample
         self._values, self._weighted = values, weighted
         self._resamples, self._seed = resamples, seed
@@ -61,8 +66,8 @@ class Metrics(Mapping):
         """The metric's value in each of B bootstrap resamples, `(B,)`; the same resamples for every name and call."""
         if name not in self._drawn:
             rng = np.random.default_rng(self._seed)
-            share = np.full(self.samples, 1 / self.samples)
-            weights = rng.multinomial(self.samples, share, size=self._resamples)  # (B, S)
+            share = np.full(self.units, 1 / self.units)
+            weights = rng.multinomial(self.units, share, size=self._resamples)[:, self._group]  # (B, C) -> (B, S)
             self._drawn[name] = self._weighted(name, weights.astype(float))
         return self._drawn[name]
 
@@ -73,27 +78,41 @@ class Metrics(Mapping):
             return math.nan, math.nan
         if self._per_sample is None:  # AP and AR
             stable = self._weighted(name, np.ones((1, self.samples)))[0]
-            low, high = corrected_interval(stable, self.resampled(name), self.samples, level)
+            low, high = corrected_interval(stable, self.resampled(name), self.units, level)
             # The number itself lies in its interval; why it may be too high, `average_precision` says.
             low = math.nextafter(value, 0) if low > value else low
             high = math.nextafter(value, 1) if high < value else high
             return max(low, 0.0), min(high, 1.0)
         values = self._per_sample[name]
         if values.min() >= 0 and values.max() <= 1 and name != "mae":
-            return share_interval(values, level)
-        return mean_interval(values, self.resampled(name), level)
+            return share_interval(self._by_unit(values), level)
+        return mean_interval(self._by_unit(values), self.resampled(name), level)
+
+    def _by_unit(self, values: np.ndarray) -> np.ndarray:
+        """Values `(C,)` of the groups whose mean is that of the images' values `(S,)`, and varies as it does.
+
+        A mean over groups of different sizes is a ratio: each group stands for its part in that ratio's first-order
+        change (its influence).
+        """
+        if self.units == self.samples:
+            return values
+        mean, sizes = values.mean(), np.bincount(self._group)
+        return mean + (np.bincount(self._group, values) - mean * sizes) * self.units / self.samples
 
     def difference(self, other: Metrics, name: str, level: float = 0.95) -> tuple[float, float, float]:
         """This minus `other` on the same samples, `(difference, low, high)`, paired: BCa, or as `interval` for AP."""
-        mine, theirs = ((m.task, m.samples, m._seed, m._resamples) for m in (self, other))
+        mine, theirs = ((m.task, m.samples, m._group.tolist(), m._seed, m._resamples) for m in (self, other))
         if mine != theirs:
-            raise ValueError("Only metrics of one task over the same samples and resamples can be paired.")
+            raise ValueError("Only metrics of one task over the same samples, groups and resamples can be paired.")
         change, drawn = self[name] - other[name], self.resampled(name) - other.resampled(name)
         if self._per_sample is None or other._per_sample is None:
             one = np.ones((1, self.samples))
             value = self._weighted(name, one)[0] - other._weighted(name, one)[0]
-            return change, *corrected_interval(value, drawn, self.samples, level)
-        return change, *mean_interval(self._per_sample[name] - other._per_sample[name], drawn, level)
+            return change, *corrected_interval(value, drawn, self.units, level)
+        return change, *mean_interval(self._by_unit(self._per_sample[name] - other._per_sample[name]), drawn, level)
+
+    def _size(self) -> str:
+        return f"{self.samples} samples" + (f" of {self.units} groups" if self.units < self.samples else "")
 
     def _rows(self) -> list[tuple[str, str, str]]:
         rows = []
@@ -105,11 +124,11 @@ class Metrics(Mapping):
 
     def __str__(self) -> str:
         lines = [f"{name:<14}{value:>8}   {between}" for name, value, between in self._rows()]
-        return "\n".join([f"{self.task}, {self.samples} samples, 95 % intervals", *lines, self.note]).rstrip()
+        return "\n".join([f"{self.task}, {self._size()}, 95 % intervals", *lines, self.note]).rstrip()
 
     def __repr__(self) -> str:
         shown = ", ".join(f"{name}={value:.4f}" for name, value in self.items())
-        return f"Metrics({self.task}, {self.samples} samples: {shown})"
+        return f"Metrics({self.task}, {self._size()}: {shown})"
 
     def _repr_html_(self) -> str:
         cells = "".join(
@@ -117,7 +136,7 @@ class Metrics(Mapping):
             for name, value, between in self._rows()
         )
         return (
-            f"<table><tr><th>{html.escape(self.task)}</th><th>{self.samples} samples</th><th>95 % interval</th></tr>"
+            f"<table><tr><th>{html.escape(self.task)}</th><th>{self._size()}</th><th>95 % interval</th></tr>"
             f"{cells}</table><small>{html.escape(self.note)}</small>"
         )
 
@@ -134,6 +153,7 @@ def evaluate(
     count_from: str | None = None,
     resamples: int | None = None,
     seed: int = 0,
+    groups: Sequence[Hashable] | None = None,
 ) -> Metrics:
     """The metrics of `task` over S samples: one completion each, or a list of K completions each (then their mean).
 
@@ -141,8 +161,9 @@ def evaluate(
     see `tasks.Rules`; both are printed with the numbers.
     `frame` is one for all or a list with one per sample; `protocol` (detection) overrides it with its own. `resamples`
     is the number of bootstrap draws, by default 1000, and 200 for detection. `coco` (detection) is a COCO truth of the
-    same images in the same order: AP is then measured on it, with its crowds and areas. Raises ValueError for bad
-    targets.
+    same images in the same order: AP is then measured on it, with its crowds and areas. `groups` says of each sample
+    which it belongs with, as crops of one photograph do (`crops.photographs`): intervals are then over groups. Raises
+    ValueError for bad targets.
 
     >>> metrics = evaluate("counting", ["(1,1),(5,5)", "None"], [{"boxes": [[1, 1, 5, 5]]}, {"boxes": []}])
     >>> metrics["accuracy"], [round(v, 2) for v in metrics.interval("accuracy")]
@@ -154,13 +175,13 @@ def evaluate(
     truths = [check_target(task, target) for target in targets]
     if protocol is not None and frame == "pixel":
         frame = protocol.frame
-    frames, groups = frames_of(frame, count), [_group(completion) for completion in completions]
-    if len({len(group) for group in groups}) != 1 or not groups[0]:
+    frames, answered = frames_of(frame, count), [_group(completion) for completion in completions]
+    if len({len(texts) for texts in answered}) != 1 or not answered[0]:
         raise ValueError("Every sample needs the same number of completions, at least one.")
     parser = EVALUATED.get(task) if read_by.official else None
     rounds = [  # K lists of S answers
         [read_answer(task, *one, parser) for one in zip(texts, truths, frames, strict=True)]
-        for texts in zip(*groups, strict=True)
+        for texts in zip(*answered, strict=True)
     ]
     note, per_sample = read_by.said(task), None
     if task == "detection":
@@ -187,7 +208,18 @@ def evaluate(
             return weights @ per_sample[name] / weights.sum(1)
 
     draws = resamples or (200 if task == "detection" else 1000)
-    return Metrics(task, values, weighted, count, note=note, resamples=draws, seed=seed, per_sample=per_sample)
+    options: dict[str, Any] = {"note": note, "resamples": draws, "seed": seed, "groups": _numbered(groups, count)}
+    return Metrics(task, values, weighted, count, per_sample=per_sample, **options)
+
+
+def _numbered(groups: Sequence[Hashable] | None, count: int) -> np.ndarray | None:
+    """The group of each sample as a number from 0."""
+    if groups is None:
+        return None
+    if len(groups) != count:
+        raise ValueError(f"groups names the group of each sample, got {len(groups)} for {count} samples.")
+    number: dict[Hashable, int] = {}
+    return np.array([number.setdefault(group, len(number)) for group in groups])
 
 
 def _rules(rules: str, count_from: str | None) -> Rules:

@@ -496,7 +496,7 @@ def test_bad_files_raise_one_sentence(tmp_path, name, content, message):
 def test_bad_options_raise_one_sentence(folder):
     path = write(folder / "val.json", [official(CAT)])
     for options, message in (
-        ({"layout": "yolo"}, "Unknown layout 'yolo': choose auto, coco, grounding"),
+        ({"layout": "yolo"}, "Unknown layout 'yolo': choose auto, coco, voc, grounding"),
         ({"layout": "coco"}, "is no COCO instances file"),
         ({"task": "ocr"}, "holds grounding samples, not ocr"),
         ({"box_format": "cxcywh"}, "Unknown box_format"),

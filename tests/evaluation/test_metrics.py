@@ -184,6 +184,71 @@ def test_several_answers_to_one_image_are_one_cluster():
     assert (mixed["f1"], mixed.interval("f1")) == (0.5, (0.5, 0.5))
 
 
+def clustered(seed: int, photographs: int = 30, crops: int = 6):
+    """Counting answers, right or wrong with a chance that each photograph has of its own."""
+    rng = np.random.default_rng(seed)
+    chance = np.repeat(rng.random(photographs), crops)
+    right = rng.random(len(chance)) < chance
+    return (
+        [BOX if r else "None" for r in right],
+        [{"boxes": [[1, 1, 5, 5]]}] * len(right),
+        np.repeat(np.arange(photographs), crops).tolist(),
+    )
+
+
+BOX = "(1,1),(5,5)"
+
+
+def test_crops_of_one_photograph_are_one_unit_of_evidence():
+    answers, targets, photographs = clustered(0)
+    alone, grouped = (evaluate("counting", answers, targets, groups=g) for g in (None, photographs))
+    assert grouped["accuracy"] == alone["accuracy"]
+    assert (grouped.samples, grouped.units) == (180, 30)
+    narrow, wide = (np.diff(m.interval("accuracy"))[0] for m in (alone, grouped))
+    assert wide > 1.4 * narrow
+    means = np.reshape([a == BOX for a in answers], (30, 6)).mean(1)
+    error = means.std(ddof=1) / np.sqrt(30)  # equal groups: the mean over photographs
+    assert np.isclose(grouped.resampled("accuracy").std(), error, rtol=0.1)
+    assert np.isclose(wide, 2 * 2.045 * error, rtol=0.1)
+    assert "180 samples of 30 groups" in str(grouped)
+    assert "30 groups" in grouped._repr_html_()
+
+
+def test_a_group_repeated_tells_nothing_new():
+    answers, targets, _ = clustered(1, 12, 1)
+    once = evaluate("counting", answers, targets)
+    thrice = evaluate("counting", answers * 3, targets * 3, groups=[*range(12)] * 3)
+    assert np.allclose(once.interval("accuracy"), thrice.interval("accuracy"), atol=0.02)
+    wrong = evaluate("counting", ["None"] * 36, targets * 3, groups=[*range(12)] * 3)
+    assert np.allclose(thrice.difference(wrong, "accuracy")[1:], once.difference(
+        evaluate("counting", ["None"] * 12, targets), "accuracy")[1:], atol=0.1)  # fmt: skip
+    with pytest.raises(ValueError, match="same samples, groups and resamples"):
+        thrice.difference(evaluate("counting", ["None"] * 36, targets * 3), "accuracy")
+
+
+def test_intervals_over_uneven_photographs_cover_the_truth():
+    """A mean over crops of photographs that have 1 to 8 of them: between 90 and 99 of 100 intervals hold it."""
+    rng, held, sizes = np.random.default_rng(3), 0, np.arange(1, 9).repeat(5)
+    for _ in range(100):
+        chance = rng.beta(2, 2, len(sizes)).repeat(sizes)
+        answers = [BOX if r else "None" for r in rng.random(len(chance)) < chance]
+        groups = np.arange(len(sizes)).repeat(sizes).tolist()
+        metrics = evaluate("counting", answers, [{"boxes": [[1, 1, 5, 5]]}] * len(answers), groups=groups, resamples=10)
+        low, high = metrics.interval("accuracy")
+        held += low <= 0.5 <= high
+    assert 90 <= held <= 99
+
+
+def test_detection_in_groups():
+    text = '[{"bbox_2d": [1, 1, 5, 5], "label": "a"}]'
+    targets = [{"boxes": [[1, 1, 5, 5]], "labels": ["a"]}] * 8
+    metrics = evaluate("detection", [text, "[]"] * 4, targets, groups=[0, 1] * 4)
+    assert metrics.units == 2
+    assert metrics.interval("ap50")[0] < 0.1
+    with pytest.raises(ValueError, match="groups names the group of each sample, got 2 for 8 samples"):
+        evaluate("detection", [text] * 8, targets, groups=[0, 1])
+
+
 def test_several_detections_of_one_image_are_averaged():
     good, bad = [get_task("detection").write_answer(scene) for scene in SCENES], ["[]", "[]"]
     metrics = evaluate("detection", [list(pair) for pair in zip(good, bad, strict=True)], SCENES)

@@ -108,11 +108,16 @@ def _records(stem: str, task: str, images: dict, notes: _Notes, names: dict, fir
             coco = CocoNotes(owner, boxes, notes.areas[at], tuple(first[label] for label in labels), crowd)
             yield Record(*about, everything, boxes, labels, size=size, box_format="xywh", coco=coco)
             continue
-        for label in dict.fromkeys(labels):
-            mine = np.array([each == label for each in labels])
-            if not crowd[mine].any():
-                asked = (f"{about[0]}/{label}", *about[1:], label, boxes[mine], (label,) * int(mine.sum()))
-                yield Record(*asked, size=size, box_format="xywh")
+        yield from class_records(about, boxes, labels, crowd, size, "xywh")
+
+
+def class_records(about: tuple, boxes, labels: tuple[str, ...], crowd, size, box_format: str) -> Iterator[Record]:
+    """A counting record for each class among `labels` that has no crowd region; `about`: id, image, task."""
+    for label in dict.fromkeys(labels):
+        mine = np.array([each == label for each in labels])
+        if not crowd[mine].any():
+            asked = (f"{about[0]}/{label}", *about[1:], label, boxes[mine], (label,) * int(mine.sum()))
+            yield Record(*asked, size=size, box_format=box_format)
 
 
 class _Notes:

@@ -59,6 +59,7 @@ from .plots.charts import plot_reward_curves as plot_reward_curves
 from .plots.charts import plot_reward_histogram as plot_reward_histogram
 from .plots.clips import animate_clip as animate_clip
 from .plots.clips import plot_clip as plot_clip
+from .plots.diagnostics import plot_diagnostics as plot_diagnostics
 from .plots.drawing import BETTER as BETTER
 from .plots.drawing import INK as INK
 from .plots.drawing import NEUTRAL as NEUTRAL

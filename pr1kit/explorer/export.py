@@ -87,7 +87,7 @@ def _read_run(folder: Path, samples: Sequence[Sample]) -> dict[str, Any]:
     settings = _settings(folder)
     return {
         "name": folder.parent.name if folder.name == "rl" else folder.resolve().name,
-        "task": asked[0].task,
+        "task": " and ".join(sorted({sample.task for sample in asked})),
         "recipe": settings.get("recipe", ""),
         "recipes": recipes,
         "last": max(int(settings.get("steps", 0)), *steps),

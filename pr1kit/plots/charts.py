@@ -38,7 +38,7 @@ def _columns(log) -> dict[str, np.ndarray]:
     return {name: np.array([number(row.get(name)) for row in rows]) for name in names}
 
 
-def _running_mean(steps: np.ndarray, values: np.ndarray, at: np.ndarray, width: float) -> np.ndarray:
+def running_mean(steps: np.ndarray, values: np.ndarray, at: np.ndarray, width: float) -> np.ndarray:
     """Mean of `values` within `width` / 2 of each step in `at`; NaN where the run has none, or has not been."""
     known = np.isfinite(values)
     steps, values = steps[known], values[known]
@@ -101,7 +101,7 @@ def plot_reward_curves(logs, *, parts: bool | Sequence[str] = False, window: int
             known = ", ".join(name.partition("/")[2] for name in logged)
             raise ValueError(f"No log holds a part {unknown[0].partition('/')[2]!r}: they hold {known or 'none'}.")
     for i, name in enumerate(names):
-        curves = np.array([_running_mean(run["step"], run[name], at, width) for run in runs if name in run])
+        curves = np.array([running_mean(run["step"], run[name], at, width) for run in runs if name in run])
         mean, low, high, what = _centre_and_band(curves)
         colour = PART_COLOURS[(i - 1) % len(PART_COLOURS)] if i else BETTER
         if len(curves) > 1 and np.isfinite([low, high]).all(0).any():

@@ -10,7 +10,6 @@ Step 0 is the policy before training.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -70,7 +69,7 @@ def probed_sample(row: dict, samples: Sequence[Sample] = ()) -> Sample:
     if row.get("image"):
         return Sample(row["image"], row["task"], row["question"], target, row["id"])
     scene = scene_of(row["id"])
-    if json.dumps(scene.target.to_dict()) != json.dumps(row["target"]):
+    if scene.target.to_dict() != target.to_dict():
         raise ValueError(
             f"The scene {row['id']!r} was drawn with other settings: pass samples=, the probes of the run."
         )

@@ -4,12 +4,11 @@ const EDGE = { left: 58, right: 18, top: 14, bottom: 40 }; // of the chart, in p
 const KNOB = 16; // width of the slider's
 
 function createReplay(runs) {
-  const shown = { run: 0, step: 0, from: 0, scene: 0, recipe: runs[0].recipe, moved: 1 }; // moved: share of the way
+  const shown = { run: 0, step: 0, from: 0, scene: 0, recipe: ownRecipe(runs[0]), moved: 1 }; // moved: share of the way
   const run = () => runs[shown.run], last = () => run().steps.length - 1;
   const column = () => Math.max(run().recipes.indexOf(shown.recipe), 0), recipe = () => run().recipes[column()];
   const still = window.matchMedia("(prefers-reduced-motion: reduce)");
   let frame = 0, clock = 0, started = 0;
-  if (!run().recipes.includes(shown.recipe)) shown.recipe = "kit";
 
   // The boxes of an answer, in the order of the objects they are matched with, so that a box stays the same box.
   function boxes(step, scene) {
@@ -84,14 +83,14 @@ function createReplay(runs) {
   const curve = createCurve({ run, recipe, shown, go, play, playing: () => Boolean(clock) });
   const title = html("h3"), lead = html("p", { class: "pr1-note" }), live = html("p", { class: "pr1-hidden", "aria-live": "polite" });
   const tabs = createSwitch("run", runs.map((each) => each.name), (i) => {
-    Object.assign(shown, { run: i, scene: 0, step: Math.min(shown.step, last()), moved: 1 });
+    Object.assign(shown, { run: i, scene: 0, step: Math.min(shown.step, runs[i].steps.length - 1), recipe: ownRecipe(runs[i]), moved: 1 });
     draw();
   });
   const rules = createSwitch("reward", [...new Set(runs.flatMap((each) => each.recipes))], (_, name) => choose(name));
   const strip = html("div", { class: "pr1-strip", role: "group", "aria-label": "held-out pictures" });
   const caption = html("p", { class: "pr1-note" });
   const key = html("p", { class: "pr1-key" }, html("span", { class: "pr1-of-truth" }, "truth"), html("span", { class: "pr1-of-prediction" }, "the policy's answer"));
-  const note = html("p", { class: "pr1-note" }, "Every reward was computed by pr1kit in Python; this page only shows them, and loads nothing.");
+  const note = html("p", { class: "pr1-note" }, "Every reward was computed by pr1kit, in Python; this page only draws.");
   const thumbs = [];
   const root = html("main", { class: "pr1kit-explorer pr1-replay" },
     html("header", {}, html("div", {}, title, lead), tabs.root, rules.root),
@@ -133,6 +132,9 @@ function createReplay(runs) {
   draw();
 }
 
+// The reward that trained the run, where it is one of those shown.
+const ownRecipe = ({ recipe, recipes }) => (recipes.includes(recipe) ? recipe : recipes[recipes.length - 1]);
+
 // One of a few names; nothing where there is no choice.
 function createSwitch(label, names, onchoose) {
   const buttons = names.map((name, i) => html("button", { type: "button", onclick: () => onchoose(i, name) }, name));
@@ -164,6 +166,7 @@ function createCurve({ run, recipe, shown, go, play, playing }) {
     const x = (step) => EDGE.left + (step / end) * (width - EDGE.left - EDGE.right);
     const y = (reward) => height - EDGE.bottom - ((reward - low) / (high - low)) * (height - EDGE.top - EDGE.bottom);
     fill(chart, { viewBox: `0 0 ${width} ${height}`, height, "aria-label": `mean reward ${steps.map((s, i) => `${number(values[i], 2)} at step ${s}`).join(", ")}` }, []);
+    if (end - across[across.length - 1] > 0.4 * (across[1] - across[0])) across.push(end);
     const text = (words, at) => svg("text", at, words);
     grid.replaceChildren(
       ...up.map((v) => svg("line", { x1: EDGE.left, x2: width - EDGE.right, y1: y(v), y2: y(v) })),

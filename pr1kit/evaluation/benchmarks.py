@@ -11,6 +11,7 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
+from pr1kit.data.layouts.official import PICTURES
 from pr1kit.rewards.tasks import get_task
 
 
@@ -111,9 +112,16 @@ def paper_rows(name: str, task: str) -> list[tuple[str, dict[str, float]]]:
 
 
 def official_files(folder: Path) -> list[tuple[Path, Path]]:
-    """(annotation file, folder of its pictures) of what is there of the official evaluation folder, in its order."""
+    """(annotation file, folder of its pictures) of what is there of the official evaluation folder, in its order.
+
+    Behind them stand scenes in the same layouts (`save_official`), if their name begins with `scenes_`.
+    """
     found = []
     for pattern, pictures in OFFICIAL:
         for file in sorted((folder / "jsons").glob(pattern)):
             found.append((file, folder / "images" / pictures))
+    for task, pictures in PICTURES.items():
+        found += [
+            (file, folder / "images" / pictures) for file in sorted((folder / "jsons" / task).glob("scenes_*.json*"))
+        ]
     return found

@@ -464,3 +464,12 @@ def test_vllm_is_asked_by_one_process(official, monkeypatch, capsys):
     path, images = file_of(official, "grounding")
     assert main(["eval", "--data", path, "--images", images, "--engine", "vllm"]) == 2
     assert "without accelerate launch, with --tensor-parallel" in capsys.readouterr().err
+
+
+def test_scenes_in_the_official_layouts_are_evaluated_without_a_benchmarks_name(tmp_path):
+    for task in BENCHMARKS:
+        save_official(pr1kit.make_scenes(task, 2), tmp_path, f"scenes_{task}")
+    found = pr1kit.official_files(tmp_path)
+    assert {file.stem for file, _ in found} == {f"scenes_{task}" for task in BENCHMARKS}
+    assert all(len(load_dataset(file, images=pictures)) == 2 for file, pictures in found)
+    assert not any(paper_rows(file.stem, file.parent.name) for file, _ in found)

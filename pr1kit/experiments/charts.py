@@ -131,8 +131,9 @@ def plot_fault_map(runs: Sequence[Run], *, mode: str = "sampled", ax=None) -> np
 
     Green: RL gains more, vermillion: SFT does. A cell holds the mean over seeds and its 95 % t-interval, and is framed
     where that leaves out 0. One panel for each task. `runs` have the factors `task`, `truth` ("clean", or a fault and
-    its size, as "jitter 15 %") and `method` ("RL", "SFT"), as those of `annotation_faults`. They fill a new figure, or
-    the place of `ax`; returns the panels' Axes `(tasks,)`. Raises ValueError where a truth has no pair of runs.
+    its size, as "jitter 15 %") and `method` ("RL", "SFT"), as those of the grids `annotation-faults` and
+    `annotation-labels`. They fill a new figure, or the place of `ax`; returns the panels' Axes `(tasks,)`. Raises
+    ValueError where a truth has no pair of runs.
     """
     truths = {task: list(dict.fromkeys(run.factors["truth"] for run in runs if run.factors["task"] == task))
               for task in dict.fromkeys(run.factors["task"] for run in runs)}  # fmt: skip

@@ -12,7 +12,20 @@ TASKS = levels("task", "grounding", "counting", "ocr", "detection")
 SHORT = {"prompts_per_step": 8, "held_out": 100, "probes": 0, "blind": True, "save_steps": 50}
 SHORT_STEPS = {"ocr": 40, "grounding": 26, "counting": 9, "detection": 11}
 RANKED_SEEDS = (0, 1, 2, 3, 4)
+FEW = {"steps": 24, "prompts_per_step": 8, "probes": 0, "save_steps": 50}
+RL_OR_SFT = {"RL": {}, "SFT": {"method": "sft"}}
 RUNGS = ("location", "class", "recall", "missing")  # of the paper's Table 6, each added to those before
+
+
+def faults(*kinds: str) -> dict[str, dict]:
+    """Levels that put a fault into the truth, small and large, see `label_noise.with_fault`.
+
+    >>> list(faults("jitter"))
+    ['jitter 15 %', 'jitter 30 %']
+    """
+    sizes = [(kind, size) for kind in kinds for size in (0.15, 0.3)]
+    return {f"{kind} {round(100 * size)} %": {"fault": kind, "fault_size": size} for kind, size in sizes}
+
 
 GRIDS = {
     grid.name: grid
@@ -93,6 +106,59 @@ GRIDS = {
                 }
             },
             {"task": "grounding"},
+        ),
+        Grid(
+            "algorithms-more",
+            "Beyond the paper: do groups drawn again (DAPO), a ratio for each answer (GSPO) or KL taken off the reward "
+            "change what is learned? (GSPO is a control: where every batch is used once its gradient is GRPO's.)",
+            {
+                "variant": {
+                    "GRPO": {},
+                    "DAPO": {"loss_type": "dapo"},
+                    "DAPO, drawn again": {"loss_type": "dapo", "dynamic_sampling": 3},
+                    "GSPO": {"importance_sampling": "sequence"},
+                    "KL 0.04, k1 in the reward": {"beta": 0.04, "kl_estimator": "k1 in the reward"},
+                }
+            },
+            {"task": "grounding"},
+        ),
+        Grid(
+            "several-tasks",
+            "Beyond the paper: one run on several tasks teaches each as well as a run of its own on as many of its "
+            "samples; a scale per task keeps a task with wide rewards from drowning the others.",
+            {
+                # one learning rate for all: grounding's own is 5e-5, that of the others 1e-4
+                "task": {
+                    "grounding": {"task": "grounding", "lr_scale": 1.5, "together": ("counting", "detection")},
+                    "counting": {"task": "counting", "lr_scale": 0.75, "together": ("grounding", "detection")},
+                    "detection": {"task": "detection", "lr_scale": 0.75, "together": ("grounding", "counting")},
+                },
+                "training": {
+                    "alone": {"together": ()},
+                    "together": {},
+                    "together, scale per task": {"scale_rewards": "task"},
+                },
+            },
+            FEW,
+        ),
+        Grid(
+            "annotation-faults",
+            "Beyond the papers, at equal seconds: SFT learns the faults of its truth, RL averages over them. Both meet "
+            "the same truth, listed in any order, and are measured against the clean one.",
+            {
+                "task": levels("task", "counting", "detection"),
+                "truth": {"clean": {}, **faults("jitter", "loose", "missing")},
+                "method": RL_OR_SFT,
+            },
+            {**FEW, "truth_order": "any"},
+            RANKED_SEEDS,
+        ),
+        Grid(
+            "annotation-labels",
+            "Beyond the papers: the same of wrong labels.",
+            {"task": levels("task", "detection"), "truth": faults("labels"), "method": RL_OR_SFT},
+            {**FEW, "truth_order": "any"},
+            RANKED_SEEDS,
         ),
         Grid(
             "headroom",

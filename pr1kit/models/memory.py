@@ -110,14 +110,14 @@ def estimate_memory(
 ) -> MemoryEstimate:
     """The memory of one GRPO step on one GPU, every completion at its full length.
 
-    `config` is the model's, or the name of a `PUBLISHED` model; `prompts_at_once` prompts are answered in one rollout,
-    `micro_prompts` go through the model in one update. Adapters are float32; their reference is a copy of the adapter,
-    no second model. Raises ValueError for a dtype, a quantization or a shape that is not known.
+    `config` is the model's, its `Geometry`, or the name of a `PUBLISHED` model; `prompts_at_once` prompts are answered
+    in one rollout, `micro_prompts` go through the model in one update. Adapters are float32; their reference is a copy
+    of the adapter, no second model. Raises ValueError for a dtype, a quantization or a shape that is not known.
     """
     for name, value, known in (("dtype", dtype, BYTES), ("quantization", quantization, (None, *QUANTIZED))):
         if value not in known:
             raise ValueError(f"Unknown {name} {value!r}: choose one of {', '.join(map(str, known))}.")
-    shape, half = Geometry(config), 2
+    shape, half = config if isinstance(config, Geometry) else Geometry(config), 2
     width, whole, linear = BYTES[dtype], shape.parameters, shape.quantizable
     weights = (whole - linear) * width + linear * (QUANTIZED[quantization] if quantization else width)
     adapters = 0

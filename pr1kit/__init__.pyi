@@ -13,6 +13,7 @@ from .data.sample import Target as Target
 from .data.scenes import make_scenes as make_scenes
 from .data.shipped import shipped as shipped
 from .data.tracks import Track as Track
+from .data.video import read_video as read_video
 from .evaluation.average_precision import coco_detections as coco_detections
 from .evaluation.average_precision import coco_table as coco_table
 from .evaluation.benchmarks import official_files as official_files

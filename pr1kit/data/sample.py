@@ -24,6 +24,7 @@ IMAGE_TASKS = ("grounding", "counting", "ocr", "detection")
 VIDEO_TASKS = ("tracking", "when", "what")
 TASKS = IMAGE_TASKS + VIDEO_TASKS
 MOST = sys.float_info.max
+MOST_FRAMES = 1000  # of one video: Qwen's processors take 768
 
 
 def as_rows(values: Any, width: int, what: str) -> np.ndarray:
@@ -175,6 +176,11 @@ class Sample:
             raise ValueError(
                 f"A video has two frames or more and as many times: sample {self.id!r} has {len(self.frames)} frames "
                 f"and {len(self.times)} times."
+            )
+        if len(self.frames) > MOST_FRAMES:
+            raise ValueError(
+                f"Sample {self.id!r} has {len(self.frames):,} frames, more than the {MOST_FRAMES:,} of a video that "
+                "can be asked about: sample fewer."
             )
         if not all(0 <= a < b < MOST for a, b in pairwise(self.times)):
             raise ValueError(f"Times of sample {self.id!r} must rise from 0 on, got {str(self.times)[:80]}.")

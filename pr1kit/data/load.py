@@ -6,7 +6,8 @@
     load_dataset("instances_val2017.json", images=…)        COCO, or a folder of images with a COCO file in it
     load_dataset("VOC2012/", split="train")                 a Pascal VOC folder: Annotations/*.xml, JPEGImages/
     load_dataset("owner/name", split="train")               a hub dataset, or a saved one, with an image column
-    load_dataset("scenes", task="counting", limit=300)      the synthetic world
+    load_dataset("scenes", task="counting", limit=300)      the synthetic world; of a video task its clips
+    load_dataset("MOT17/train", task="tracking")            tracks of videos, see `load_videos`
 
 A layout is known by the names of a row's fields (see `LAYOUTS`); each is told in the file of its task.
 """
@@ -22,9 +23,12 @@ from typing import Any
 
 from pr1kit.data.assemble import Samples, assemble
 from pr1kit.data.boxes import parse_frame
+from pr1kit.data.clips import make_clips
 from pr1kit.data.crops import crop_samples
 from pr1kit.data.layouts import coco, pageocr, pixmo, refcoco, voc
+from pr1kit.data.load_videos import load_videos
 from pr1kit.data.rows import read_rows
+from pr1kit.data.sample import TASKS, VIDEO_TASKS
 from pr1kit.data.scenes import make_scenes
 
 # Layout: (whether a row is of it, how such a row is read); the first that knows a row reads the file.
@@ -58,6 +62,8 @@ def load_dataset(
     seed: int = 0,
     shuffle_seed: int | None = None,
     crops: int | tuple[int, int] | None = None,
+    frames: int = 8,
+    fps: float | None = 2.0,
 ) -> Samples:
     """The samples of a file, folder, hub id, table or `"scenes"`: a list of `Sample`, truth in pixels, images lazy.
 
@@ -69,7 +75,8 @@ def load_dataset(
     `images` is the folder of the pictures, by default that of the file. `frame` and `box_format` (`"xyxy"`, `"xywh"`)
     say how boxes are written, where a layout leaves that open: `"norm1000"` for normalised to 0–1000, `"pixel"`, or
     pixels of another size `(width, height)` or `"WxH"`, `(1, 1)` for fractions. `crops` cuts the pictures into tiles of
-    so many pixels, each with the truth inside it: for random ones, and what is kept, see `crop_samples`.
+    so many pixels, each with the truth inside it: for random ones, and what is kept, see `crop_samples`. `frames` and
+    `fps` are those of a video's clips.
 
     Boxes follow the image: EXIF turns it upright and its boxes with it, an image stored in another size than its file
     states scales them. Images that are missing or broken (`verify` decodes each once) and annotations that cannot be
@@ -87,9 +94,17 @@ def load_dataset(
         raise ValueError(f"limit is how many samples to read, at least 1, got {limit!r}.")
     if isinstance(path, str) and path == "scenes":
         if task is None:
-            raise ValueError('The scenes need a task: say task="grounding", "counting", "detection" or "ocr".')
+            raise ValueError(f"The scenes need a task: say task=, one of {', '.join(TASKS)}.")
+        if task in VIDEO_TASKS:
+            clips = make_clips(task, 100 if limit is None else limit, seed, split or "train", frames=frames)
+            return Samples(clips, "scenes")
         scenes = make_scenes(task, 100 if limit is None else limit, seed, split=split or "train")
         return _cropped(Samples(scenes, "scenes"), crops)
+    if task in VIDEO_TASKS:
+        if not isinstance(path, str | Path):
+            raise ValueError(f"Videos are read from files and folders, got {type(path).__name__}.")
+        many = {"limit": limit, "shuffle_seed": shuffle_seed}
+        return load_videos(path, task, frames=frames, fps=fps, images=images, **many)
     source, skipped = str(path) if isinstance(path, str | Path) else type(path).__name__, []
     first, folder = limit if shuffle_seed is None else None, _voc_folder(path, split, layout)
     file = None if folder else _file(path, split)

@@ -89,7 +89,8 @@ def redraw(trainer, batch: dict) -> dict:
     groups, live = split_groups(batch, size), have_spread(trainer.drawn_rewards, size)
     for attempt in range(trainer.dynamic_sampling):
         dead = np.flatnonzero(~live)
-        if not len(dead):
+        given_up = trainer.shared_prefix != (trainer._group_of_row is not None)  # since: rows of two kinds do not mix
+        if not len(dead) or given_up:
             break
         data, redrawn = trainer.train_dataset, redrawn + len(dead)
         chosen = other_prompts(len(dead), len(data), trainer.args.seed, trainer.state.global_step, attempt)

@@ -7,6 +7,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from datasets import Dataset
 from trl import GRPOTrainer
 
 from pr1kit import PerceptionGRPOTrainer, make_scenes, reward_function
@@ -19,6 +20,7 @@ from pr1kit.rollouts.generate import generate_completions
 from pr1kit.training.advantages import scaled_advantages, update_spreads
 from pr1kit.training.grpo import to_dataset, train_grpo
 from pr1kit.training.grpo_settings import PAPER, TINY
+from pr1kit.training.redraw import redraw
 from pr1kit.training.rloo import train_rloo
 
 SHORT = replace(TINY, steps=3, prompts_per_step=2, micro_prompts=2, num_generations=4, max_completion_length=24)
@@ -418,6 +420,9 @@ def test_redraws_are_bounded_and_a_batch_without_any_spread_teaches_nothing(poli
     assert trainer._metrics["train"]["without_spread"] == [2]
     loss = trainer.compute_loss(trainer.model, batch)
     assert all(slope.abs().max() < 1e-6 for slope in torch.autograd.grad(loss, trained(policy)))
+    trainer.shared_prefix = False  # as where the first group tells that sharing would be wrong
+    redraw(trainer, batch)
+    assert trainer._metrics["train"]["redrawn"] == [2 * 3, 0]
 
 
 def trained(policy):
@@ -460,6 +465,10 @@ def test_options_of_a_draw_are_checked_at_the_door(policy, tmp_path):
     assert (config.scale_rewards, config.importance_sampling_level) == ("none", "sequence")
     kinds = {"model": policy.model, "processing_class": policy.processor, "scale_per_task": True}
     kinds["train_dataset"] = to_dataset(make_scenes("counting", 4), policy)
+    stream = Dataset.from_dict(kinds["train_dataset"][:2]).to_iterable_dataset()
+    with pytest.raises(ValueError, match="needs one process and a dataset with a length"):
+        PerceptionGRPOTrainer(args=SHORT.config(tmp_path), reward_funcs=reward_function("counting"),
+                              dynamic_sampling=1, **kinds | {"train_dataset": stream})  # fmt: skip
     options = SHORT.config(tmp_path, multi_objective_aggregation="normalize_then_sum")
     with pytest.raises(ValueError, match="need multi_objective_aggregation"):
         PerceptionGRPOTrainer(args=options, reward_funcs=[reward_function("counting")] * 2, **kinds)

@@ -10,6 +10,7 @@ import os
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
+from dataclasses import replace
 from hashlib import file_digest, sha256
 from pathlib import Path
 from typing import Any
@@ -23,7 +24,7 @@ from pr1kit.data.sample import Sample
 LARGE = 2**26  # bytes from which a digest is kept on disk: reading costs more than looking it up
 SETTLED = 2.0  # seconds: within one tick of the clock a file can change once more and keep its times
 NAMED = 3
-PARTS = ("questions", "boxes", "labels", "points", "texts", "counts", "image sizes", "pictures")
+PARTS = ("questions", "boxes", "labels", "points", "texts", "tracks", "spans", "counts", "image sizes", "pictures")
 _known: dict[tuple, str] = {}
 
 
@@ -117,6 +118,8 @@ def _parts(sample: Sample) -> dict[str, str]:
         "labels": _digest(*target.labels) if target.labels else "",
         "points": _digest((target.points + 0.0).tobytes()) if len(target.points) else "",
         "texts": _digest(target.text) if target.text else "",
+        "tracks": _digest(*(f"{one.label} {one.boxes.tolist()}" for one in target.tracks)) if target.tracks else "",
+        "spans": str(target.spans.tolist()) if len(target.spans) else "",
         "counts": "" if target.count is None else str(target.count),
         "image sizes": "x".join(map(str, target.image_size or ())),
         "pictures": _picture(sample),
@@ -125,7 +128,11 @@ def _parts(sample: Sample) -> dict[str, str]:
 
 
 def _picture(sample: Sample) -> str:
-    """The digest of a file's or a table cell's bytes, and of the pixels of an image that is in memory."""
+    """The digest of a file's or a table cell's bytes, and of the pixels of an image that is in memory; of a video, of
+    all frames and their times."""
+    if sample.is_video:
+        frames = (_picture(replace(sample, image=frame, frames=(), times=())) for frame in sample.frames)
+        return _digest(str(sample.times), *frames)
     image: Any = sample.image
     if not isinstance(image, str | Path | Image.Image) and hasattr(image, "content"):
         image = image.content()

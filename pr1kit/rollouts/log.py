@@ -15,13 +15,15 @@ from pathlib import Path
 
 import numpy as np
 
-from pr1kit.data.sample import TASKS, Sample
+from pr1kit.data.clips import make_clips
+from pr1kit.data.sample import IMAGE_TASKS, VIDEO_TASKS, Sample
 from pr1kit.data.scenes import make_scenes
 from pr1kit.data.shipped import shipped
 from pr1kit.rewards.tasks import get_task
 
 _STEP = re.compile(rb'\{"step": ?(\d+)')
-_SCENE = re.compile(r"scenes/(\w+)/(train|validation|test)/(\d+)/(\d+)")
+WORLDS = {"scenes": (make_scenes, IMAGE_TASKS), "clips": (make_clips, VIDEO_TASKS)}
+_SCENE = re.compile(r"(scenes|clips)/(\w+)/(train|validation|test)/(\d+)/(\d+)(?:/\w+)?")
 
 
 class RolloutLog:
@@ -178,17 +180,18 @@ def _row(line: bytes) -> dict | None:
 
 
 def scene_of(sample_id: str, prompt: str = "") -> Sample:
-    """The synthetic scene that an id names, drawn again. Raises ValueError where `prompt` tells that it is another one.
+    """The synthetic scene or clip that an id names, drawn again. Raises ValueError where `prompt`, or a clip's kind of
+    query, tells that it is another one.
 
     >>> scene_of("scenes/grounding/test/0/3").id
     'scenes/grounding/test/0/3'
     """
     found = _SCENE.fullmatch(sample_id)
-    if not found or found[1] not in TASKS:
+    if not found or found[2] not in WORLDS[found[1]][1]:
         raise ValueError(f"The sample {sample_id!r} is no synthetic scene: pass samples=, the ones you trained on.")
-    task, split, seed, index = found.groups()
-    sample = make_scenes(task, 1, int(seed), split=split, start=int(index))[0]
-    if prompt and get_task(task).prompt(sample.question) not in prompt:
+    world, task, split, seed, index = found.groups()
+    sample = WORLDS[world][0](task, 1, int(seed), split=split, start=int(index))[0]
+    if sample.id != sample_id or (prompt and get_task(task).prompt(sample.question) not in prompt):
         raise ValueError(f"The scene {sample_id!r} was drawn with other settings: pass samples=, those trained on.")
     return sample
 

@@ -11,8 +11,8 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+from pr1kit.data.load import load_dataset
 from pr1kit.data.sample import Sample
-from pr1kit.data.scenes import make_scenes
 from pr1kit.models.vllm import require_vllm
 from pr1kit.training.config import RunConfig, read_run
 from pr1kit.training.grpo_settings import GRPOSettings
@@ -207,8 +207,6 @@ def load_samples(run: RunConfig, settings: ANY) -> list:
 
     Where the candidates are named and the data are scenes, none: a scene is drawn again from its id.
     """
-    from pr1kit.data.load import load_dataset
-
     if run.data == "scenes":
         if run.candidates:
             return []
@@ -240,9 +238,8 @@ def hold_out(samples: list[Sample], run: RunConfig, seed: int = 0) -> tuple[list
     if run.method != "grpo":
         raise ValueError(f"--probes are asked along a GRPO run: {run.method} has none.")
     if run.data == "scenes":
-        return samples, list(
-            make_scenes(run.task, run.probes, seed, split="validation" if run.split == "test" else "test")
-        )
+        other = "validation" if run.split == "test" else "test"
+        return samples, list(load_dataset("scenes", run.task, limit=run.probes, split=other, seed=seed))
     pictures = [str(sample.image) for sample in samples]
     held = {picture: i for i, picture in reversed(list(enumerate(pictures)))}
     held = dict(sorted(held.items(), key=lambda pair: -pair[1])[: run.probes])

@@ -40,7 +40,7 @@ class ProbeLog(TrainerCallback):
         if len({sample.id for sample in self.samples}) < len(self.samples):
             raise ValueError("Probes are told apart by their ids: give each sample an id of its own.")
         self.steps, self.generation = probe_steps(steps), generation
-        self.frames = [policy.frame(sample.load_image().size) for sample in self.samples]
+        self.frames = [policy.frame_of(sample) for sample in self.samples]
 
     def on_train_begin(self, args, state, control, **kwargs):
         self._ask(state)

@@ -1,12 +1,14 @@
 """What does seeing the image once per group save? Stock TRL against the shared prefix, alternating in one process.
 
     OMP_NUM_THREADS=1 python tests/benchmarks/bench_shared_prefix.py --out data/benchmarks/shared_prefix_cpu.csv
+    python tests/benchmarks/bench_shared_prefix.py --only videos --out data/benchmarks/shared_video_cpu.csv
     python tests/benchmarks/bench_shared_prefix.py --gpu --out shared_prefix_gpu.csv      # real geometries, one GPU
 
 `--only` picks parts: `updates` (forward and backward of one group, against the ratio of tokens G(P + R) / (P + GR)),
 `memory` (peak of the tensors alive in an update), `peers` (a text model: a row for each answer, Prefix Grouper where
 it is installed, `shared_logprobs`), `steps` (rollout, rewards, update of whole steps, of the tiny policy and of 26
-million parameters), `rollouts` (TRL's rows, `num_return_sequences`, branches). On a CPU what is counted is processor
+million parameters), `rollouts` (TRL's rows, `num_return_sequences`, branches), `videos` (updates and rollouts about
+clips of 8 and 16 frames; not by default). On a CPU what is counted is processor
 time, with one thread, so that other work on the machine matters little; medians of runs that alternate. A size that
 already stands in the file is not measured again: a run that was cut off goes on, and a deleted row is made anew.
 """
@@ -33,9 +35,10 @@ from transformers import (
     Qwen2VLForConditionalGeneration,
 )
 
-from pr1kit import PerceptionGRPOTrainer, load_policy, make_scenes, reward_function, shared_logprobs
+from pr1kit import PerceptionGRPOTrainer, load_policy, make_clips, make_scenes, reward_function, shared_logprobs
 from pr1kit.models.backends import quiet
-from pr1kit.models.policy import Policy, chat
+from pr1kit.models.inputs import model_inputs
+from pr1kit.models.policy import Policy
 from pr1kit.models.tiny import SPECIAL_TOKENS, build_processor
 from pr1kit.rollouts.branched_decoding import branches
 from pr1kit.training.grpo import to_dataset
@@ -116,7 +119,9 @@ def random_policy(size: str, device: str = "cpu", dtype=torch.float32) -> Policy
     return Policy(model, processor, size)
 
 
-def make_trainer(policy, shared, *, prompts, group, answer, image_side=64, lora=False, bf16=False, task="detection"):
+def make_trainer(
+    policy, shared, *, prompts, group, answer, image_side=64, lora=False, bf16=False, task="detection", samples=None
+):
     settings = replace(
         TINY, prompts_per_step=prompts, micro_prompts=prompts, num_generations=group, max_completion_length=answer,
         learning_rate=1e-9, gradient_checkpointing=lora,
@@ -128,7 +133,7 @@ def make_trainer(policy, shared, *, prompts, group, answer, image_side=64, lora=
         from peft import LoraConfig
 
         peft = LoraConfig(r=16, target_modules=r".*language_model.*(q|k|v|o|up|down|gate)_proj")
-    scenes = make_scenes(task, 8 * prompts, 0, image_size=image_side)
+    scenes = samples or make_scenes(task, 8 * prompts, 0, image_size=image_side)
     if image_side != 64:
         scenes = [replace(scene, question=QUESTION) for scene in scenes]
     with quiet():
@@ -186,9 +191,10 @@ def whole_steps(trainers: dict, runs: int, device="cpu") -> dict:
     return {name: {part: float(np.median(v)) for part, v in parts.items()} for name, parts in times.items()}, memory
 
 
-def group_rows(policy, prompt, answer, group):
+def group_rows(policy, prompt, answer, group, samples=None):
     """A trainer and one group of random answers, as `LogProbs`, and the prompt's tokens."""
-    trainer = make_trainer(policy, True, prompts=1, group=group, answer=answer, image_side=IMAGE_SIDE[prompt])
+    about = {"task": samples[0].task, "samples": samples} if samples else {"image_side": IMAGE_SIDE[prompt]}
+    trainer = make_trainer(policy, True, prompts=1, group=group, answer=answer, **about)
     with torch.no_grad():
         trainer.generation_config.max_new_tokens = 1  # the answers are drawn below: lengths are what is measured
         batch = trainer._prepare_inputs(next(iter(trainer.get_train_dataloader())))
@@ -210,12 +216,12 @@ def alternating(ways: dict, runs: int, device="cpu") -> dict:
     return {name: float(np.median(values)) for name, values in times.items()}
 
 
-def updates(policy, prompt, answer, group, runs) -> tuple[float, float, int]:
+def updates(policy, prompt, answer, group, runs, samples=None) -> tuple[float, float, int]:
     """Median seconds of forward and backward over one group: stock, shared, and the prompt's tokens.
 
     Where so little is saved that the trainer takes TRL's rows, the times are one and the same.
     """
-    trainer, rows, tokens = group_rows(policy, prompt, answer, group)
+    trainer, rows, tokens = group_rows(policy, prompt, answer, group, samples)
 
     def work(way):
         getattr(rows, way)(range(group))[0].sum().backward()
@@ -310,16 +316,12 @@ def prefix_grouper_logits(model, ids, answers):
     return grouper.split_output(logits, include_prefix_last=1)[2][:, :-1]
 
 
-def rollouts(task, group, runs) -> dict:
-    """Seconds to answer 16 prompts of the tiny policy `group` times: a row each, `num_return_sequences`, branches."""
-    policy, scenes = load_policy("tiny"), make_scenes(task, 16)
-    texts = [policy.processor.apply_chat_template(chat(s), add_generation_prompt=True) for s in scenes]
-    images = [scene.load_image() for scene in scenes]
+def rollouts(policy, samples, group, runs) -> dict:
+    """Seconds to answer each prompt `group` times: a row each, `num_return_sequences`, branches."""
     options = {"max_new_tokens": 96, "do_sample": True, "temperature": 1.0, "top_k": 0, "top_p": 1.0}
 
     def generate(repeat, **more):
-        rows = {"text": [t for t in texts for _ in range(repeat)], "images": [i for i in images for _ in range(repeat)]}
-        inputs = policy.processor(**rows, padding=True, return_tensors="pt")
+        inputs = model_inputs(policy, [sample for sample in samples for _ in range(repeat)])
         with torch.no_grad():
             policy.model.generate(**inputs, **options, **more)
 
@@ -339,13 +341,14 @@ def token_ratio(prompt, answer, group):
 FIELDS = ("what", "model", "prompt", "answer", "group", "stock_s", "shared_s", "ratio", "token_ratio", "device")
 
 
-PARTS = ("updates", "memory", "peers", "steps", "rollouts")
+PARTS = ("updates", "memory", "peers", "steps", "rollouts", "videos")
+CLIPS = ((8, 64), (16, 64), (8, 128), (16, 128))  # frames, and their side in pixels: 8 visual tokens a frame, or 32
 
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--gpu", action="store_true")
-    parser.add_argument("--only", nargs="+", choices=PARTS, default=PARTS)
+    parser.add_argument("--only", nargs="+", choices=PARTS, default=PARTS[:-1])
     parser.add_argument("--out", default="")
     parser.add_argument("--runs", type=int, default=5)
     parser.add_argument("--largest", type=int, default=10**9, help="leave out updates of more tokens in stock's rows")
@@ -406,9 +409,11 @@ def cpu(report, known, runs, parts, largest):
         for task in ("grounding", "counting"):
             if known(f"{task} rollouts against num_return_sequences"):
                 continue
-            times = rollouts(task, 8, runs)
+            times = rollouts(load_policy("tiny"), make_scenes(task, 16), 8, runs)
             for peer in ("a row for each answer", "num_return_sequences"):
                 report(f"{task} rollouts against {peer}", "tiny (2M)", "45", "drawn", 8, times[peer], times["branches"])
+    if "videos" in parts:
+        videos(report, known, runs)
     if "steps" in parts:
         whole = [("tiny", task, 16, 96, 64) for task in ("grounding", "counting")] + [("26M", "detection", 4, 40, 256)]
         for size, task, prompts, answer, side in whole:
@@ -424,6 +429,20 @@ def cpu(report, known, runs, parts, largest):
             for part in ("rollout", "update", "step"):
                 name = f"{task if size == 'tiny' else 'random'} {part}"
                 report(name, *told, 8, times["stock"][part], times["shared"][part])
+
+
+def videos(report, known, runs, answer=100, group=8):
+    """A group of answers as long as a trajectory to one clip: the update, and 4 such groups decoded."""
+    for frames, side in CLIPS:
+        about, policy = f"{frames} frames of {side} x {side}", random_policy("5M")
+        if known(f"update, {about}"):
+            continue
+        clips = make_clips("tracking", 8, frames=frames, size=side)
+        stock, shared, prompt = updates(policy, None, answer, group, runs, clips)
+        report(f"update, {about}", "5M", prompt, answer, group, stock, shared, token_ratio(prompt, answer, group))
+        times = rollouts(policy, clips[:4], group, runs)
+        for peer in ("a row for each answer", "num_return_sequences"):
+            report(f"rollouts against {peer}, {about}", "5M", prompt, "drawn", group, times[peer], times["branches"])
 
 
 def gpu(report, runs):

@@ -9,6 +9,7 @@ import pytest
 from PIL import Image
 
 from pr1kit.data import fingerprint as module
+from pr1kit.data.clips import make_clips
 from pr1kit.data.fingerprint import (
     differences,
     file_differences,
@@ -50,6 +51,21 @@ def test_a_change_is_named_and_counted(part):
     assert differences(old, new) == [f"{part} of 2 samples differ ({samples[2].id}, {samples[5].id})"]
     assert fingerprint(samples[2:3])["digest"] != fingerprint(changed[2:3])["digest"]
     assert fingerprint(samples[3:4]) == fingerprint(changed[3:4])
+
+
+def test_a_frame_a_time_a_track_and_a_span_are_told():
+    (clip,), (when,) = make_clips("tracking", 1), make_clips("when", 1)
+    frames, times = (*clip.frames[:5], clip.frames[0], *clip.frames[6:]), (*clip.times[:-1], 99.0)
+    (track, *others), spans = clip.target.tracks, when.target.spans
+    moved = replace(track, boxes=track.boxes * 0.5)
+    for old, new, part in (
+        (clip, replace(clip, frames=frames), "pictures"),
+        (clip, replace(clip, times=times), "pictures"),
+        (clip, replace(clip, target=replace(clip.target, tracks=(moved, *others))), "tracks"),
+        (when, replace(when, target=replace(when.target, spans=spans[:0])), "spans"),
+    ):
+        assert fingerprint([old]) == fingerprint([old])
+        assert differences(fingerprint([old]), fingerprint([new])) == [f"{part} of 1 sample differ ({old.id})"]
 
 
 def test_new_missing_and_reordered_samples_are_named():

@@ -373,6 +373,14 @@ def test_the_tiny_policys_raw_completions_keep_their_box_tokens(official, tmp_pa
     assert same == plain
 
 
+def test_clips_are_evaluated_by_the_same_flags(tmp_path, capsys):
+    command = ["eval", "--policy", "tiny", "--data", "scenes", "--task", "when", "--limit", "3", "--out", str(tmp_path)]
+    assert main([*command, "--max-new-tokens", "6"]) == 0
+    assert "scenes_when" in capsys.readouterr().out
+    rows = read_completions(tmp_path / "scenes_when.jsonl")
+    assert [name.split("/")[:3] for name in rows] == [["clips", "when", "test"]] * 3
+
+
 def test_how_a_model_is_loaded_is_said_and_makes_another_run(official, small_policies, tmp_path, capsys):
     path, images = file_of(official, "ocr")
     command = ["eval", "--data", path, "--images", images, "--model", small_policies["qwen2_5_vl"], "--limit", "2"]

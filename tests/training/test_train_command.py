@@ -13,9 +13,11 @@ from PIL import Image
 from safetensors.torch import load_file
 
 from pr1kit.__main__ import main
+from pr1kit.data.clips import make_clips
 from pr1kit.data.durable_files import read_log
 from pr1kit.data.sample import IMAGE_TASKS
 from pr1kit.models.policy import load_policy
+from pr1kit.rollouts.log import scene_of
 from pr1kit.training.command import trainer_options
 from pr1kit.training.config import CONFIGS, RunConfig, read_run
 from pr1kit.training.grpo_settings import PAPER, TINY
@@ -211,6 +213,19 @@ def test_a_run_from_flags_is_logged_saved_and_gone_on_with(tmp_path, capsys):
     assert all((trained[name] == value).all() for name, value in load_file(out / "model" / "model.safetensors").items())
     assert main([*command, "--beta", "0.3"]) == 2
     assert "holds a run with other settings (beta was 0.0, is 0.3)" in capsys.readouterr().err
+
+
+def test_a_run_on_clips_takes_the_same_flags_and_its_rollouts_are_found_again(tmp_path, capsys):
+    assert main(["train", "--task", "tracking", "--data", "scenes", "--out", str(tmp_path / "run"), *QUICK]) == 0
+    assert "on 4 tracking samples" in capsys.readouterr().out
+    groups = read_log(tmp_path / "run" / "rollouts.jsonl")
+    assert len({group["id"] for group in groups}) == 4
+    for group in groups:
+        clip = scene_of(group["id"], group["prompt"])
+        assert (clip.id, clip.is_video) == (group["id"], True)
+    (other,) = make_clips("tracking", 1, start=1)
+    with pytest.raises(ValueError, match="drawn with other settings"):
+        scene_of(groups[0]["id"].rpartition("/")[0] + "/proxy", other.prompt)
 
 
 def test_a_run_on_ranked_answers_samples_them_once_or_reads_them(tmp_path, capsys):

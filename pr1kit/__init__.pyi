@@ -8,6 +8,7 @@ from .data.crops import split_by_image as split_by_image
 from .data.durable_files import read_log as read_log
 from .data.layouts.official import save_official as save_official
 from .data.load import load_dataset as load_dataset
+from .data.make_tracks import make_tracks as make_tracks
 from .data.sample import Sample as Sample
 from .data.sample import Target as Target
 from .data.scenes import make_scenes as make_scenes

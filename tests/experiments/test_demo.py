@@ -17,8 +17,9 @@ from pr1kit.data.run_folder import RunFolder
 from pr1kit.data.scenes import make_scenes
 from pr1kit.evaluation.metrics import evaluate
 from pr1kit.experiments.condition import HEADLINE
-from pr1kit.experiments.demo import DEMO, PICTURES, demo_run
+from pr1kit.experiments.demo import DEMO, PICTURES, WATCHED, demo_run
 from pr1kit.experiments.grid import fast
+from pr1kit.rollouts.probes import read_probes
 
 DIGITS = Path(__file__).with_name("demo_fast_digits.json")  # written by `python tests/experiments/test_demo.py`
 BAR = r"[a-z: ]{28} *\d+%\|[^|]*\| \d/4 steps, \d\d:\d\d<[\d:?]+(, reward=\d\.\d{3})?"
@@ -101,6 +102,18 @@ def test_its_numbers_are_those_of_the_completions_it_kept(finished):
         row = next(row for row in rows if row["metric"] == f"{task} {name}, temperature 1")
         assert row["after"][0] == evaluate(task, kept["sampled"], targets)[key]
         assert row["change"][0] == pytest.approx(row["after"][0] - row["before"][0])
+
+
+def test_what_it_watched_is_a_page(finished, tmp_path):
+    folder, _ = finished
+    for task in DEMO.cells():
+        steps = read_probes(folder / task / "rl")
+        assert list(steps) == [0, 1, 2, 3, 4]
+        assert list(steps[0]) == [f"scenes/{task}/test/200/{i}" for i in range(WATCHED)]
+        answers = json.loads((folder / task / "after.json").read_text())["greedy"][:WATCHED]
+        assert [row["completion"] for row in steps[4].values()] == [texts[0] for texts in answers]
+    assert main(["explore", str(folder), "--export", str(tmp_path)]) == 0
+    assert (tmp_path / "index.html").stat().st_size < 500_000
 
 
 def test_running_it_again_does_no_work_twice(finished, monkeypatch):

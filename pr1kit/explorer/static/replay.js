@@ -119,6 +119,7 @@ function createReplay(runs) {
     put(title, `${task === "ocr" ? "OCR" : task[0].toUpperCase() + task.slice(1)} over ${run().last} training steps`);
     put(lead, `The same ${scenes.length} held-out pictures, answered greedily at ${steps.length} steps of the training.`);
     put(caption, [chosen.scene().question, `step ${step} of ${run().last}`].filter(Boolean).join(" · "));
+    key.hidden = chosen.readout().task === "ocr";
     tabs.draw(shown.run);
     rules.draw(rules.names.indexOf(recipe()), run().recipes);
     thumbs.length = Math.min(thumbs.length, scenes.length);

@@ -50,6 +50,8 @@ class EvalOptions:
     limit: int | None = option(None, "the first so many samples of each")
     frame: str | None = option(None, "how the data write boxes: pixel, norm1000, resized or WxH")
     box_format: str | None = option(None, "corners, or corner and size, where that is open", choices=("xyxy", "xywh"))
+    frames: int = option(8, "of a clip, where the data are videos")
+    fps: float | None = option(2.0, "frames a second to take of videos")
     out: str = option("runs/eval", "folder of the results")
     completions: str | None = option(None, "score these instead of asking a model")
     answer_frame: str | None = option(None, "how --completions without a frame of their own write boxes")
@@ -77,7 +79,8 @@ def main(flags: Sequence[str]) -> int:
         for name, path, images in plan:
             split = arguments.split or ("test" if path == "scenes" else None)
             data = (path, arguments.task, arguments.layout, split, arguments.limit, frame)
-            samples = _load(world, *data, images=images, box_format=arguments.box_format)
+            told = {"images": images, "box_format": arguments.box_format}
+            samples = _load(world, *data, **told, frames=arguments.frames, fps=arguments.fps)
             if arguments.completions is not None:
                 file = Path(arguments.completions)
                 rows, made_by = read_completions(file), _made_by(file)

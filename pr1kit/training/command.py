@@ -212,7 +212,8 @@ def load_samples(run: RunConfig, settings: ANY) -> list:
             return []
         prompts = 0 if isinstance(settings, ReperSettings) else settings.steps * settings.prompts_per_step
         count = run.limit or prompts or SCENES
-        return list(load_dataset("scenes", run.task, limit=count, split=run.split, seed=settings.seed))
+        known = {"limit": count, "split": run.split, "seed": settings.seed, "frames": run.frames}
+        return list(load_dataset("scenes", run.task, **known))
     samples = load_dataset(
         run.data,
         run.task,
@@ -223,6 +224,8 @@ def load_samples(run: RunConfig, settings: ANY) -> list:
         images=run.images,
         box_format=run.box_format,
         shuffle_seed=settings.seed,
+        frames=run.frames,
+        fps=run.fps,
     )
     return list(samples)
 

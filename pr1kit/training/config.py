@@ -47,6 +47,8 @@ class RunConfig:
     probes: int = option(
         0, "hold out so many pictures, asked along a GRPO run; pr1kit explore --export shows their answers"
     )
+    frames: int = option(8, "of a clip, where --data are videos")
+    fps: float | None = option(2.0, "frames a second to take of videos")
     out: str = option("", "the run's folder (default: runs/<task>, with another method runs/<method>-<task>)")
     candidates: str | None = option(
         None, "ranked answers: a JSON Lines file or the folder of a GRPO run (default: sampled from the policy)"

@@ -15,10 +15,10 @@ from safetensors.torch import load_file
 from pr1kit.__main__ import main
 from pr1kit.data.clips import make_clips
 from pr1kit.data.durable_files import read_log
-from pr1kit.data.sample import IMAGE_TASKS
+from pr1kit.data.sample import IMAGE_TASKS, VIDEO_TASKS
 from pr1kit.models.policy import load_policy
 from pr1kit.rollouts.log import scene_of
-from pr1kit.training.command import trainer_options
+from pr1kit.training.command import load_samples, trainer_options
 from pr1kit.training.config import CONFIGS, RunConfig, read_run
 from pr1kit.training.grpo_settings import PAPER, TINY
 from pr1kit.training.preference_settings import TINY_PERPO
@@ -39,6 +39,16 @@ def run_of(*flags):
 
 
 # Settings
+
+
+@pytest.mark.parametrize("task", VIDEO_TASKS)
+def test_the_three_tasks_in_time_share_a_configuration(task, tmp_path):
+    run, settings = run_of("--config", "video", "--task", task, "--data", "scenes", "--frames", "6", "--limit", "3")
+    assert (run.task, run.frames, run.fps, settings.recipe) == (task, 6, 2.0, "kit")
+    samples = load_samples(run, settings)
+    assert [len(sample.frames) for sample in samples] == [6, 6, 6]
+    for line in (CONFIGS / "video.yaml").read_text().splitlines():
+        assert line.startswith("#") or re.search(r"# (ours|as for grounding)", line), f"no source: {line}"
 
 
 @pytest.mark.parametrize("task", IMAGE_TASKS)

@@ -39,9 +39,18 @@ def main(argv: list[str] | None = None) -> int:
     doctor.add_argument("--device", help="cpu, cuda, cuda:1 (default: the GPU where there is one)")
     doctor.set_defaults(run=_doctor)
 
-    tiny = commands.add_parser("make-tiny-policy", help="train the tiny policy from random weights")
-    tiny.add_argument("--out", type=Path, default=Path("data/tiny-policy"), help="default: %(default)s")
-    tiny.add_argument("--work", type=Path, default=Path("runs/make-tiny-policy"), help="its checkpoints")
+    tiny = commands.add_parser(
+        "make-tiny-policy", help="train the tiny policy, or one of your photographs, from nothing"
+    )
+    tiny.add_argument("--out", type=Path, help="default: data/tiny-policy; with --data runs/policy-<its name>")
+    tiny.add_argument("--work", type=Path, help="its checkpoints (default: runs/make-tiny-policy, or make-<its name>)")
+    tiny.add_argument("--data", type=Path, help="your photographs with their boxes: a COCO file or folder, or VOC")
+    tiny.add_argument("--split", help="with --data: which split of it")
+    tiny.add_argument(
+        "--task", choices=("counting", "detection"), default="counting", help="with --data: what to teach"
+    )
+    tiny.add_argument("--crop", type=int, default=240, help="with --data: side of a crop, seen at 64 pixels")
+    tiny.add_argument("--any-side-up", action="store_true", help="with --data: pictures may be turned and mirrored")
     tiny.add_argument("--seed", type=int, default=0)
     tiny.add_argument("--fast", action="store_true", help="a few steps, to see that it runs: a useless policy")
     tiny.set_defaults(run=_make_tiny_policy)
@@ -119,14 +128,33 @@ def _doctor(arguments) -> int:
 def _make_tiny_policy(arguments) -> int:
     from dataclasses import replace
 
+    if arguments.data:
+        return _make_own_policy(arguments)
     from pr1kit.experiments.tiny_policy.warm_start import Recipe, make_tiny_policy
 
+    out, work = arguments.out or Path("data/tiny-policy"), arguments.work or Path("runs/make-tiny-policy")
     recipe = Recipe(seed=arguments.seed)
     if arguments.fast:
         lessons = tuple(replace(lesson, steps=2) for lesson in recipe.lessons)
         recipe = replace(recipe, vision_steps=2, vision_batch=8, lessons=lessons)
-    make_tiny_policy(arguments.out, recipe, work=arguments.work, held_out=8 if arguments.fast else 500)
-    print((arguments.out / "README.md").read_text())
+    make_tiny_policy(out, recipe, work=work, held_out=8 if arguments.fast else 500)
+    print((out / "README.md").read_text())
+    return 0
+
+
+def _make_own_policy(arguments) -> int:
+    from dataclasses import replace
+
+    from pr1kit.experiments.tiny_policy.own_data import OwnRecipe, make_own_policy
+
+    said = {name: getattr(arguments, name) for name in ("task", "crop", "any_side_up", "seed")}
+    recipe = OwnRecipe(**said)
+    if arguments.fast:
+        recipe = replace(recipe, vision_steps=2, steps=2, batch=8, pool=32)
+    name = arguments.data.absolute().stem
+    out, work = arguments.out or Path(f"runs/policy-{name}"), arguments.work or Path(f"runs/make-{name}")
+    make_own_policy(arguments.data, out, recipe, work=work, split=arguments.split, most=8 if arguments.fast else None)
+    print((out / "README.md").read_text())
     return 0
 
 

@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+POLICIES = {"tiny": "tiny-policy"}  # name of a policy: its folder
 PACKAGE = Path(__file__).resolve().parents[1]
 
 
@@ -9,3 +10,8 @@ def shipped(name: str) -> Path:
     """The folder of these data: in the package where it is installed, in `data/` in a checkout."""
     installed = PACKAGE / "shipped" / name
     return installed if installed.is_dir() else PACKAGE.parent / "data" / name
+
+
+def policy_folder(name: str) -> Path | None:
+    """The folder of the policy that comes with the kit under this name, None where none does."""
+    return shipped(POLICIES[name]) if name in POLICIES else None

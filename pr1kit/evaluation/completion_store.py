@@ -21,7 +21,7 @@ from pr1kit.data.fingerprint import fingerprint, folder_fingerprint
 from pr1kit.data.run_folder import RunFolder
 from pr1kit.data.safe_files import read_json
 from pr1kit.data.sample import Sample
-from pr1kit.data.shipped import shipped
+from pr1kit.data.shipped import policy_folder
 
 
 def read_completions(path: str | Path) -> dict[str, dict]:
@@ -108,7 +108,7 @@ def completion_digests(samples: Sequence[Sample], made_by: Mapping) -> dict[str,
 
 def model_digest(name: str) -> str:
     """A digest of the files of a model, its processor, and an adapter's base; of a hub id the commit that is cached."""
-    folder = shipped("tiny-policy") if name == "tiny" else Path(name).expanduser()
+    folder = policy_folder(name) or Path(name).expanduser()
     if not folder.is_dir():
         from transformers import AutoConfig
 

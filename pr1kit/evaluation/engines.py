@@ -69,12 +69,12 @@ def _vllm(model: str, quantization: str | None = None, max_pixels: int | None = 
     from transformers import AutoConfig, AutoProcessor
     from vllm import LLM, SamplingParams
 
-    from pr1kit.data.shipped import shipped
+    from pr1kit.data.shipped import policy_folder
     from pr1kit.models.families import seen_size
     from pr1kit.models.inputs import refuse_videos
     from pr1kit.models.policy import Policy, bound_pixels, chat
 
-    source = str(shipped("tiny-policy")) if model == "tiny" else model
+    source = str(policy_folder(model) or model)
     config, processor = AutoConfig.from_pretrained(source), AutoProcessor.from_pretrained(source)
     bound_pixels(processor, None, max_pixels)
     policy = Policy(SimpleNamespace(config=config), processor, model)

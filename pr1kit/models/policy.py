@@ -15,7 +15,7 @@ from transformers.models.qwen3_vl.video_processing_qwen3_vl import Qwen3VLVideoP
 from pr1kit.data.images import image_size
 from pr1kit.data.sample import Sample
 from pr1kit.data.scenes import DEFAULTS
-from pr1kit.data.shipped import shipped
+from pr1kit.data.shipped import POLICIES, policy_folder
 from pr1kit.models.adapters import LoRASettings, adapter_base, add_lora, base_of, lora_settings
 from pr1kit.models.backends import (
     choose_attention,
@@ -122,8 +122,8 @@ def load_policy(
     `lora` adds fresh adapters, drawn from torch's generator (True, or `LoRASettings`; False keeps a profile from it);
     `quantization` is "4bit", "8bit" or None; `attn` "auto" takes FlashAttention-2 where it can run, else SDPA.
     `min_pixels` and `max_pixels` bound the image that the model sees. `profile` ("16GB", "24GB", "80GB", or "auto" for
-    this GPU) chooses what is not given. What was chosen is said in one line, unless `verbose` is False or the name is
-    "tiny" without options.
+    this GPU) chooses what is not given. What was chosen is said in one line, unless `verbose` is False or the policy
+    ships with the kit and has no options.
 
     Raises FileNotFoundError where a folder holds no checkpoint; ValueError for what is not a vision-language model, a
     family that `families` does not know, a processor of another patch size, an endless chat template, a hub id that is
@@ -182,20 +182,20 @@ def load_policy(
         ) from error
     processor.tokenizer.padding_side = "left"  # completions follow their prompts; Qwen2.5-VL's files do not say so
     bound_pixels(processor, min_pixels, max_pixels)
-    if name != "tiny" and processor.chat_template:
+    if name not in POLICIES and processor.chat_template:
         endless = f"The chat template of {name!r} did not come to its end in {TEMPLATE_SECONDS} s."
         with time_limit(TEMPLATE_SECONDS, endless):
             words = [{"type": "image"}, {"type": "text", "text": "What is this?"}]
             processor.apply_chat_template([{"role": "user", "content": words}], add_generation_prompt=True)
     policy = Policy(model.eval(), processor, str(name), str(base), quantization)
-    if verbose and (name != "tiny" or profile or adapter or lora or quantization):
+    if verbose and (name not in POLICIES or profile or adapter or lora or quantization):
         _say(policy, device, attn, why, profile, lora)
     return policy
 
 
 def _source(name: str) -> str:
     """The folder or hub id that `name` means. Raises FileNotFoundError where a folder holds no checkpoint."""
-    source = os.path.expanduser(str(shipped("tiny-policy")) if name == "tiny" else str(name))
+    source = os.path.expanduser(str(policy_folder(name) or name))
     looks_local = os.path.exists(source) or source.startswith((".", "/", "~")) or source.count("/") != 1
     if looks_local and not any(
         os.path.isfile(os.path.join(source, file)) for file in ("config.json", "adapter_config.json")

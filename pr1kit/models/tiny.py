@@ -79,8 +79,11 @@ def _corpus() -> Iterable[str]:
         yield "system\nYou are a helpful assistant. user\nassistant\n"
 
 
-def build_tokenizer() -> PreTrainedTokenizerFast:
-    """A byte-level BPE with Qwen's special tokens; any text encodes, a number up to three digits is one token."""
+def build_tokenizer(corpus: Iterable[str] | None = None) -> PreTrainedTokenizerFast:
+    """A byte-level BPE with Qwen's special tokens; any text encodes, a number up to three digits is one token.
+
+    Its words are those of `corpus`, by default of the synthetic world.
+    """
     tokenizer = Tokenizer(models.BPE())
     syllable = f"[{CONSONANTS}][{VOWELS}]"
     pieces = Regex(rf"bbox_2d| ?{syllable}(?={syllable}\b)|\p{{N}}{{1,3}}| ?\p{{L}}+|[^\p{{L}}\p{{N}}\s]+ ?|\s+")
@@ -91,7 +94,8 @@ def build_tokenizer() -> PreTrainedTokenizerFast:
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
     learned = VOCABULARY - len(SPECIAL_TOKENS)
     trainer = trainers.BpeTrainer(vocab_size=learned, initial_alphabet=alphabet, show_progress=False)
-    tokenizer.train_from_iterator((line for text in _corpus() for line in _between_specials(text)), trainer)
+    lines = (line for text in (_corpus() if corpus is None else corpus) for line in _between_specials(text))
+    tokenizer.train_from_iterator(lines, trainer)
     fast = PreTrainedTokenizerFast(
         tokenizer_object=tokenizer,
         eos_token="<|im_end|>",
@@ -110,13 +114,14 @@ def _between_specials(text: str) -> list[str]:
     return text.split("\0")
 
 
-def build_processor() -> Qwen2_5_VLProcessor:
-    """The real processor over our tokenizer; 64×64 images pass unresized as 16 image tokens."""
-    pixels = {"shortest_edge": 16 * 16, "longest_edge": 256 * 256}
+def build_processor(corpus: Iterable[str] | None = None, most: int = 256) -> Qwen2_5_VLProcessor:
+    """The real processor over our tokenizer (see `build_tokenizer`); images of up to `most`×`most` pixels pass as they
+    are, 64×64 as 16 image tokens."""
+    pixels = {"shortest_edge": 16 * 16, "longest_edge": most * most}
     shape = {"patch_size": PATCH, "merge_size": MERGE, "size": pixels}
     return Qwen2_5_VLProcessor(
         image_processor=Qwen2VLImageProcessor(**shape),
-        tokenizer=build_tokenizer(),
+        tokenizer=build_tokenizer(corpus),
         video_processor=Qwen2VLVideoProcessor(**shape),
         chat_template=CHAT_TEMPLATE,
     )

@@ -10,6 +10,7 @@ from typing import Any, Literal
 
 from pr1kit.data.options import make_parser, of_kind, option, read_flags, read_settings
 from pr1kit.data.sample import TASKS
+from pr1kit.data.shipped import POLICIES
 from pr1kit.training.grpo_settings import TINY, GRPOSettings
 from pr1kit.training.preference_settings import METHODS, TINY_PERPO, PerPOSettings
 from pr1kit.training.reflection_settings import TINY_REFLECTION, ReflectionSettings
@@ -103,7 +104,7 @@ def read_run(flags: Sequence[str]) -> tuple[RunConfig, GRPOSettings | PerPOSetti
         rate = {"learning_rate": profile.learning_rate} if _value(values.get("lora")) is not False else {}
         values = {"policy": profile.model} | paper | rate | {"optim": profile.optim} | said
     run = RunConfig(**of_kind(RunConfig, values))
-    tiny = run.policy == "tiny" and config not in shipped
+    tiny = run.policy in POLICIES and config not in shipped
     base = small if tiny else kind()
     settings = replace(base, **of_kind(kind, values))
     if run.task not in TASKS:

@@ -93,6 +93,19 @@ def supervised_batch(policy: Policy, samples: list[Sample]) -> tuple[dict[str, t
     return dict(inputs), labels
 
 
+def answer_loss(policy: Policy, inputs: dict, labels: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """The next-token loss on answers, and the merged image tokens `(N, width)`, of which the image is seen once."""
+    model = policy.model
+    pixels, grid = inputs.pop("pixel_values"), inputs["image_grid_thw"]
+    tokens = model.model.visual(pixels, grid_thw=grid).pooler_output
+    embeds = model.get_input_embeddings()(inputs["input_ids"])
+    is_image = (inputs["input_ids"] == model.config.image_token_id).unsqueeze(-1)
+    inputs["inputs_embeds"] = embeds.masked_scatter(is_image, tokens)
+    hidden = model.model(**inputs).last_hidden_state
+    answered = labels[:, 1:] >= 0
+    return F.cross_entropy(model.lm_head(hidden[:, :-1][answered]), labels[:, 1:][answered]), tokens
+
+
 def train(name: str, parts: nn.ModuleList, steps: int, lr: float, folder: Path, step_loss) -> float:
     """Call `step_loss(step)`, which back-propagates and returns what to log, `steps` times; returns seconds.
 
@@ -148,7 +161,7 @@ def pretrain_vision(policy: Policy, head: DenseHead, recipe: Recipe, folder: Pat
 
 def finetune(policy: Policy, head: DenseHead, recipe: Recipe, lesson: Lesson, folder: Path) -> float:
     """Next-token loss on the answers, the dense loss beside it, for one lesson. Returns seconds."""
-    model, seed = policy.model, recipe.seed + 1 + recipe.lessons.index(lesson)
+    seed = recipe.seed + 1 + recipe.lessons.index(lesson)
 
     def step_loss(step: int) -> dict:
         logs = {}
@@ -160,21 +173,13 @@ def finetune(policy: Policy, head: DenseHead, recipe: Recipe, lesson: Lesson, fo
             samples = [sample for samples, _ in batches for sample in samples]
             if lesson.faulty:
                 samples = [corrupt_labels(s, np.random.default_rng([seed, step, i])) for i, s in enumerate(samples)]
-            inputs, labels = supervised_batch(policy, samples)
-            pixels, grid = inputs.pop("pixel_values"), inputs["image_grid_thw"]
-            tokens = model.model.visual(pixels, grid_thw=grid).pooler_output
+            token_loss, tokens = answer_loss(policy, *supervised_batch(policy, samples))
             dense = dense_loss(head, tokens, torch.cat([truth for _, truth in batches]))
-            embeds = model.get_input_embeddings()(inputs["input_ids"])
-            is_image = (inputs["input_ids"] == model.config.image_token_id).unsqueeze(-1)
-            inputs["inputs_embeds"] = embeds.masked_scatter(is_image, tokens)
-            hidden = model.model(**inputs).last_hidden_state
-            answered = labels[:, 1:] >= 0
-            token_loss = F.cross_entropy(model.lm_head(hidden[:, :-1][answered]), labels[:, 1:][answered])
             ((token_loss + recipe.dense_weight * dense) / 2).backward()
             logs |= {"+".join(tasks): token_loss.item(), "dense": dense.item()}
         return logs
 
-    return train(lesson.name, nn.ModuleList([model, head]), lesson.steps, lesson.lr, folder, step_loss)
+    return train(lesson.name, nn.ModuleList([policy.model, head]), lesson.steps, lesson.lr, folder, step_loss)
 
 
 def _measured(policy: Policy, held_out: int) -> dict[str, dict[str, float]]:

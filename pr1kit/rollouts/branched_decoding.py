@@ -4,6 +4,10 @@ Goes in by the door that transformers keeps for this, `model.generate(custom_gen
 processors and stopping criteria from its generation config as ever, and only the loop is ours. A step waits for the
 device nowhere: which branches have ended is asked every `CHECK` tokens, and only then are they taken out. What they
 attend to is in `branch_attention`.
+
+Positions go on from the prompt's last word, as a forward pass over prompt and answer has them. transformers' own loop
+goes on behind the largest position of the prompt, which frames late in a long video have: there training would read an
+answer at other positions than those at which it was written.
 """
 
 from __future__ import annotations

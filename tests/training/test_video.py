@@ -7,11 +7,15 @@ import pytest
 import torch
 
 from pr1kit import PerceptionGRPOTrainer, load_policy, make_scenes, shared_logprobs
+from pr1kit.models.answers import answer_ids
 from pr1kit.models.inputs import model_inputs
 from pr1kit.rollouts.branched_decoding import branches
 from pr1kit.rollouts.generate import generate_tokens
+from pr1kit.training.candidates import Candidates
 from pr1kit.training.grpo import to_dataset, train_grpo
 from pr1kit.training.grpo_settings import TINY
+from pr1kit.training.perpo import train_perpo
+from pr1kit.training.preference_settings import TINY_PERPO
 from pr1kit.training.sft import TINY_SFT, train_sft
 from pr1kit.training.shared_prefix.logprobs import LogProbs, row_logprobs
 from pr1kit.training.shared_prefix.self_check import differences
@@ -160,6 +164,17 @@ def test_a_run_in_a_folder_takes_videos_and_refuses_a_mixture(tmp_path, videos):
         train_grpo(policy, [*videos(1), *make_scenes("grounding", 1)], tmp_path / "mixed", settings)
     with pytest.raises(ValueError, match="vLLM takes images only, sample 'video-0' is a video"):
         train_grpo(policy, videos(1), tmp_path / "vllm", settings, trl={"use_vllm": True})
+
+
+def test_ranked_answers_to_a_video_share_it(tmp_path, videos, recwarn):
+    policy, said = load_policy("tiny"), ["square(4,8),(20,24)", "None"]
+    ids = [answer_ids(policy, text) for text in said]
+    candidates = [Candidates(sample, said, [1.0, 0.0], ids) for sample in videos(2)]
+    settings = replace(TINY_PERPO, steps=2, prompts_per_step=2, num_candidates=2)
+    log = train_perpo(policy, candidates, tmp_path, settings)
+    assert [row["step"] for row in log] == [1, 2]
+    assert log[1]["loss"] < log[0]["loss"]
+    assert not [each for each in recwarn if "Shared prefix is off" in str(each.message)]
 
 
 def test_supervision_teaches_what_is_said_of_videos(tmp_path, videos):

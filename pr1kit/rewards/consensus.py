@@ -13,6 +13,7 @@ import numpy as np
 
 from pr1kit.data.sample import Sample, Target
 from pr1kit.rewards.score import read_answer, score_batch
+from pr1kit.rewards.tracking import answered_tracks
 
 
 def most_agreed(sample: Sample, completions: Sequence[str], frame: Any = "pixel") -> int:
@@ -30,7 +31,14 @@ def most_agreed(sample: Sample, completions: Sequence[str], frame: Any = "pixel"
     for other in completions:
         answer = read_answer(sample.task, other, sample.target, frame)
         boxes = answer.boxes.clip(0, np.tile(size, 2)) if size else answer.boxes  # a true box lies in its image
-        truth = Target(boxes, answer.labels if sample.task == "detection" else (), text=answer.text, image_size=size)
+        labels = answer.labels if sample.task == "detection" else ()
+        if sample.is_video:
+            count = len(sample.frames)
+            known = answer.spans[answer.spans[:, 0] < count].clip(max=count - 1)
+            tracks = answered_tracks(answer, count, size)
+            truth = Target(tracks=tracks, spans=known, text=answer.text, image_size=size)
+        else:
+            truth = Target(boxes, labels, text=answer.text, image_size=size)
         results = score_batch(sample.task, completions, [truth] * len(completions), frame=frame)
         gains += [result.total for result in results]  # its own agreement too: 1 for each that can be read
     return int(np.argmax(gains))

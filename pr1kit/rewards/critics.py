@@ -15,13 +15,17 @@ from typing import Any
 
 import numpy as np
 
-from pr1kit.data.sample import Sample
+from pr1kit.data.boxes import iou
+from pr1kit.data.sample import VIDEO_TASKS, Sample
+from pr1kit.data.tracks import frames_in
 from pr1kit.rewards.counting import closeness
 from pr1kit.rewards.matching import match
 from pr1kit.rewards.parsing import normalize_label, whole
 from pr1kit.rewards.results import Answer
 from pr1kit.rewards.score import parse, read_answer, score
 from pr1kit.rewards.text_similarity import edit_distance, normalize
+from pr1kit.rewards.tracking import answered_tracks
+from pr1kit.rewards.what import attributes
 
 TELLS = ("again", "score", "fault", "worst")
 AGAIN = "Please answer again."
@@ -97,6 +101,8 @@ def faults(sample: Sample, completion: str, frame: Any = "pixel") -> list[str]:
     answer = read_answer(sample.task, completion, sample.target, frame)
     if not answer.explicit or (answer.reason and not len(answer.boxes) and sample.task != "ocr"):
         return ["The answer cannot be read."]
+    if sample.task in VIDEO_TASKS:
+        return _mistimed(sample, answer)
     if sample.task == "ocr":
         return _misread(normalize(answer.text), normalize(sample.target.text))
     written = parse(sample.task, completion).boxes  # as the policy wrote them
@@ -112,6 +118,37 @@ def _misread(said: str, truth: str) -> list[str]:
     few, many = len(words) < len(true_words), len(words) > len(true_words)
     kind = "There are too few words." if few else "There are too many words." if many else "Letters are misread."
     return [kind, *worst]
+
+
+def _mistimed(sample: Sample, answer: Answer) -> list[str]:
+    """What is wrong with an answer about a video: the first frame missed, the first too many, then the worst box."""
+    if sample.task == "what":
+        said, true = attributes(answer.text), attributes(sample.target.text)
+        wrong, missing = sorted(said - true), sorted(true - said)
+        words = [f"{wrong[0][:40]!r} is wrong."] if wrong else []
+        return [*words, "An attribute is missing."] if missing else words
+    count = len(sample.frames)
+    if sample.task == "when":
+        here, there = (frames_in(spans, count) for spans in (answer.spans, sample.target.spans))
+        worst = ""
+    else:
+        tracks, truth = answered_tracks(answer, count), sample.target.tracks
+        here, there = (np.any([np.zeros(count, bool), *(each.seen for each in own)], axis=0) for own in (tracks, truth))
+        worst = _worst_frame([each.boxes for each in tracks], [each.boxes for each in truth])
+    words = []
+    for frames, fault in ((there & ~here, "is missing"), (here & ~there, "is too many")):
+        words += [f"Frame {frame + 1} {fault}." for frame in np.flatnonzero(frames)[:1].tolist()]
+    return [*words, *([worst] if worst else [])][:2]
+
+
+def _worst_frame(said: list[np.ndarray], true: list[np.ndarray]) -> str:
+    """The frame in which the nearest true box is overlapped least, in words; "" where all overlap well."""
+    overlaps = [np.nan_to_num(iou(a, b).diagonal(), nan=-1.0) for a in said for b in true]
+    if not overlaps:
+        return ""
+    best = np.max(overlaps, axis=0)  # (F,), -1 where either has no box
+    best[best < 0] = 1
+    return f"The box of frame {int(best.argmin()) + 1} is off." if best.min() < 0.9 else ""
 
 
 def _misplaced(sample: Sample, answer: Answer, written: list[list[int]]) -> list[str]:

@@ -18,7 +18,7 @@ from typing import Any
 
 import numpy as np
 
-from pr1kit.data.boxes import iou
+from pr1kit.data.boxes import clip, iou
 from pr1kit.data.sample import Target
 from pr1kit.data.tracks import Track
 from pr1kit.rewards.matching import aggregate, match, own_share
@@ -108,6 +108,20 @@ def _overlaps(answer: Answer, truth: np.ndarray) -> tuple[np.ndarray, np.ndarray
             scores = iou(answer.boxes[here], boxes)
             overlap[np.ix_(owners[here], seen, [frame])] = (scores * own_share(scores, boxes))[..., None]
     return overlap, np.bincount(answer.frames[inside], minlength=count), int((~inside).sum())
+
+
+def answered_tracks(answer: Answer, count: int, size: tuple[int, int] | None = None) -> tuple[Track, ...]:
+    """The tracks of an answer over `count` frames, cut at the edges of pictures of `size`; later frames are left out.
+
+    >>> answered_tracks(parse("Frame 2:[1,2,30,4]"), 2, (8, 8))[0].boxes[1].tolist()
+    [1.0, 2.0, 8.0, 4.0]
+    """
+    boxes = clip(answer.boxes, size) if size else answer.boxes
+    found: dict[int, np.ndarray] = {}
+    for frame, owner, box in zip(answer.frames.tolist(), answer.owners.tolist(), boxes, strict=True):
+        if frame < count:
+            found.setdefault(owner, np.full((count, 4), np.nan))[frame] = box
+    return tuple(map(Track, found.values()))
 
 
 RECIPES = {"kit": kit}

@@ -11,8 +11,10 @@ from hypothesis import strategies as st
 
 from pr1kit import evaluate, make_clips, parse, reward_function, score
 from pr1kit.data.boxes import from_pixels, iou
-from pr1kit.data.sample import VIDEO_TASKS, Target
+from pr1kit.data.sample import VIDEO_TASKS, Sample, Target
 from pr1kit.data.tracks import Track, frames_in
+from pr1kit.rewards.consensus import most_agreed
+from pr1kit.rewards.critics import faults
 from pr1kit.rewards.tasks import get_task
 
 A = [[0, 0, 10, 10], [10, 0, 20, 10], [20, 0, 30, 10], [30, 0, 40, 10]]
@@ -252,6 +254,29 @@ def test_metrics_by_hand():
         "attributes": 0.75,
         "exact": 0.5,
     }
+
+
+def test_the_answer_that_others_agree_with_most():
+    clip = make_clips("tracking", 1, kinds="proxy")[0]
+    write = get_task("tracking").write_answer
+    right, moved = (write(Target(tracks=(Track(clip.target.tracks[0].boxes + by),))) for by in (0, 2))
+    assert most_agreed(clip, ["Frame 1:[0,0,2,2]", right, moved, right]) == 1
+    when = make_clips("when", 1)[0]
+    assert most_agreed(when, ["Frame 1", "Frame 2-5", "Frame 3-5", "Frame 3-9"]) == 2
+    assert most_agreed(make_clips("what", 1)[0], ["red, circle", "blue", "blue"]) == 1
+
+
+def test_a_critic_names_the_frame():
+    clip = Sample(None, "tracking", "it", Target.of(GAP), frames="abcd", times=range(4))
+    assert faults(clip, steps([A[0], None, A[2], A[3]])) == []
+    assert faults(clip, steps(A)) == ["Frame 2 is too many."]
+    assert faults(clip, steps([A[0], None, [20, 0, 30, 4]])) == ["Frame 4 is missing.", "The box of frame 3 is off."]
+    when = Sample(None, "when", "is it", Target(spans=[[1, 2]]), frames="abcd", times=range(4))
+    assert faults(when, "Frame 3-4") == ["Frame 2 is missing.", "Frame 4 is too many."]
+    assert faults(when, "Frame 2-3") == []
+    what = Sample(None, "what", "Which", Target(text="red, circle"), frames="abcd", times=range(4))
+    assert faults(what, "blue, circle") == ["'blue' is wrong.", "An attribute is missing."]
+    assert faults(what, "") == ["The answer cannot be read."]
 
 
 # Hostile text

@@ -112,6 +112,24 @@ def test_missing_frames_leave_their_clip_out(mot):
         load_dataset(mot, task="tracking")
 
 
+@pytest.mark.parametrize("scale", [1, 100])
+def test_detections_without_a_truth_become_tracks(mot, scale):
+    pytest.importorskip("trackers")
+    (mot / "det").mkdir()
+    (mot / "gt" / "gt.txt").unlink()
+    rows = [(i, -1, 1 + 2 * i, 31, 10, 15, 0.9 * scale, -1, -1, -1) for i in range(1, 13)]
+    rows += [(i, -1, 45, 3, 10, 15, 0.8 * scale, -1, -1, -1) for i in range(1, 13)]
+    (mot / "det" / "det.txt").write_text("".join(",".join(map(str, row)) + "\n" for row in rows))
+    samples = load_dataset(mot, task="tracking", frames=12, fps=None)
+    found = {sample.question: sample.target.tracks[0].boxes for sample in samples}
+    assert set(found) == {"the leftmost object in frame 1", "the rightmost object in frame 1"}
+    walked = [[2 * i, 30, 2 * i + 10, 45] for i in range(1, 13)]
+    assert found["the leftmost object in frame 1"].tolist() == walked
+    (mot / "det" / "det.txt").write_text("99,-1,1,1,9,9,1\n")
+    with pytest.raises(ValueError, match="frame 99 of 12"):
+        load_dataset(mot, task="tracking")
+
+
 @pytest.fixture
 def vis(tmp_path):
     for name in ("v0/00.jpg", "v0/05.jpg", "v0/10.jpg"):

@@ -1,7 +1,8 @@
 """Tracks as people keep them: MOT challenge sequences, and COCO-style video JSON (YouTube-VIS).
 
 mot   a folder with `seqinfo.ini`, `img1/` and `gt/gt.txt`, or one that holds such folders; rows are frame, id, left,
-      top, width, height, consider, class, visibility, frames and pixels counted from 1
+      top, width, height, consider, class, visibility, frames and pixels counted from 1. Without a truth its
+      `det/det.txt` is taken, detections with a confidence, and made into tracks (see `make_tracks`)
 vis   {"videos": [{"id", "file_names", "width", "height"}], "annotations": [{"video_id", "category_id", "bboxes"}],
       "categories"}; `bboxes` has x, y, width, height, or null, for each frame
 """
@@ -19,6 +20,7 @@ from typing import Any
 
 import numpy as np
 
+from pr1kit.data.make_tracks import make_tracks
 from pr1kit.data.safe_files import read_json, read_text
 
 MOT_CLASSES = {1: "person", 2: "person on vehicle", 3: "car", 4: "bicycle", 5: "motorbike", 6: "vehicle", 7: "person"}
@@ -67,6 +69,9 @@ def read_mot(folder: Path) -> TrackedVideo:
             f"{str(folder / 'seqinfo.ini')!r} must say seqLength, frameRate, imWidth and imHeight above 0, got "
             f"{count}, {fps:g}, {size[0]} and {size[1]}."
         )
+    files = tuple(str(folder / pictures / f"{i:06d}{ending}") for i in range(1, count + 1))
+    if not (folder / "gt" / "gt.txt").is_file() and (folder / "det" / "det.txt").is_file():
+        return TrackedVideo(folder.name, files, fps, size, _tracked(folder / "det" / "det.txt", count, size, fps))
     rows = _mot_rows(folder / "gt" / "gt.txt")
     objects: dict[tuple[str, str], np.ndarray] = {}
     for number, (frame, owner, x, y, width, height, consider, kind) in enumerate(rows, 1):
@@ -77,8 +82,23 @@ def read_mot(folder: Path) -> TrackedVideo:
         label = MOT_CLASSES.get(max(1, int(kind)), f"object of class {int(kind)}")  # MOT15 has people alone, written -1
         boxes = objects.setdefault((label, str(int(owner))), np.full((count, 4), np.nan))
         boxes[int(frame) - 1] = _cut([x - 1, y - 1, x - 1 + width, y - 1 + height], size)
-    files = tuple(str(folder / pictures / f"{i:06d}{ending}") for i in range(1, count + 1))
     return TrackedVideo(folder.name, files, fps, size, tuple((*key, boxes) for key, boxes in objects.items()))
+
+
+def _tracked(path: Path, count: int, size: tuple[int, int], fps: float) -> tuple[tuple[str, str, np.ndarray], ...]:
+    """Objects from a file of detections, whose rows have a confidence in place of a flag, followed by `make_tracks`."""
+    boxes: list[list] = [[] for _ in range(count)]
+    sure: list[list] = [[] for _ in range(count)]
+    for number, (frame, _, x, y, width, height, score, _) in enumerate(_mot_rows(path), 1):
+        if not 1 <= frame <= count:
+            raise ValueError(f"Row {number} of {str(path)!r} is of frame {frame:g} of {count}.")
+        box = _cut([x - 1, y - 1, x - 1 + width, y - 1 + height], size)
+        if not math.isnan(box[0]):
+            boxes[int(frame) - 1].append(box)
+            sure[int(frame) - 1].append(score)
+    likely = all(0 <= score <= 1 for each in sure for score in each)  # some detectors write scores without bounds
+    tracks = make_tracks(boxes, scores=sure if likely else (), fps=fps)
+    return tuple(("object", track.id, track.boxes) for track in tracks)
 
 
 def _mot_rows(path: Path) -> Iterator[tuple[float, ...]]:

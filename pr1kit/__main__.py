@@ -172,7 +172,7 @@ def _experiments(arguments) -> int:
         raise ValueError(f"Unknown experiment {', '.join(unknown)}: choose from {', '.join(GRIDS)}.")
     if arguments.claims:
         root = arguments.out or ROOT
-        print(claim_table(*arguments.names, root=root))
+        print(claim_table(*arguments.names, root=root) if arguments.names else claims_page(root))
         if arguments.write:
             write_atomically(root / "README.md", claims_page(root))
             print(f"\nWritten to {root / 'README.md'}.")

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from itertools import pairwise
 
 from pr1kit.experiments.paper_grids import GRIDS
+from pr1kit.experiments.reflection_claims import reflection_table
 from pr1kit.experiments.runs import ROOT, Run, load_runs
 from pr1kit.experiments.statistics import holm, mean_interval, p_value, paired_values, seeds_needed, verdict
 
@@ -213,7 +214,19 @@ def claim_table(*grids: str, root=ROOT) -> str:
 
 
 def claims_page(root=ROOT) -> str:
-    """The README of the logs under `root`: how they are read, and all claims."""
+    """The README of the logs under `root`: how they are read, and all claims; those on reflection where the log of its
+    runs lies beside them."""
+    log = root.parent / "reflection" / "runs.jsonl"
+    reflection = f"""
+## Reflection
+
+Runs of `python -m pr1kit.experiments.reflection`, see [data/reflection](../reflection/README.md). The claims are those
+of RePer (arXiv 2504.07165: CAPTURE, precision, recall), and those that a reviewer would ask for. *Here* are the means
+over seeds of what is said to be larger and of what it is compared with: mean reward of the `kit` recipe, greedy turns;
+p is corrected for all of these claims together.
+
+{reflection_table(log)}
+""" if log.is_file() else ""  # fmt: skip
     return f"""# Logged runs, and what they say of the papers' claims
 
 One compressed JSON Lines file for each grid of `pr1kit/experiments/paper_grids.py`, one line for each finished run: its
@@ -229,4 +242,4 @@ and the margin over a blank image on RefCOCOg). Runs of the earlier grids under 
 rule about near-duplicate boxes.
 
 {claim_table(root=root)}
-"""
+{reflection}"""

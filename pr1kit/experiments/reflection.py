@@ -47,7 +47,7 @@ from pr1kit.training.reper_settings import TINY_REPER
 LOG, WORK = shipped("reflection") / "runs.jsonl", Path("runs/reflection")
 TRAINING, HELD_OUT, LONGEST, SAMPLED = 192, 48, 96, 8  # scenes, scenes, tokens of an answer, answers to a scene
 SETTINGS = replace(TINY_REPER, steps=30, batch_size=16, micro_batch=16, save_steps=10_000)
-CRITIC, CRITICISED = replace(SETTINGS, steps=250, learning_rate=1e-3), 1500  # scenes whose answers it learns from
+CRITIC, CRITICISED = replace(SETTINGS, steps=120, learning_rate=1e-3), 640  # scenes whose answers it learns from
 RL = replace(TINY_REFLECTION, steps=10, prompts_per_step=4, micro_prompts=4, save_steps=10_000)
 ALPHAS = (0.0, 0.1, 1.0, 10.0)
 CONDITIONS = (

@@ -3,7 +3,7 @@
     python tests/benchmarks/bench_reflection.py --out data/benchmarks/reflection_cpu.csv
 
 The tiny policy with the reward critic, greedy counting answers of at most 96 tokens: seconds by the clock (median of
-five), beside three turns that encode each picture and read the whole dialogue anew at every turn.
+three), beside three turns that encode each picture and read the whole dialogue anew at every turn.
 """
 
 import argparse
@@ -21,7 +21,7 @@ from pr1kit import RewardCritic, generate_completions, load_policy, make_scenes,
 from pr1kit.models.policy import chat, prompt_words
 from pr1kit.rollouts.conversation import next_turn
 
-SAMPLES, TURNS, LONGEST, REPEATS = 64, 3, 96, 5
+SAMPLES, TURNS, LONGEST, REPEATS = 64, 3, 96, 3
 
 
 def anew(policy, critic, samples) -> list[list[str]]:

@@ -114,6 +114,7 @@ from .training.grpo_trainer import PerceptionGRPOTrainer as PerceptionGRPOTraine
 from .training.perpo import train_perpo as train_perpo
 from .training.preference_settings import PerPOSettings as PerPOSettings
 from .training.reflection_rl import train_reflection as train_reflection
+from .training.reflection_settings import ReflectionSettings as ReflectionSettings
 from .training.reper import train_reper as train_reper
 from .training.reper_settings import ReperSettings as ReperSettings
 from .training.sft import supervised_answer as supervised_answer

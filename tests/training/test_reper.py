@@ -8,6 +8,7 @@ from itertools import pairwise
 import numpy as np
 import pytest
 import torch
+from trl import SFTTrainer
 
 from pr1kit import load_policy, make_scenes
 from pr1kit.__main__ import main
@@ -20,6 +21,7 @@ from pr1kit.rollouts.policy_critic import SCORE_IT, PolicyCritic, critic_lessons
 from pr1kit.rollouts.reflection import Dialogue, Dialogues, Turn
 from pr1kit.training.reper import ReperTrainer, log1mexp, reflective_losses, train_reper
 from pr1kit.training.reper_settings import TINY_REPER
+from pr1kit.training.sft import TINY_SFT, _to_dataset, supervised_answer
 from pr1kit.training.weights import trained_weights
 
 QUICK = replace(TINY_REPER, steps=2, batch_size=2, micro_batch=2, save_steps=1)
@@ -200,6 +202,25 @@ def test_rewards_of_one_are_supervised_fine_tuning(tiny, tmp_path, per):
     assert loss.item() == pytest.approx(supervised.item(), rel=1e-5)
     for name, p in model.named_parameters():
         assert (p.grad - wanted[name]).norm() <= 1e-4 * wanted[name].norm() + 1e-7, name
+
+
+def test_the_loss_of_rewards_of_one_is_that_of_trls_trainer(tiny, tmp_path):
+    samples = make_scenes("counting", 3, seed=0)
+    rows = _to_dataset(samples, tiny, None, "kit")
+    args = replace(TINY_SFT, batch_size=4, micro_batch=4).config(tmp_path)
+    args.remove_unused_columns = False
+    trainer = SFTTrainer(model=tiny.model, args=args, train_dataset=rows, processing_class=tiny.processor)
+    batch = trainer.data_collator([trainer.train_dataset[i] for i in range(3)])
+    after_end = batch["input_ids"].roll(1, 1) == tiny.processor.tokenizer.eos_token_id
+    newline = tiny.processor.tokenizer("\n")["input_ids"]
+    assert (
+        batch["labels"][after_end & (batch["labels"] != -100)].tolist() == newline * 3
+    )  # TRL trains it, no policy says it
+    batch["labels"][after_end] = -100
+    wanted = trainer.compute_loss(tiny.model, batch).item()
+    dialogues = [Dialogue(s, (Turn(supervised_answer(s, tiny), 1.0),)) for s in samples]
+    own = trainer_of(tiny, dialogues, tmp_path, alpha=10.0).compute_loss(tiny.model, collate(tiny, dialogues))
+    assert own.item() == pytest.approx(wanted, rel=1e-5)
 
 
 def test_training_makes_good_answers_likelier_and_bad_ones_less_likely(tiny, tmp_path):

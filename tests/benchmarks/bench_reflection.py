@@ -3,7 +3,8 @@
     python tests/benchmarks/bench_reflection.py --out data/benchmarks/reflection_cpu.csv
 
 The tiny policy with the reward critic, greedy counting answers of at most 96 tokens: seconds by the clock (median of
-three), beside three turns that encode each picture and read the whole dialogue anew at every turn.
+three) and processor seconds, beside the load of the machine; and three turns that encode each picture and read the whole
+dialogue anew at every turn.
 """
 
 import argparse
@@ -74,6 +75,7 @@ def main() -> None:
                 "cpu_seconds": f"{statistics.median(cpu):.2f}",
                 "threads": torch.get_num_threads(),
                 "cores": os.cpu_count(),
+                "load": f"{os.getloadavg()[0]:.1f}",
                 "machine": platform.machine(),
                 "torch": torch.__version__,
             }

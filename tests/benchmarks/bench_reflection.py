@@ -3,8 +3,8 @@
     python tests/benchmarks/bench_reflection.py --out data/benchmarks/reflection_cpu.csv
 
 The tiny policy with the reward critic, greedy counting answers of at most 96 tokens: seconds by the clock (median of
-three) and processor seconds, beside the load of the machine; and three turns that encode each picture and read the whole
-dialogue anew at every turn.
+three) and processor seconds, beside the load of the machine; then three turns that encode each picture and read the
+whole dialogue anew at every turn.
 """
 
 import argparse

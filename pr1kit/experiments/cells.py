@@ -1,0 +1,204 @@
+"""Real photographs: does GRPO help a policy that was supervised on people's annotations of blood cells?
+
+    python -m pr1kit make-tiny-policy --data FOLDER --split train --any-side-up --out runs/cells-policy
+    python -m pr1kit.experiments.cells --data FOLDER --policy runs/cells-policy    runs what is missing in data/runs
+    python -m pr1kit.experiments.cells --report                                    the table of what is logged
+
+FOLDER holds BCCD as COCO files (`instances_train.json`, `instances_val.json`, `images/`) or as published, in VOC's
+layout; it is also read from the environment variable PR1KIT_CELLS. The policy, supervised on four fifths of the
+training photographs, goes on by GRPO, or by as many seconds of supervision, on crops of the same photographs, and
+is measured on all tiles of the validation photographs: intervals are paired, over photographs. `--validate` measures on
+the fifth of the training photographs that was held out, to choose settings on, and logs that apart.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import shutil
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import asdict, replace
+from itertools import product
+from pathlib import Path
+
+import numpy as np
+
+from pr1kit.data.crops import crop_samples, photographs, split_by_image
+from pr1kit.data.load import load_dataset
+from pr1kit.data.sample import Sample
+from pr1kit.evaluation.metrics import Metrics, evaluate
+from pr1kit.experiments.condition import Condition
+from pr1kit.experiments.run_condition import Measurement, measure
+from pr1kit.experiments.runs import FORMAT, ROOT, add_line, environment, read_lines, step_rows
+from pr1kit.experiments.tiny_policy.own_data import OwnRecipe, about, draw_pool, questions
+from pr1kit.models.backends import quiet
+from pr1kit.models.policy import Policy, load_policy
+from pr1kit.training.grpo import train_grpo
+from pr1kit.training.grpo_settings import TINY
+from pr1kit.training.sft import TINY_SFT, train_sft
+
+SPLIT = "train"
+METRICS = ("accuracy", "matched_iou")
+LOG, VALIDATION_LOG = "cells.jsonl.gz", "cells-held-out.jsonl.gz"
+RL = replace(TINY, steps=50, learning_rate=1e-4, recipe="kit", max_completion_length=160, save_steps=25)
+MEASURED = Condition("counting", sampled=3, max_new_tokens=160)
+
+
+def recipe_of(policy: str) -> OwnRecipe:
+    """How a policy of one's own data was made, from its model card."""
+    return OwnRecipe(**json.loads((Path(policy) / "training.json").read_text(encoding="utf-8"))["recipe"])
+
+
+def training_crops(data: Path, recipe: OwnRecipe, count: int, seed: int) -> list[Sample]:
+    """`count` counting questions about random crops of the photographs that the policy was supervised on."""
+    learned, _ = split_by_image(load_dataset(data, "detection", split=SPLIT), recipe.share, recipe.seed)
+    rng = np.random.default_rng([seed, 3])
+    pool = draw_pool(learned, replace(recipe, pool=2 * count, seed=1000 + seed))
+    chosen = [pool[i] for i in rng.choice(len(pool), count, replace=len(pool) < count)]
+    kinds = [sorted(set(sample.target.labels)) for sample in chosen]
+    return [about(s, known[rng.integers(len(known))]) for s, known in zip(chosen, kinds, strict=True)]
+
+
+def held_out_crops(data: Path, recipe: OwnRecipe, validate: bool = False) -> list[Sample]:
+    """All questions about all tiles of the validation photographs; with `validate` of those held out in training."""
+    photos = load_dataset(data, "detection", split=SPLIT if validate else "val")
+    if validate:
+        photos = split_by_image(photos, recipe.share, recipe.seed)[1]
+    return questions(crop_samples(photos, recipe.crop, how="tiled", keep=recipe.keep), "counting")
+
+
+def over_photographs(measured: Measurement) -> dict[str, Metrics]:
+    """The metrics of each mode, their intervals over photographs."""
+    samples = measured.samples
+    return {
+        mode: evaluate(
+            "counting", texts, [s.target for s in samples], frame=measured.frames, groups=photographs(samples)
+        )
+        for mode, texts in measured.answers.items()
+    }
+
+
+def changes(before: Measurement, after: Measurement) -> dict[str, dict[str, list[float]]]:
+    """For each mode and metric: difference, low, high; paired, over photographs."""
+    old, new = over_photographs(before), over_photographs(after)
+    return {
+        mode: {name: [round(float(v), 5) for v in new[mode].difference(old[mode], name)] for name in METRICS}
+        for mode in new
+    }
+
+
+def train(policy: Policy, method: str, samples: Sequence[Sample], seed: int, folder: Path, seconds: float) -> list:
+    """GRPO, or supervision for as many processor `seconds`, of which its first steps say the pace; a row a step."""
+    if method == "rl":
+        return train_grpo(policy, samples, folder, replace(RL, seed=seed))
+    started, first = time.process_time(), 5
+    train_sft(policy, samples, folder / "pace", replace(TINY_SFT, steps=first, seed=seed))
+    steps = round(seconds / (time.process_time() - started) * first) - first
+    return train_sft(policy, samples, folder / "run", replace(TINY_SFT, steps=max(1, steps), seed=seed))
+
+
+def run(
+    data: Path,
+    method: str,
+    seed: int,
+    root: Path = ROOT,
+    *,
+    policy: str,
+    validate: bool = False,
+    work: Path = Path("runs/cells"),
+) -> dict:
+    """Measure, train, measure again, and log it in `root`; returns the logged line. A run in progress lives in `work`,
+    where the answers before training are kept for all of them.
+
+    Raises ValueError for supervision where GRPO, whose seconds it is given, is not logged.
+    """
+    started, recipe, seconds = time.time(), recipe_of(policy), 0.0
+    log = root / (VALIDATION_LOG if validate else LOG)
+    if method == "sft":
+        known = {line["seed"]: line["results"] for line in read_lines(log) if line["cell"] == "rl"}
+        if seed not in known:
+            raise ValueError(f"Supervision takes the seconds of GRPO: run --methods rl with seed {seed} first.")
+        seconds = known[seed]["processor_seconds"]["rl"]
+    held_out, learner = held_out_crops(data, recipe, validate), load_policy(policy, verbose=False)
+    work = work / Path(policy).name / ("held-out" if validate else "val")
+    folder = work / f"{method}-{seed}"
+    folder.mkdir(parents=True, exist_ok=True)
+    before = measure(learner, MEASURED, held_out, 0, work / "before.json")
+    samples = training_crops(data, recipe, RL.steps * RL.prompts_per_step, seed)
+    clock, cpu = time.perf_counter(), time.process_time()
+    with quiet():
+        rows = train(learner, method, samples, seed, folder, seconds)
+    clock, cpu = time.perf_counter() - clock, time.process_time() - cpu
+    after = measure(learner, MEASURED, held_out, seed, folder / "after.json")
+    settings = RL if method == "rl" else TINY_SFT
+    line = {
+        "format": FORMAT,
+        "cell": method,
+        "seed": seed,
+        "condition": {"data": "BCCD", "split": "held out" if validate else "val", "method": method, **asdict(settings)},
+        "environment": environment(time.time() - started),
+        "results": {
+            "steps": len(rows),
+            "questions": len(held_out),
+            "photographs": len(set(photographs(held_out))),
+            "before": before.summary(),
+            "after": after.summary(),
+            "change": changes(before, after),
+            "train_seconds": {method: round(clock, 1)},
+            "processor_seconds": {method: round(cpu, 1)},
+        },
+        "steps": step_rows([{"phase": method, **row} for row in rows]),
+    }
+    add_line(log, line)
+    shutil.rmtree(folder)
+    return line
+
+
+def report(lines: Sequence[dict]) -> str:
+    """Markdown: before, after and paired change of each run, by mode and metric; bold where beyond its interval."""
+    rows = ["| method, seed | answers | accuracy | matched IoU |", "|---|---|---|---|"]
+    for line in lines:
+        results = line["results"]
+        for mode in ("sampled", "greedy"):
+            cells = []
+            for name in METRICS:
+                change, low, high = results["change"][mode][name]
+                words = f"{change:+.3f} [{low:+.3f}, {high:+.3f}]"
+                words = f"**{words}**" if low > 0 or high < 0 else words
+                cells.append(f"{results['before'][mode][name]:.3f} → {results['after'][mode][name]:.3f} ({words})")
+            rows.append(f"| {line['cell']}, {line['seed']} | {mode} | {' | '.join(cells)} |")
+    return "\n".join(rows)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(prog="python -m pr1kit.experiments.cells", description=__doc__.split("\n")[0])
+    parser.add_argument("--data", type=Path, default=os.environ.get("PR1KIT_CELLS"), help="the folder of BCCD")
+    parser.add_argument("--methods", nargs="+", choices=("rl", "sft"), default=["rl", "sft"])
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    parser.add_argument("--policy", help="a folder that make-tiny-policy --data has written")
+    parser.add_argument("--out", type=Path, default=ROOT, help="default: data/runs")
+    parser.add_argument("--validate", action="store_true", help="measure on held-out training photographs instead")
+    parser.add_argument("--report", action="store_true", help="run nothing: what is logged")
+    said = parser.parse_args(argv)
+    if not said.report and None in (said.data, said.policy):
+        missing = "the photographs with --data, or PR1KIT_CELLS" if said.data is None else "the policy with --policy"
+        print(f"cells: name the folder of {missing}.", file=sys.stderr)
+        return 2
+    log = said.out / (VALIDATION_LOG if said.validate else LOG)
+    done = {(line["cell"], line["seed"]) for line in read_lines(log)}
+    try:
+        for seed, method in () if said.report else product(said.seeds, said.methods):
+            if (method, seed) not in done:
+                run(said.data, method, seed, said.out, policy=said.policy, validate=said.validate)
+    except (ValueError, OSError) as error:
+        print(f"cells: {error}", file=sys.stderr)
+        return 2
+    print(report(read_lines(log)))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from itertools import pairwise
+from itertools import pairwise, product
 
 from pr1kit.experiments.paper_grids import GRIDS
 from pr1kit.experiments.reflection_claims import reflection_table
@@ -112,6 +112,33 @@ def _ranked_claims() -> list[Claim]:
     ]  # fmt: skip
 
 
+BEYOND = "beyond the papers"
+
+
+def _beyond() -> list[Claim]:
+    tasks = dict.fromkeys(("grounding", "counting", "detection"), BEYOND)
+    training = {name: {"training": name} for name in ("alone", "together", "together, scale per task")}
+    variants = {name: {"variant": name} for name in GRIDS["algorithms-more"].factors["variant"]}
+    compared = [(name, "GRPO") for name in variants if name not in ("GRPO", "DAPO")]
+    return [
+        *_by_task("three tasks together beat one alone", tasks, "several-tasks", training["together"],
+                  training["alone"], source=BEYOND),
+        *_by_task("a scale per task beats a group's own", tasks, "several-tasks",
+                  training["together, scale per task"], training["together"], source=BEYOND),
+        *(
+            Claim(f"{one} beats {other}, grounding", BEYOND, "algorithms-more", variants[one], variants[other],
+                  source=BEYOND)
+            for one, other in [("DAPO, drawn again", "DAPO"), *compared]
+        ),
+        *(
+            Claim(f"RL beats SFT, truth {truth}, {task}", BEYOND, name, {"method": "RL"}, {"method": "SFT"},
+                  {"task": task, "truth": truth}, source=BEYOND)
+            for name in ("annotation-faults", "annotation-labels")
+            for task, truth in product(GRIDS[name].factors["task"], GRIDS[name].factors["truth"])
+        ),
+    ]  # fmt: skip
+
+
 SHUFFLED = {"order": "shuffled"}
 EASY_TO_HARD = {
     "from easy to hard": "easy to hard",
@@ -171,11 +198,13 @@ CLAIMS = (
         for text, order in EASY_TO_HARD.items()
     ),
     *_ranked_claims(),
+    *_beyond(),
 )
 
 
 def claim_table(*grids: str, root=ROOT) -> str:
-    """Markdown: every claim about these grids (all where none is named), the paper's numbers, ours, p, and the verdict.
+    """Markdown: every claim about these grids (where none is named: about all that were run), the paper's numbers,
+    ours, p, and the verdict.
 
     p is that of all the logged claims about a paper together (Holm), whichever are shown; the verdict is each claim's
     by itself; beside it how many seeds there are, and how many would tell the difference to ± 0.02 (`seeds_needed`).
@@ -192,7 +221,7 @@ def claim_table(*grids: str, root=ROOT) -> str:
         try:
             runs[name] = load_runs(GRIDS[name], root)
         except FileNotFoundError:
-            if not grids or name in grids:
+            if name in grids:
                 raise
     claims = [claim for claim in CLAIMS if claim.grid in runs]
     found = {claim: {mode: claim.differences(runs[claim.grid], mode) for mode in claim.modes} for claim in claims}
@@ -238,8 +267,8 @@ Written by `python -m pr1kit experiments --claims --write`: paired differences o
 mean IoU, accuracy, AP50 or 1 − edit distance. A claim holds where the interval of sampled answers lies above zero;
 *not shown* is not *equal*: beside the number of seeds stands how many would give ± 0.02. The first claims are
 Perception-R1's (arXiv 2504.07954), those on ranked answers PerPO's (arXiv 2502.04371: RefCOCO val, OCR edit distance,
-and the margin over a blank image on RefCOCOg). Runs of the earlier grids under the recipe `kit` were trained before its
-rule about near-duplicate boxes.
+and the margin over a blank image on RefCOCOg), the last of neither. Runs of the earlier grids under the recipe `kit`
+were trained before its rule about near-duplicate boxes.
 
 {claim_table(root=root)}
 {reflection}"""

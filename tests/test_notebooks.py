@@ -326,3 +326,101 @@ def test_names_no_place_on_the_writers_machine(path):
     for text in parts:
         text = re.sub(r"data:image/png;base64,[A-Za-z0-9+/=]+", "", text)
         assert not re.search(r"(?<![\w.])/(work|root|home|tmp|Users|usr|opt|content)/|[A-Z]:\\", text), text[:200]
+
+
+# Numbers in prose that no cell prints, each with its reason. What all notebooks may say stands under "".
+UNPRINTED = {
+    "": {"3.11": "version of Python", "95 %": "level of an interval", "1000": "normalised coordinates"},
+    "01_rewards": {
+        "500": "pictures of a run outside",
+        "0.928": "measured on COCO val2017, which is not in a clone",
+        "0.927": "measured on COCO val2017, which is not in a clone",
+        "1,198": "recorded rewards, tests/rewards",
+    },
+    "04_perceptual_complexity": {"229,202": "the paper's number", "118,287": "images of COCO train2017"},
+    "07_grpo_run": {"2,000": "scenes of tests/benchmarks/greedy_counting.py"},
+    "09_sft_thinking_rl": {"128": "a setting of the logged runs"},
+    "10_scaling_and_curriculum": {"128": "a question for the reader"},
+    "11_real_model": {"1,275": "1,000,000 pixels / 28²", "3.75": "billions of weights, from the model's card"},
+    "12_evaluation": {
+        "1,200": "an example",
+        "0.65": "read off a figure",
+        "77.1": "the paper's Table 7",
+        "23.5": "the paper's Table 7",
+        "1.05": "the released script's setting",
+        "0.07": "half of the width of the printed intervals",
+        "14 %": "data/benchmarks/interval_coverage.md",
+        "97 %": "data/benchmarks/interval_coverage.md",
+        "80 %": "data/benchmarks/interval_coverage.md",
+    },
+    "13_shared_prefix": {"990": "a data sheet", "3.35": "a data sheet"},
+    "14_preference": {
+        "200": "scenes of a search of rates, docstring of preference_settings",
+        "0.445": "that search",
+        "0.125": "that search",
+    },
+    "15_reflection": {"1.4": "the last of a row of temperatures", "192": "a setting of the logged runs"},
+}
+REACHES_IN = {
+    "00",
+    "04",
+    "05",
+    "07",
+    "10",
+    "11",
+    "12",
+    "13",
+    "14",
+    "15",
+}  # to be mended, or the rooms are their subject
+NUMBER = re.compile(r"(?<![\w.,])\d[\d,]*(?:\.\d+)?(?:e[+-]?\d+)?(?:\s?%)?")
+NO_PROSE = re.compile(r"```.*?```|`[^`\n]*`|\$\$.*?\$\$|\$[^$\n]+\$|\]\([^)]*\)|https?://\S+|\b\d{4}\.\d{4,5}\b", re.S)
+
+
+def number_of(text):
+    """A number as `(value, decimals)`; 12 % is 12."""
+    digits = text.replace(",", "").rstrip("% ")
+    return float(digits), len(digits.partition("e")[0].partition(".")[2])
+
+
+def is_printed(text, printed):
+    """Whether one of the numbers `printed` is that of `text` rounded; a share may be printed as a fraction."""
+    value, decimals = number_of(text)
+    room = 0.5001 * 10**-decimals
+    return any(
+        abs(scale * other - value) <= room and places >= decimals + (2 if scale == 100 else 0)
+        for other, places in printed
+        for scale in (1, 100)
+    )
+
+
+def test_a_number_is_printed_rounded_or_as_a_share():
+    printed = [number_of(text) for text in ("0.427", "1,198", "37%")]
+    assert all(is_printed(text, printed) for text in ("0.427", "0.43", "43 %", "1,198", "37 %"))
+    assert not any(is_printed(text, printed) for text in ("0.44", "0.4270", "42 %", "1,199"))
+
+
+@every_notebook
+def test_numbers_in_prose_are_printed_by_a_cell_or_said_to_come_from_elsewhere(path):
+    """Decimals, percentages and numbers from 100 on; smaller whole numbers are words. What code says is a setting."""
+    notebook = nbformat.read(path, as_version=4)
+    shown = "\n".join(text for cell in code_cells(notebook) for output in cell.outputs for text in texts(output))
+    shown = re.sub(r"data:image/png;base64,[A-Za-z0-9+/=]+|<[^>]*>", " ", shown)
+    printed = [number_of(text) for text in NUMBER.findall(shown)]
+    code = "\n".join(cell.source for cell in code_cells(notebook))
+    settings = {number_of(text)[0] for text in NUMBER.findall(code.replace("_", ""))}
+    prose = "\n".join(NO_PROSE.sub(" ", cell.source) for cell in notebook.cells if cell.cell_type == "markdown")
+    told = {text for text in NUMBER.findall(prose) if re.search(r"[.%e]", text) or number_of(text)[0] >= 100}
+    told = {text for text in told if number_of(text)[0] not in settings and not is_printed(text, printed)}
+    own = UNPRINTED.get(path.stem, {})
+    assert told <= {*own, *UNPRINTED[""]}, (
+        "no cell prints it: print it, correct it, or say in UNPRINTED where it is from"
+    )
+    assert set(own) <= told, "a cell prints it now: take it out of UNPRINTED"
+
+
+@every_notebook
+def test_uses_public_names(path):
+    code = "\n".join(cell.source for cell in code_cells(nbformat.read(path, as_version=4)))
+    deep = set(re.findall(r"^\s*(?:from|import) (pr1kit\.[\w.]+)", code, re.MULTILINE)) - {"pr1kit.__main__"}
+    assert not deep or path.stem[:2] in REACHES_IN, f"{deep}: import it from pr1kit, or add it to pr1kit/__init__.pyi"

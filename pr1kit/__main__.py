@@ -44,6 +44,7 @@ def main(argv: list[str] | None = None) -> int:
     )
     tiny.add_argument("--out", type=Path, help="default: data/tiny-policy; with --data runs/policy-<its name>")
     tiny.add_argument("--work", type=Path, help="its checkpoints (default: runs/make-tiny-policy, or make-<its name>)")
+    tiny.add_argument("--video", action="store_true", help="the one that sees clips, from the one that sees images")
     tiny.add_argument("--data", type=Path, help="your photographs with their boxes: a COCO file or folder, or VOC")
     tiny.add_argument("--split", help="with --data: which split of it")
     tiny.add_argument(
@@ -130,6 +131,8 @@ def _make_tiny_policy(arguments) -> int:
 
     if arguments.data:
         return _make_own_policy(arguments)
+    if arguments.video:
+        return _make_tiny_video_policy(arguments)
     from pr1kit.experiments.tiny_policy.warm_start import Recipe, make_tiny_policy
 
     out, work = arguments.out or Path("data/tiny-policy"), arguments.work or Path("runs/make-tiny-policy")
@@ -138,6 +141,21 @@ def _make_tiny_policy(arguments) -> int:
         lessons = tuple(replace(lesson, steps=2) for lesson in recipe.lessons)
         recipe = replace(recipe, vision_steps=2, vision_batch=8, lessons=lessons)
     make_tiny_policy(out, recipe, work=work, held_out=8 if arguments.fast else 500)
+    print((out / "README.md").read_text())
+    return 0
+
+
+def _make_tiny_video_policy(arguments) -> int:
+    from dataclasses import replace
+
+    from pr1kit.experiments.tiny_policy.video import ClipRecipe, make_tiny_video_policy
+
+    out, work = arguments.out or Path("data/tiny-video"), arguments.work or Path("runs/make-tiny-video")
+    recipe = ClipRecipe(seed=arguments.seed)
+    if arguments.fast:
+        lessons = tuple(replace(lesson, steps=2, clips=4) for lesson in recipe.lessons)
+        recipe = replace(recipe, vision_steps=2, vision_clips=4, lessons=lessons)
+    make_tiny_video_policy(out, recipe, work=work, held_out=2 if arguments.fast else 200)
     print((out / "README.md").read_text())
     return 0
 

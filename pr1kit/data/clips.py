@@ -18,7 +18,7 @@ Every clip is drawn from its own random stream `(seed, split, task, index)`, as 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, fields
 
 import numpy as np
@@ -149,18 +149,39 @@ def make_clips(
 def _clip(task: str, seed: int, split: str, index: int, kinds: tuple[str, ...], knobs: Motion) -> Sample:
     rng = np.random.default_rng([seed, SPLITS.index(split), TASKS.index(task), index])
     kind = kinds[int(rng.integers(len(kinds)))]
-    for _ in range(TRIES):
-        things = _things(task, kind, rng, knobs)
-        masks = _look_through(things, knobs)
-        if (query := ASK[task](kind, things, rng)) is not None:
-            break
-    else:
-        raise ValueError(f"No clip of {task} {kind!r} can be made with {knobs}: give objects more room or speed.")
-    question, truth = query
-    frames = tuple(Image.fromarray(image) for image in _draw(things, masks, rng, knobs))
+    things, front, (question, truth) = draw_clip(task, kind, rng, knobs)
+    frames = tuple(Image.fromarray(image) for image in paint(things, front, rng, knobs))
     times = tuple(frame / knobs.fps for frame in range(knobs.frames))
     target = Target(image_size=(knobs.size, knobs.size), **truth)
     return Sample(frames[0], task, question, target, f"clips/{task}/{split}/{seed}/{index}/{kind}", "", frames, times)
+
+
+def draw_clip(
+    task: str, kind: str, rng: np.random.Generator, knobs: Motion
+) -> tuple[list[Thing], np.ndarray, tuple[str, dict]]:
+    """A clip made for a question: its objects, the one asked for first, the index of the foremost object at each pixel
+    `(F, H, W)`, -1 for none, and the question with its truth. Raises ValueError where `TRIES` give none."""
+    for _ in range(TRIES):
+        things = _things(task, kind, rng, knobs)
+        front = _look_through(things, knobs)
+        if (query := ASK[task](kind, things, rng)) is not None:
+            return things, front, query
+    raise ValueError(f"No clip of {task} {kind!r} can be made with {knobs}: give objects more room or speed.")
+
+
+def further_questions(things: list[Thing], rng: np.random.Generator) -> Iterator[tuple[str, str, str, dict]]:
+    """What else the same clip can be asked, in a random order: task, kind, question and truth."""
+    for number in rng.permutation(len(things)).tolist():
+        asked, others = things[number], [*things[:number], *things[number + 1 :]]
+        kinds = [(task, kind) for task in KINDS for kind in (*KINDS[task], PROXY)]
+        for place in rng.permutation(len(kinds)).tolist():
+            task, kind = kinds[place]
+            if kind in ("event", "actor") and asked.event not in EVENTS:
+                continue
+            if (task, kind) == ("tracking", PROXY) and np.ptp(asked.corners, axis=0).any():
+                continue
+            if (query := ASK[task](kind, [asked, *others], rng)) is not None:
+                yield task, kind, *query
 
 
 def _things(task: str, kind: str, rng: np.random.Generator, knobs: Motion) -> list[Thing]:
@@ -275,7 +296,7 @@ def _look_through(things: list[Thing], knobs: Motion) -> np.ndarray:
     return front
 
 
-def _draw(things: list[Thing], front: np.ndarray, rng: np.random.Generator, knobs: Motion) -> np.ndarray:
+def paint(things: list[Thing], front: np.ndarray, rng: np.random.Generator, knobs: Motion) -> np.ndarray:
     """The frames `(F, H, W, 3)` uint8; each has its own noise."""
     images = background(knobs.size) + rng.normal(0, 6, (knobs.frames, knobs.size, knobs.size, 1))
     images = np.clip(images, 0, 255).astype(np.uint8)

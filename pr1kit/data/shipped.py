@@ -1,4 +1,4 @@
-"""Data that come with the kit: the tiny policy, a log of rollouts, the logs of the experiments."""
+"""Data that come with the kit: the tiny policies, a log of rollouts, the logs of the experiments."""
 
 from pathlib import Path
 

@@ -13,8 +13,10 @@ from itertools import pairwise, product
 
 from pr1kit.experiments.paper_grids import GRIDS
 from pr1kit.experiments.reflection_claims import reflection_table
-from pr1kit.experiments.runs import ROOT, Run, load_runs
+from pr1kit.experiments.runs import ROOT, Run, load_runs, log_file
 from pr1kit.experiments.statistics import holm, mean_interval, p_value, paired_values, seeds_needed, verdict
+from pr1kit.experiments.temporal_claims import temporal_table
+from pr1kit.experiments.temporal_hacking import GRIDS as VIDEO_GRIDS
 
 
 @dataclass(frozen=True, eq=False)
@@ -243,8 +245,8 @@ def claim_table(*grids: str, root=ROOT) -> str:
 
 
 def claims_page(root=ROOT) -> str:
-    """The README of the logs under `root`: how they are read, and all claims; those on reflection where the log of its
-    runs lies beside them."""
+    """The README of the logs under `root`: how they are read, and all claims; those on reflection and on video where
+    the logs of their runs lie there too."""
     log = root.parent / "reflection" / "runs.jsonl"
     reflection = f"""
 ## Reflection
@@ -256,6 +258,16 @@ p is corrected for all of these claims together.
 
 {reflection_table(log)}
 """ if log.is_file() else ""  # fmt: skip
+    video = f"""
+## Video
+
+Runs of the tiny policy by `python -m pr1kit.experiments.temporal_hacking`, and what they say of temporal hacking (UTR,
+arXiv 2502.12081, whose numbers are of data sets under a real model). *Here* are the means over seeds, and over the
+three tasks about clips, of what is said to be above zero: rewards of greedy answers to held-out clips, nats a token; p
+is corrected for all of these claims together.
+
+{temporal_table(root)}
+""" if all(log_file(grid, root).is_file() for grid in VIDEO_GRIDS.values()) else ""  # fmt: skip
     return f"""# Logged runs, and what they say of the papers' claims
 
 One compressed JSON Lines file for each grid of `pr1kit/experiments/paper_grids.py`, one line for each finished run: its
@@ -271,4 +283,4 @@ and the margin over a blank image on RefCOCOg), the last of neither. Runs of the
 were trained before its rule about near-duplicate boxes.
 
 {claim_table(root=root)}
-{reflection}"""
+{reflection}{video}"""

@@ -12,8 +12,9 @@ from peft import PeftModel
 from transformers import AutoConfig, AutoModelForImageTextToText, AutoProcessor
 from transformers.models.qwen3_vl.video_processing_qwen3_vl import Qwen3VLVideoProcessor
 
+from pr1kit.data.clips import Motion
 from pr1kit.data.images import image_size
-from pr1kit.data.sample import Sample
+from pr1kit.data.sample import VIDEO_TASKS, Sample
 from pr1kit.data.scenes import DEFAULTS
 from pr1kit.data.shipped import POLICIES, policy_folder
 from pr1kit.models.adapters import LoRASettings, adapter_base, add_lora, base_of, lora_settings
@@ -66,19 +67,30 @@ class Policy:
 
 
 def scene_knobs(policy: Policy | str, task: str) -> dict:
-    """What `make_scenes(task, …)` is told so that `policy` can see the scenes: 16 × 16 of its visual tokens.
+    """What `make_scenes(task, …)`, or `make_clips`, is told so that `policy` can see it: 16 × 16 of its visual tokens.
 
-    The tiny policy's 64 × 64 pixels would be four tokens of a real model. Objects and letters grow with the image. {}
-    for a policy whose visual token has 16 pixels or fewer, which sees scenes as they are. Of a name only the
-    configuration is read.
+    The tiny policy's 64 × 64 pixels would be four tokens of a real model. Objects and letters grow with the image, as
+    does the speed in clips. {} for a policy whose visual token has 16 pixels or fewer, which sees scenes as they are,
+    and clips as it was taught them where its configuration says how (`clip_knobs`). Of a name only the configuration is
+    read.
     """
-    vision = (policy.core.config if isinstance(policy, Policy) else _configuration(policy)).vision_config
-    grid = vision.patch_size * vision.spatial_merge_size
+    config = policy.core.config if isinstance(policy, Policy) else _configuration(policy)
+    grid = config.vision_config.patch_size * config.vision_config.spatial_merge_size
+    if task in VIDEO_TASKS:
+        knobs = getattr(config, "clip_knobs", {})
+        knobs = {name: tuple(value) if isinstance(value, list) else value for name, value in knobs.items()}
+        return knobs if grid <= 16 else knobs | _larger_clips(16 * grid)
     if grid <= 16:
         return {}
     side, default = 16 * grid, DEFAULTS[task]
     size, height = (np.multiply(each, side / default.image_size) for each in (default.size, default.text_height))
     return {"image_size": side, "size": tuple(map(round, size)), "text_height": round(height)}
+
+
+def _larger_clips(side: int) -> dict:
+    default = Motion()
+    sides, speed = (np.multiply(each, side / default.size) for each in (default.sides, default.speed))
+    return {"size": side, "sides": tuple(map(round, sides)), "speed": tuple(speed.tolist())}
 
 
 def _configuration(name: str):
@@ -116,7 +128,7 @@ def load_policy(
     profile: str | None = None,
     verbose: bool = True,
 ) -> Policy:
-    """Load `"tiny"` (the policy that ships with the kit), a folder, or a hub id, as a `Policy` in evaluation mode.
+    """Load `"tiny"` or `"tiny-video"`, which ship with the kit, a folder or a hub id as a `Policy` in evaluation mode.
 
     A folder holds a whole model, or an adapter saved by `export_adapter` or training, whose base is then loaded too.
     `lora` adds fresh adapters, drawn from torch's generator (True, or `LoRASettings`; False keeps a profile from it);

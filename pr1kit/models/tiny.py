@@ -26,6 +26,8 @@ from pr1kit.rewards.tasks import get_task
 WIDTH, LAYERS, HEADS = 128, 4, 4
 PATCH, MERGE, IMAGE_SIZE = 8, 2, 64
 VOCABULARY = 1024
+_SYLLABLE = f"[{CONSONANTS}][{VOWELS}]"
+PIECES = rf"bbox_2d| ?{_SYLLABLE}(?={_SYLLABLE}\b)|\p{{N}}{{1,3}}| ?\p{{L}}+|[^\p{{L}}\p{{N}}\s]+ ?|\s+"
 SPECIAL_TOKENS = [
     "<|endoftext|>",
     "<|im_start|>",
@@ -79,20 +81,21 @@ def _corpus() -> Iterable[str]:
         yield "system\nYou are a helpful assistant. user\nassistant\n"
 
 
-def build_tokenizer(corpus: Iterable[str] | None = None) -> PreTrainedTokenizerFast:
+def build_tokenizer(
+    corpus: Iterable[str] | None = None, pieces: str = PIECES, vocabulary: int = VOCABULARY
+) -> PreTrainedTokenizerFast:
     """A byte-level BPE with Qwen's special tokens; any text encodes, a number up to three digits is one token.
 
-    Its words are those of `corpus`, by default of the synthetic world.
+    Its words are those of `corpus`, by default of the synthetic world; `pieces` is what a token may be a part of.
     """
     tokenizer = Tokenizer(models.BPE())
-    syllable = f"[{CONSONANTS}][{VOWELS}]"
-    pieces = Regex(rf"bbox_2d| ?{syllable}(?={syllable}\b)|\p{{N}}{{1,3}}| ?\p{{L}}+|[^\p{{L}}\p{{N}}\s]+ ?|\s+")
+    split = pre_tokenizers.Split(Regex(pieces), "isolated")
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
-        [pre_tokenizers.Split(pieces, "isolated"), pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)]
+        [split, pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)]
     )
     tokenizer.decoder = decoders.ByteLevel()
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
-    learned = VOCABULARY - len(SPECIAL_TOKENS)
+    learned = vocabulary - len(SPECIAL_TOKENS)
     trainer = trainers.BpeTrainer(vocab_size=learned, initial_alphabet=alphabet, show_progress=False)
     lines = (line for text in (_corpus() if corpus is None else corpus) for line in _between_specials(text))
     tokenizer.train_from_iterator(lines, trainer)
@@ -114,14 +117,14 @@ def _between_specials(text: str) -> list[str]:
     return text.split("\0")
 
 
-def build_processor(corpus: Iterable[str] | None = None, most: int = 256) -> Qwen2_5_VLProcessor:
-    """The real processor over our tokenizer (see `build_tokenizer`); images of up to `most`×`most` pixels pass as they
-    are, 64×64 as 16 image tokens."""
+def build_processor(tokenizer: PreTrainedTokenizerFast | None = None, most: int = 256) -> Qwen2_5_VLProcessor:
+    """The real processor over our tokenizer, or another; images of up to `most`×`most` pixels pass as they are, 64×64
+    as 16 image tokens."""
     pixels = {"shortest_edge": 16 * 16, "longest_edge": most * most}
     shape = {"patch_size": PATCH, "merge_size": MERGE, "size": pixels}
     return Qwen2_5_VLProcessor(
         image_processor=Qwen2VLImageProcessor(**shape),
-        tokenizer=build_tokenizer(corpus),
+        tokenizer=tokenizer or build_tokenizer(),
         video_processor=Qwen2VLVideoProcessor(**shape),
         chat_template=CHAT_TEMPLATE,
     )

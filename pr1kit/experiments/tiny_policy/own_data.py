@@ -32,7 +32,7 @@ from pr1kit.experiments.run_condition import measure
 from pr1kit.experiments.tiny_policy.dense_vision import DenseHead, dense_truth_of, object_loss
 from pr1kit.experiments.tiny_policy.warm_start import answer_loss, supervised_batch, train
 from pr1kit.models.policy import Policy
-from pr1kit.models.tiny import IMAGE_SIZE, build_model, build_processor
+from pr1kit.models.tiny import IMAGE_SIZE, build_model, build_processor, build_tokenizer
 from pr1kit.rewards.tasks import get_task
 
 TASKS = ("counting", "detection")
@@ -87,7 +87,7 @@ def make_own_policy(
         raise ValueError(f"{data} has objects of {len(classes)} classes: a policy of this size takes 1 to {CLASSES}.")
     RunFolder(work).begin({"recipe": asdict(recipe), "data": str(data), "classes": classes})
     pool = draw_pool(learned, recipe)
-    processor = build_processor(corpus(classes), IMAGE_SIZE)
+    processor = build_processor(build_tokenizer(corpus(classes)), IMAGE_SIZE)
     policy = Policy(build_model(processor, recipe.seed), processor, str(out))
     torch.manual_seed(recipe.seed + 1)
     head = DenseHead((len(classes) + 1, 4))

@@ -1,0 +1,104 @@
+"""What do the logged runs on clips say of UTR's claims (arXiv 2502.12081)?
+
+A claim says that a number of a seed's runs lies above zero; each seed has its own training clips, order and held-out
+clips. Verdict, p and interval as in `paper_claims`. The paper's numbers are of other things: its TPL is that of a set
+of training data under one model, read off a chart. All of it is evidence about the tiny policy alone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+import numpy as np
+
+from pr1kit.data.sample import VIDEO_TASKS
+from pr1kit.experiments.runs import ROOT, Run, load_runs
+from pr1kit.experiments.statistics import holm, mean_interval, p_value, seeds_needed, verdict
+from pr1kit.experiments.temporal_hacking import GRIDS
+
+Seed = Mapping[str, Run]  # the runs of one seed by cell
+TPL, SHUFFLING = "temporal perplexity", "shuffling costs"
+
+
+@dataclass(frozen=True, eq=False)
+class TemporalClaim:
+    """That `value` of each seed's runs of `grid` lies above zero; `paper`: what it has to say."""
+
+    text: str
+    grid: str
+    value: Callable[[Seed], float]
+    paper: str = "–"
+
+
+def gain(run: Run, name: str, queries: str) -> float:
+    """After minus before, the mean over the tasks, of queries of one kind."""
+    return float(np.mean([run.gain(name, f"{task}, {queries}") for task in VIDEO_TASKS]))
+
+
+def after(run: Run, name: str, queries: str) -> float:
+    """After training, the mean over the tasks."""
+    return float(np.mean([run.results["after"][f"{task}, {queries}"][name] for task in VIDEO_TASKS]))
+
+
+def _claims(method: str) -> list[TemporalClaim]:
+    proxy, utr = f"{method}-proxy", f"{method}-UTR"
+
+    def claim(text: str, value: Callable[[Seed], float], paper: str = "–") -> TemporalClaim:
+        return TemporalClaim(f"{text}, {method}", "temporal-hacking", value, paper)
+
+    tpl = "data of TPL 0.004, 0.030: score 54.0, 58.8"
+    return [
+        claim("trained on proxies, their reward rises", lambda s: gain(s[proxy], "as it is", "proxy")),
+        claim("trained on proxies, the reward of UTR's queries falls", lambda s: -gain(s[proxy], "as it is", "UTR"),
+              "54.0 (lowest TPL)"),
+        claim("trained on proxies, temporal perplexity falls (UTR's queries)", lambda s: -gain(s[proxy], TPL, "UTR")),
+        claim("trained on proxies, shuffling costs less than before (UTR's queries)",
+              lambda s: -gain(s[proxy], SHUFFLING, "UTR")),
+        claim("trained on proxies, shuffling costs them less than 0.02",
+              lambda s: 0.02 - after(s[proxy], SHUFFLING, "proxy")),
+        claim("trained on UTR's queries, their reward rises", lambda s: gain(s[utr], "as it is", "UTR"), "58.8"),
+        claim("trained on UTR's queries, temporal perplexity rises", lambda s: gain(s[utr], TPL, "UTR")),
+        claim("trained on UTR's queries, shuffling costs more than before", lambda s: gain(s[utr], SHUFFLING, "UTR")),
+        claim("UTR's queries beat proxies, reward of UTR's queries",
+              lambda s: after(s[utr], "as it is", "UTR") - after(s[proxy], "as it is", "UTR"), tpl),
+        claim("UTR's queries beat proxies, temporal perplexity",
+              lambda s: after(s[utr], TPL, "UTR") - after(s[proxy], TPL, "UTR"), "0.030, 0.004 (of data)"),
+    ]  # fmt: skip
+
+
+CLAIMS = (
+    TemporalClaim("GRPO on tracking raises its reward, greedy", "video-tracking",
+                  lambda s: s["GRPO"].gain("as it is", "tracking, UTR")),
+    TemporalClaim("GRPO on tracking raises its reward, sampled", "video-tracking",
+                  lambda s: s["GRPO"].gain("sampled", "tracking, UTR")),
+    TemporalClaim("GRPO on tracking raises temporal perplexity", "video-tracking",
+                  lambda s: s["GRPO"].gain(TPL, "tracking, UTR")),
+    *_claims("GRPO"),
+    *_claims("SFT"),
+)  # fmt: skip
+
+
+def by_seed(runs: list[Run]) -> list[Seed]:
+    """The runs of each seed by cell, of the seeds that have all cells."""
+    cells, seeds = {run.cell for run in runs}, sorted({run.seed for run in runs})
+    found = ({run.cell: run for run in runs if run.seed == seed} for seed in seeds)
+    return [each for each in found if set(each) == cells]
+
+
+def temporal_table(root=ROOT) -> str:
+    """Markdown: every claim, the paper's numbers, ours over seeds, p and the verdict. Raises as `load_runs`."""
+    seeds = {name: by_seed(load_runs(grid, root)) for name, grid in GRIDS.items()}
+    found = [[claim.value(seed) for seed in seeds[claim.grid]] for claim in CLAIMS]
+    corrected = holm([p_value(values) for values in found])
+    lines = [
+        "| claim | paper | here, above zero | p, all claims together | holds? | seeds (for ± 0.02) |",
+        "|---|---|---|---|---|---|",
+    ]
+    for claim, values, p in zip(CLAIMS, found, corrected, strict=True):
+        mean, low, high = mean_interval(values)
+        lines.append(
+            f"| {claim.text} | {claim.paper} | {mean:+.3f} [{low:+.3f}, {high:+.3f}] | {p:.3f} "
+            f"| {verdict((mean, low, high))} | {len(values)} ({seeds_needed(values)}) |"
+        )
+    return "\n".join(lines)

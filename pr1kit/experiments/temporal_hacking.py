@@ -1,0 +1,207 @@
+"""Does a policy that is paid for what one frame tells stop watching? Trained on clips, measured with and without time.
+
+    python -m pr1kit.experiments.temporal_hacking                 # what is missing of all grids
+    python -m pr1kit.experiments.temporal_hacking video-tracking --seeds 0 1 2
+
+Held-out clips of every kind are answered greedily as they are, with their frames shuffled, and with one frame in every
+frame's place; beside the rewards stands the temporal perplexity of the truth. Temporal hacking (UTR, arXiv 2502.12081)
+is a reward that does not mind the shuffling. Runs are lines of `data/runs/<grid>.jsonl.gz`, read by `load_runs`; modes
+of their results are kinds of query, such as "tracking, UTR".
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import tempfile
+import time
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, fields, replace
+from pathlib import Path
+
+import numpy as np
+from tqdm.auto import tqdm
+
+from pr1kit.data.clips import KINDS, PROXY, make_clips
+from pr1kit.data.durable_files import write_atomically
+from pr1kit.data.sample import VIDEO_TASKS, Sample
+from pr1kit.evaluation.temporal import temporal_perplexity
+from pr1kit.experiments.grid import Grid
+from pr1kit.experiments.runs import FORMAT, ROOT, add_line, environment, log_file, read_lines, step_rows
+from pr1kit.models.backends import quiet
+from pr1kit.models.policy import Policy, load_policy, scene_knobs
+from pr1kit.rewards.score import score_batch
+from pr1kit.rollouts.generate import generate_completions
+from pr1kit.training.grpo import TINY, train_grpo
+from pr1kit.training.sft import TINY_SFT, train_sft
+
+MOST_TOKENS = 72  # a box in each of eight frames
+QUERIES = ("UTR", "proxy")
+SHOWN = ("as it is", "shuffled", "one frame")
+
+
+@dataclass(frozen=True)
+class ClipCondition:
+    """Everything that decides a run besides its seed.
+
+    `method`: GRPO (`rl`) or supervision (`sft`), for `steps`; `tasks` and `queries`: what is trained on, all kinds of
+    the tasks (`UTR`) or those that one frame answers (`proxy`); `held_out` clips of each task and query, drawn from
+    `test_seed` + the run's seed, measure it; the rest are fields of `GRPOSettings`, or, for `sft`, `batch_size`.
+    """
+
+    policy: str = "tiny-video"
+    method: str = "rl"
+    tasks: tuple[str, ...] = VIDEO_TASKS
+    queries: str = "UTR"
+    steps: int = 40
+    prompts_per_step: int = 16
+    num_generations: int = 8
+    learning_rate: float = 1e-4
+    batch_size: int = 32
+    held_out: int = 64
+    test_seed: int = 300
+
+    def __post_init__(self):
+        object.__setattr__(self, "tasks", tuple(self.tasks))
+        if self.method not in ("rl", "sft") or self.queries not in QUERIES:
+            raise ValueError(f"Unknown method {self.method!r} or queries {self.queries!r}: rl or sft, UTR or proxy.")
+
+    @classmethod
+    def of(cls, values: dict) -> ClipCondition:
+        """A condition from its factors. Raises ValueError for a factor that there is not."""
+        known = [each.name for each in fields(cls)]
+        if unknown := [name for name in values if name not in known]:
+            raise ValueError(f"Unknown factor {', '.join(unknown)}: the factors are {', '.join(known)}.")
+        return cls(**values)
+
+    def training_clips(self, policy: Policy, seed: int) -> list[Sample]:
+        each = self.steps * (self.prompts_per_step if self.method == "rl" else self.batch_size) // len(self.tasks) + 1
+        clips = [clips_for(policy, task, self.queries, each, seed, "train") for task in self.tasks]
+        return [clip for together in zip(*clips, strict=True) for clip in together]
+
+    def held_out_clips(self, policy: Policy, seed: int) -> dict[str, list[Sample]]:
+        """By "task, queries"."""
+        return {
+            f"{task}, {queries}": clips_for(policy, task, queries, self.held_out, self.test_seed + seed, "test")
+            for task in VIDEO_TASKS
+            for queries in QUERIES
+        }
+
+
+def clips_for(policy: Policy, task: str, queries: str, count: int, seed: int, split: str) -> list[Sample]:
+    """`count` clips of a task that `policy` can read, of the kinds that `queries` names."""
+    kinds = KINDS[task] if queries == "UTR" else (PROXY,)
+    return make_clips(task, count, seed, split, kinds=kinds, **scene_knobs(policy, task))
+
+
+GRIDS = {
+    grid.name: grid
+    for grid in (
+        Grid(
+            "video-tracking",
+            "GRPO on UTR's queries raises the tracking reward of held-out clips.",
+            {"training": {"GRPO": {}}},
+            {"tasks": ("tracking",)},
+        ),
+        Grid(
+            "temporal-hacking",
+            "A policy paid for proxy queries stops watching: temporal perplexity falls, and shuffled frames cost "
+            "nothing; one paid for UTR's watches more (UTR, arXiv 2502.12081).",
+            {
+                "method": {"GRPO": {"method": "rl"}, "SFT": {"method": "sft", "learning_rate": 5e-4}},
+                "queries": {name: {"queries": name} for name in QUERIES},
+            },
+            seeds=(0, 1, 2, 3, 4),
+        ),
+    )
+}
+
+
+def as_shown(sample: Sample, shown: str, rng: np.random.Generator) -> Sample:
+    """The sample with its frames as they are, shuffled, or one of them in the place of all; question and truth stay."""
+    count = len(sample.frames)
+    order = {"shuffled": rng.permutation(count), "one frame": np.full(count, rng.integers(count))}
+    frames = tuple(sample.frames[i] for i in order[shown].tolist()) if shown in order else sample.frames
+    return replace(sample, image=frames[0], frames=frames)
+
+
+def rewards(policy: Policy, samples: Sequence[Sample], **sampling) -> np.ndarray:
+    """The mean `kit` reward of each sample's answers, `(S,)`."""
+    answers = generate_completions(policy, samples, max_new_tokens=MOST_TOKENS, **sampling)
+    scores = [
+        score_batch(sample.task, texts, [sample.target] * len(texts), frame=policy.frame_of(sample))
+        for sample, texts in zip(samples, answers, strict=True)
+    ]
+    return np.array([np.mean([result.total for result in group]) for group in scores])
+
+
+def measure(policy: Policy, held_out: dict[str, list[Sample]], seed: int) -> dict[str, dict]:
+    """For each kind of query: the mean reward however the clips are shown, sampled answers' as they are, temporal
+    perplexity per token, and each clip's reward as it is."""
+    found = {}
+    for name, clips in held_out.items():
+        values: dict = {}
+        for shown in SHOWN:
+            rng = np.random.default_rng([seed, SHOWN.index(shown)])
+            each = rewards(policy, [as_shown(clip, shown, rng) for clip in clips])
+            values[shown] = float(each.mean())
+            if shown == "as it is":
+                values["clips"] = [round(value, 3) for value in each.tolist()]
+        values["sampled"] = float(rewards(policy, clips, temperature=1.0, num_generations=2, seed=seed).mean())
+        values["shuffling costs"] = values["as it is"] - values["shuffled"]
+        values["temporal perplexity"] = temporal_perplexity(policy, clips, seed=seed).mean
+        found[name] = {key: round(value, 5) if isinstance(value, float) else value for key, value in values.items()}
+    return found
+
+
+def run(condition: ClipCondition, seed: int, before: Path, bar=None) -> tuple[dict, list[dict]]:
+    """Measure, train, measure again; the results and the rows of training. `before` keeps what was measured before."""
+    policy = load_policy(condition.policy, verbose=False)
+    held_out = condition.held_out_clips(policy, seed)
+    if not before.exists():
+        write_atomically(before, json.dumps(measure(policy, held_out, seed)))
+    clips, started = condition.training_clips(policy, seed), time.process_time()
+    with tempfile.TemporaryDirectory() as folder, quiet():
+        own = {"steps": condition.steps, "learning_rate": condition.learning_rate, "save_steps": condition.steps}
+        if condition.method == "rl":
+            settings = replace(TINY, **own, num_generations=condition.num_generations, seed=seed,
+                               prompts_per_step=condition.prompts_per_step, micro_prompts=condition.prompts_per_step,
+                               max_completion_length=MOST_TOKENS)  # fmt: skip
+            rows = train_grpo(policy, clips, folder, settings, bar=bar)
+        else:
+            size = {"batch_size": condition.batch_size, "micro_batch": condition.batch_size}
+            rows = train_sft(policy, clips, folder, replace(TINY_SFT, **own, **size, seed=seed), bar=bar)
+    seconds = round(time.process_time() - started, 1)
+    results = {"before": json.loads(before.read_text()), "after": measure(policy, held_out, seed)}
+    return {"steps": len(rows), **results, "processor_seconds": {condition.method: seconds}}, rows
+
+
+def run_grid(grid: Grid, root: Path = ROOT, work: Path = Path("runs/video")) -> None:
+    """Run what is missing of `grid`, seed by seed, so that a grid that was cut off has whole seeds."""
+    path, conditions = log_file(grid, root), {cell: ClipCondition.of(each) for cell, each in grid.cells().items()}
+    done = {(line["cell"], line["seed"]) for line in read_lines(path)}
+    left = [(cell, seed) for seed in grid.seeds for cell in conditions if (cell, seed) not in done]
+    for cell, seed in tqdm(left, desc=grid.name):
+        condition, started = conditions[cell], time.time()
+        work.mkdir(parents=True, exist_ok=True)
+        before = work / f"before-{Path(condition.policy).name}-{condition.held_out}-{condition.test_seed}-{seed}.json"
+        results, rows = run(condition, seed, before)
+        name = {"format": FORMAT, "cell": cell, "seed": seed, "condition": asdict(condition)}
+        rows = step_rows([{"phase": condition.method, **row} for row in rows])
+        line = {**name, "environment": environment(time.time() - started), "results": results, "steps": rows}
+        add_line(path, line)
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(prog="python -m pr1kit.experiments.temporal_hacking", description=__doc__)
+    parser.add_argument("grids", nargs="*", choices=[*GRIDS, []], help="all where none is named")
+    parser.add_argument("--seeds", type=int, nargs="+", help="instead of each grid's own")
+    parser.add_argument("--out", type=Path, default=ROOT, help="where the logs are (default: %(default)s)")
+    arguments = parser.parse_args(argv)
+    for name in arguments.grids or GRIDS:
+        grid = GRIDS[name]
+        run_grid(replace(grid, seeds=tuple(arguments.seeds)) if arguments.seeds else grid, arguments.out)
+
+
+if __name__ == "__main__":
+    main()

@@ -111,6 +111,8 @@ class RewardExplorer(anywidget.AnyWidget):
         known = dict(samples) if isinstance(samples, Mapping) else {sample.id: sample for sample in samples}
         row = log.groups_at(log.first_step if step is None else step)[0]
         switches = {name: log.settings[name] for name in ("recipe", "matching", "drop") if name in log.settings}
+        if switches.get("recipe") not in RECIPES:  # one's own, which its name does not bring back
+            switches.pop("recipe", None)
         explorer = cls(known.get(row["id"]) or scene_of(row["id"], row["prompt"]), **switches | options)
         explorer._log, explorer._samples = log, known
         explorer.open_step(row["step"])

@@ -5,6 +5,10 @@
     released         the formula of its official code, constants included, on our parser
     released-strict  the official code as a whole, with its parser and its format gates, see `official`
 
+A recipe of your own is a function `(answer, target, options) -> RewardResult`, as the kit's are, and stands where the
+name of one could: `answer` is parsed and in pixels, `options` are the switches of `tasks.Options`. The parts of its
+results are logged as the kit's are, and must have the same names each time.
+
 The formulas stand at the top of each task's file. All recipes but the last read one parser and differ only in what they
 make of an `Answer`. Bad model output scores low with a reason; a bad target or option raises ValueError.
 """
@@ -15,7 +19,8 @@ import warnings
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
-from math import nan
+from functools import partial
+from math import isfinite, nan
 from typing import Any
 
 from pr1kit.data.boxes import pixels_per_unit, to_pixels
@@ -25,6 +30,7 @@ from pr1kit.rewards.parsing import is_tagged
 from pr1kit.rewards.results import Answer, RewardResult
 from pr1kit.rewards.tasks import Options, get_task
 
+Recipe = str | Callable[[Answer, Target, Options], RewardResult]
 FIRST = 32  # answers after which a reward function says that none has passed the format gate
 RECIPES = ("kit", "paper", "released", "released-strict")
 
@@ -34,7 +40,7 @@ def score(
     completion: str | None,
     target: Target | Mapping,
     *,
-    recipe: str = "kit",
+    recipe: Recipe = "kit",
     frame: Any = "pixel",
     matching: str = "optimal",
     drop: Sequence[str] = (),
@@ -62,7 +68,7 @@ def score_batch(
     completions: Sequence[str | None],
     targets: Sequence[Target | Mapping],
     *,
-    recipe: str = "kit",
+    recipe: Recipe = "kit",
     frame: Any = "pixel",
     thinking: bool = False,
     **options,
@@ -84,7 +90,7 @@ def score_batch(
 
 def reward_function(
     task: str | Sequence[str],
-    recipe: str = "kit",
+    recipe: Recipe = "kit",
     *,
     frame: Any = "pixel",
     thinking: bool = False,
@@ -140,20 +146,24 @@ def reward_function(
             if seen[each] < FIRST:
                 seen[each] += len(scored)
                 passed[each] += sum(result.parts.get("format", 1) > 0 for result in scored)
-                if seen[each] >= FIRST and not passed[each]:
+                if seen[each] >= FIRST and not passed[each] and isinstance(recipe, str):
                     warnings.warn(_nothing_passes(each, recipe, seen[each]), stacklevel=2)
             if len(tasks) > 1 and rows and "log_metric" in columns:
                 columns["log_metric"](f"reward/{each}", sum(result.total for result in scored) / len(scored))
         if log_extra := columns.get("log_extra"):
-            for part in dict.fromkeys(part for each in tasks for part in get_task(each).PARTS[recipe]):
-                has = [part in get_task(each).PARTS[recipe] for each in asked]
+            parts = {
+                each: _parts(each, recipe, [r for r, a in zip(results, asked, strict=True) if a == each])
+                for each in tasks
+            }
+            for part in dict.fromkeys(part for each in tasks for part in parts[each]):
+                has = [part in parts[each] for each in asked]
                 values = [r.parts.get(part, 0.0) if own else nan for r, own in zip(results, has, strict=True)]
                 log_extra(part, values)
                 if kept := [value for value, own in zip(values, has, strict=True) if own]:
                     columns["log_metric"](f"reward/{part}", sum(kept) / len(kept))
         return [result.total for result in results]
 
-    reward.__name__ = f"{'+'.join(tasks)}_{recipe}"
+    reward.__name__ = f"{'+'.join(tasks)}_{recipe_name(recipe)}"
     needed = [names for each in tasks for names in get_task(each).COLUMNS]
     vars(reward)["columns"] = tuple(dict.fromkeys(needed + ([("task",)] if len(tasks) > 1 else [])))
     return reward
@@ -225,8 +235,22 @@ def frames_of(frame: Any, count: int) -> list:
     return [frame] * count
 
 
+def recipe_name(recipe: Recipe) -> str:
+    """The name of a recipe, or of a function that is one."""
+    return recipe if isinstance(recipe, str) else getattr(recipe, "__name__", type(recipe).__name__)
+
+
+def _parts(task: str, recipe: Recipe, results: Sequence[RewardResult]) -> Sequence[str]:
+    """The parts that a recipe has; of one's own, those that it gave."""
+    if isinstance(recipe, str):
+        return get_task(task).PARTS[recipe]
+    return tuple(dict.fromkeys(part for result in results for part in result.parts))
+
+
 def _score(task, rule, completion, target, frame, recipe, thinking, switches) -> RewardResult:
     answer = read_answer(task, completion, target, frame, PARSERS[task] if recipe == "released-strict" else None)
+    if callable(recipe):
+        rule = partial(_own, recipe, completion)
     if not thinking or is_tagged(completion):
         return rule(answer, target, switches)
     reason = answer.reason or "the thinking tags are missing"
@@ -236,8 +260,19 @@ def _score(task, rule, completion, target, frame, recipe, thinking, switches) ->
     return rule(replace(answer, format_score=0.0, reason=reason), target, switches)
 
 
-def _recipe(task: str, recipe: str, options: Mapping, thinking: bool) -> tuple[Callable, Options]:
+def _own(rule: Callable, completion, answer: Answer, target: Target, options: Options) -> RewardResult:
+    """What a recipe of one's own makes of an answer. Raises ValueError where that is no reward."""
+    result = rule(answer, target, options)
+    if not isinstance(result, RewardResult) or not isfinite(result.total):
+        said = f"{recipe_name(rule)!r} made {str(result)[:80]} of {str(completion)[:80]!r}"
+        raise ValueError(f"A recipe returns a RewardResult with a finite total: {said}.")
+    return result
+
+
+def _recipe(task: str, recipe: Recipe, options: Mapping, thinking: bool) -> tuple[Callable, Options]:
     module = get_task(task)
+    if callable(recipe):
+        return recipe, Options(**options)
     if recipe not in module.RECIPES:
         raise ValueError(f"Unknown recipe {recipe!r} of {task}: choose one of {', '.join(module.RECIPES)}.")
     if thinking and recipe == "released-strict":

@@ -19,7 +19,7 @@ from pr1kit.models.policy import Policy
 from pr1kit.rewards.groups import group_advantages
 from pr1kit.rewards.parsing import END
 from pr1kit.rewards.results import Rollout
-from pr1kit.rewards.score import score_batch
+from pr1kit.rewards.score import Recipe, score_batch
 from pr1kit.rollouts.branch_attention import KeywordsNotPassed
 from pr1kit.rollouts.branched_decoding import branches, can_branch
 
@@ -148,7 +148,7 @@ def sample_rollouts(
     temperature: float = 1.0,
     seed: int = 0,
     *,
-    recipe: str = "kit",
+    recipe: Recipe = "kit",
     **generation,
 ) -> list[list[Rollout]]:
     """A group of `num_generations` scored rollouts for each sample, in the order of `samples`.

@@ -5,6 +5,8 @@ Under `accelerate launch` every process calls the same function; TRL and acceler
 
 from __future__ import annotations
 
+import hashlib
+import inspect
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, replace
 from functools import partial
@@ -16,7 +18,7 @@ from pr1kit.data.images import image_size
 from pr1kit.data.sample import Sample, Target
 from pr1kit.models.inputs import picture, refuse_videos
 from pr1kit.models.policy import Policy, prompt_words
-from pr1kit.rewards.score import reward_function
+from pr1kit.rewards.score import Recipe, recipe_name, reward_function
 from pr1kit.training.grpo_settings import PAPER, TINY, UNSEEN_OPTIONS, GRPOSettings
 from pr1kit.training.grpo_trainer import PerceptionGRPOTrainer
 from pr1kit.training.probes import ProbeLog
@@ -81,12 +83,27 @@ def only_task(samples: Sequence[Sample]) -> str:
     return tasks.pop()
 
 
-def reward_of(task: str | Sequence[str], settings: GRPOSettings, processor=None) -> Callable[..., list[float]]:
-    """The reward function that `settings` ask for; `released-strict` reads completions with their special tokens."""
+def reward_of(
+    task: str | Sequence[str], settings: GRPOSettings, processor=None, recipe: Recipe | None = None
+) -> Callable[..., list[float]]:
+    """The reward function that `settings` ask for, or `recipe`; `released-strict` reads completions with their special
+    tokens."""
+    recipe = settings.recipe if recipe is None else recipe
     switches = {name: getattr(settings, name) for name in ("matching", "drop", "thinking")}
-    if settings.recipe == "released-strict" and processor is not None:
+    if recipe == "released-strict" and processor is not None:
         switches["decode"] = partial(processor.decode, skip_special_tokens=False)
-    return reward_function(task, settings.recipe, **switches)
+    return reward_function(task, recipe, **switches)
+
+
+def signature(recipe: Recipe) -> str:
+    """What tells a recipe from others: its name, and of a function a digest of its source, where there is one."""
+    if isinstance(recipe, str):
+        return recipe
+    try:
+        source = inspect.getsource(recipe)
+    except (OSError, TypeError):  # written at a prompt, or an object that is called
+        return recipe_name(recipe)
+    return f"{recipe_name(recipe)} {hashlib.sha256(source.encode()).hexdigest()[:16]}"
 
 
 def train_grpo(
@@ -95,6 +112,7 @@ def train_grpo(
     folder: str | Path,
     settings: GRPOSettings = TINY,
     *,
+    recipe: Recipe | None = None,
     resume: bool = True,
     bar=None,
     trl: Mapping = {},
@@ -104,7 +122,9 @@ def train_grpo(
     """Train `policy` in place on samples of one task or several, mixed; returns the log, one dict a step.
 
     `folder` gets `settings.json`, `log.jsonl`, `rollouts.jsonl` and checkpoints. With `resume`, a run that was cut off
-    goes on from its newest checkpoint. An adapter is trained where the policy has one, else all weights. `trl` holds
+    goes on from its newest checkpoint. An adapter is trained where the policy has one, else all weights. `recipe` is a
+    reward of your own in the place of the settings' (see `rewards.score`); one whose source has changed is another run,
+    what it calls is not looked at. `trl` holds
     further options of TRL's `GRPOConfig` (`report_to`, `use_vllm`, …); `reference` the weights to which the KL term is
     measured (`weights.trained_weights`), by default the policy's at the start of the run. Held-out
     `probes` are answered greedily at eleven steps, the start and the end included, into `probes.jsonl`, which changes
@@ -118,13 +138,15 @@ def train_grpo(
         refuse_videos(samples, "vLLM")
     seen = {name: value for name, value in trl.items() if name not in UNSEEN_OPTIONS}
     identity = {"method": "grpo", "task": tasks if len(tasks) > 1 else tasks[0], **asdict(settings), "trl": seen}
+    if recipe is not None:
+        identity["recipe"] = signature(recipe)
     asked = {"max_new_tokens": settings.max_completion_length, "thinking": settings.thinking}
     watch = [ProbeLog(policy, probes, folder, settings.steps, **asked)] if probes else []
 
     def trainer(log: RunLog) -> PerceptionGRPOTrainer:
         return PerceptionGRPOTrainer(
             model=policy.model,
-            reward_funcs=reward_of(tasks, settings, policy.processor),
+            reward_funcs=reward_of(tasks, settings, policy.processor, recipe),
             args=args,
             train_dataset=to_dataset(samples, policy, thinking=settings.thinking),
             processing_class=policy.processor,

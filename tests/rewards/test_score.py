@@ -9,6 +9,7 @@ import pytest
 
 from pr1kit.data.sample import IMAGE_TASKS, Target
 from pr1kit.rewards.parsing import boxed
+from pr1kit.rewards.results import RewardResult
 from pr1kit.rewards.score import RECIPES, completion_text, reward_function, score, score_batch
 from pr1kit.rewards.tasks import get_task
 
@@ -230,6 +231,49 @@ def test_a_frame_column_overrides_the_default():
     reward = reward_function("grounding", frame="norm1000")
     assert reward([""] * 3, answers, frame=["norm1000", None, [200, 200]], **columns) == [1, 1, 1]
     assert reward([""] * 3, answers, frame=["pixel"] * 3, **columns) == [0, 0, 0.0]
+
+
+def first_box(answer, target, options):
+    """A recipe of one's own: does the first box begin where the object does?"""
+    there = float(len(answer.boxes) > 0 and np.allclose(answer.boxes[0][:2], target.boxes[0][:2]))
+    return RewardResult(there, {"corner": there, "format": answer.format_score}, reason=answer.reason)
+
+
+def test_a_function_stands_where_the_name_of_a_recipe_does():
+    texts = [write([0, 0, 10, 10]), write([0, 0, 500, 500]), write([3, 0, 10, 10]), "no box"]
+    for task in ("grounding", "counting"):
+        named, ours = (score_batch(task, texts, [ONE] * 4, recipe=r) for r in ("kit", get_task(task).kit))
+        assert [(r.total, r.parts, r.matches) for r in named] == [(r.total, r.parts, r.matches) for r in ours]
+    assert [score("grounding", text, ONE, recipe=first_box).total for text in texts] == [1, 1, 0, 0]
+    assert score("grounding", write([0, 0, 100, 100]), ONE, frame="norm1000", recipe=first_box).total == 1
+    tagless = score("grounding", texts[0], ONE, recipe=first_box, thinking=True)
+    assert tagless.parts["format"] == 0
+    assert "tags" in tagless.reason
+
+
+def test_the_parts_of_a_recipe_of_ones_own_are_logged():
+    parts, metrics = {}, {}
+    logs = {"log_extra": lambda name, values: parts.update({name: values}), "log_metric": metrics.__setitem__}
+    reward = reward_function("grounding", first_box)
+    columns = {"boxes": [ONE["boxes"]] * 3, "image_size": [SIZE] * 3}
+    answers = [write([0, 0, 10, 10]), write([4, 0, 10, 10]), ""]
+    assert reward([""] * 3, answers, **columns, **logs) == [1, 0, 0]
+    assert parts == {"corner": [1, 0, 0], "format": [1, 1, 0]}
+    assert metrics == {"reward/corner": pytest.approx(1 / 3), "reward/format": pytest.approx(2 / 3)}
+    assert reward.__name__ == "grounding_first_box"
+    assert reward.columns == (("boxes",),)
+    assert reward([""] * 40, ["no box"] * 40, boxes=[ONE["boxes"]] * 40) == [0] * 40  # no layout to recommend
+
+
+@pytest.mark.parametrize("made", [0.5, None, RewardResult(math.nan, {})])
+def test_a_recipe_that_returns_no_reward_is_named(made):
+    def mine(answer, target, options):
+        return made
+
+    with pytest.raises(
+        ValueError, match=r"A recipe returns a RewardResult with a finite total: 'mine' made .* of 'hm'"
+    ):
+        score("grounding", "hm", ONE, recipe=mine)
 
 
 def test_a_reward_of_several_tasks_pays_each_by_its_own_rule():

@@ -10,12 +10,13 @@ import torch
 from datasets import Dataset
 from trl import GRPOTrainer
 
-from pr1kit import PerceptionGRPOTrainer, make_scenes, reward_function
+from pr1kit import PerceptionGRPOTrainer, RewardExplorer, make_scenes, reward_function
 from pr1kit.data.durable_files import read_log
 from pr1kit.data.sample import Target
 from pr1kit.models.policy import load_policy
 from pr1kit.models.tiny import build_model, build_processor
 from pr1kit.rewards.groups import group_advantages
+from pr1kit.rewards.results import RewardResult
 from pr1kit.rollouts.generate import generate_completions
 from pr1kit.training.advantages import scaled_advantages, update_spreads
 from pr1kit.training.grpo import to_dataset, train_grpo
@@ -176,6 +177,27 @@ def test_another_run_in_the_same_folder_is_refused(policy, tmp_path):
     train_grpo(policy, make_scenes("grounding", 2), tmp_path / "run", one)
     with pytest.raises(ValueError, match=r"holds a run with other settings \(temperature was 1.0, is 0.5\)"):
         train_grpo(policy, make_scenes("grounding", 2), tmp_path / "run", replace(one, temperature=0.5))
+
+
+def speaks_up(answer, target, options):
+    return RewardResult(float(len(answer.boxes) > 1), {"boxes": float(len(answer.boxes))})
+
+
+def test_a_recipe_of_ones_own_pays_a_run_and_a_mended_one_is_another_run(policy, tmp_path):
+    scenes = make_scenes("counting", 6)
+    rows = train_grpo(policy, scenes, tmp_path, SHORT, recipe=speaks_up)
+    for group in read_log(tmp_path / "rollouts.jsonl"):
+        assert [float(boxes > 1) for boxes in group["parts"]["boxes"]] == group["rewards"]
+    assert all(row["reward/boxes"] > 0 for row in rows)
+    assert train_grpo(policy, scenes, tmp_path, SHORT, recipe=speaks_up) == rows
+    assert RewardExplorer.from_run(tmp_path).recipe == "kit"
+
+    def mended(answer, target, options):
+        return RewardResult(float(len(answer.boxes) > 2), {"boxes": float(len(answer.boxes))})
+
+    mended.__name__ = "speaks_up"
+    with pytest.raises(ValueError, match=r"other settings .*recipe was 'speaks_up"):
+        train_grpo(policy, scenes, tmp_path, SHORT, recipe=mended)
 
 
 def test_data_are_checked_before_training(policy, tmp_path):

@@ -96,7 +96,7 @@ def test_a_policy_of_ones_own_folder_is_made_loaded_and_asked(folder, tmp_path, 
     assert card["photographs"] == [5, 1]
     assert card["recipe"]["crop"] == 64
     text = (out / "README.md").read_text()
-    assert "make-tiny-policy --data FOLDER --crop 64 --any-side-up" in text
+    assert "make-tiny-policy --data FOLDER --task counting --crop 64 --any-side-up\n" in text
     assert "| accuracy | " in text
     assert "| matched_iou | " in text
     policy = load_policy(str(out), verbose=False)

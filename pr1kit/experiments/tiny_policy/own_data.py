@@ -98,6 +98,7 @@ def make_own_policy(
     card = {
         "name": name or out.name,
         "recipe": asdict(recipe),
+        "split": split,
         "classes": classes,
         "photographs": [len(set(photographs(part))) for part in (learned, held_out)],
         "seconds": {stage: round(value) for stage, value in seconds.items()},
@@ -231,7 +232,8 @@ def own_card(card: dict) -> str:
         for name in final["greedy"]
         if name != "headline"
     )
-    sides = " --any-side-up" if recipe["any_side_up"] else ""
+    flags = f" --split {card['split']}" if card["split"] else ""
+    flags += f" --task {recipe['task']} --crop {recipe['crop']}" + " --any-side-up" * recipe["any_side_up"]
     return f"""---
 library_name: transformers
 pipeline_tag: image-text-to-text
@@ -241,14 +243,14 @@ pipeline_tag: image-text-to-text
 `Qwen2_5_VLForConditionalGeneration` with {card["parameters"] / 1e6:.1f} million parameters and a tokenizer of its own,
 for learning and testing on a CPU. It was taught {recipe["task"]} on crops of {recipe["crop"]} pixels, which it sees at
 {IMAGE_SIZE}×{IMAGE_SIZE}, with the classes {", ".join(card["classes"])}; it knows nothing else, and is evidence about
-nothing else. It is no medical device.
+nothing else.
 
 Made from random weights by
 
-    python -m pr1kit make-tiny-policy --data FOLDER --crop {recipe["crop"]}{sides}
+    python -m pr1kit make-tiny-policy --data FOLDER{flags}
 
-in {sum(card["seconds"].values()) / 60:.0f} minutes on {card["threads"]} CPU thread{"s" * (card["threads"] > 1)} of a
-busy machine (torch {card["torch"]}), seed {recipe["seed"]}: dense vision pretraining ({recipe["vision_steps"]} steps of
+in {sum(card["seconds"].values()) / 60:.0f} minutes on {card["threads"]} CPU thread{"s" * (card["threads"] > 1)}
+(torch {card["torch"]}), seed {recipe["seed"]}: dense vision pretraining ({recipe["vision_steps"]} steps of
 {recipe["batch"]} crops), then answers ({recipe["steps"]} steps of {recipe["batch"]}), on {learned} photographs and the
 annotations that people made of them, faults included. `training.json` holds the whole recipe.
 

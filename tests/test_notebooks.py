@@ -36,6 +36,8 @@ assert len({rollout.completion for rollout in group}) > 1, "eight samples, one a
 for task, name in HEADLINE.items():
     low, high = metrics[task].interval(name)
     assert metrics[task].samples == 8 and low <= metrics[task][name] <= high
+assert [row["step"] for row in log] == [1, 2] and len(before["sampled"]) == len(after["greedy"]) == len(held_out) == 8
+assert not {s.id for s in train} & {s.id for s in held_out}
 """,
     "01_rewards": """
 off = np.abs(shifts) >= box[2] - box[0]

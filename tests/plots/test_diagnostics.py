@@ -84,6 +84,26 @@ def test_gaps_stay_gaps():
     assert np.isnan(line(ax, "kl")[1])
 
 
+def test_several_runs_are_drawn_over_one_another():
+    other = [{**row, "reward": 0.5, "kl": 2.0} for row in ROWS[:4]]
+    axes = plot_diagnostics({"sick": other, "cured": ROWS}, only=("reward", "kl", "completions/mean_length"), window=1)
+    assert titles(axes) == [CHARTS[0].title, CHARTS[3].title, CHARTS[6].title]
+    for ax, name in zip(axes, ("reward", "kl", "completions/mean_length"), strict=True):
+        lines = [line for line in ax.lines if line.get_gid() == name]
+        assert [line.get_label() for line in lines] == ["sick", "cured"]
+        assert [line.get_ydata().tolist() for line in lines] == [[row[name] for row in rows] for rows in (other, ROWS)]
+        assert lines[0].get_color() != lines[1].get_color()
+        assert [text.get_text() for text in ax.get_legend().get_texts()] == ["sick", "cured"]
+    with pytest.raises(ValueError, match="At most 6 runs"):
+        plot_diagnostics(dict.fromkeys("abcdefg", ROWS))
+
+
+def test_only_chooses_charts_by_a_field():
+    assert titles(plot_diagnostics(ROWS, only=("entropy", "reward/format"))) == [CHARTS[0].title, CHARTS[4].title]
+    with pytest.raises(ValueError, match=r"any of entrophy\.$"):
+        plot_diagnostics(ROWS, only=("entrophy",))
+
+
 def test_nothing_to_draw_is_one_sentence(tmp_path):
     with pytest.raises(ValueError, match="Nothing to diagnose"):
         plot_diagnostics([{"step": 1, "lr": "none"}])

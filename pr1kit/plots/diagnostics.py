@@ -79,7 +79,7 @@ def plot_diagnostics(
     figure, grid = plt.subplots(height, columns, figsize=(WIDTH * columns, HEIGHT * height), squeeze=False)
     for ax, (chart, lines) in zip(grid.flat, drawn, strict=False):
         if len(runs) == 1:
-            _draw(ax, chart, lines, *runs.values(), window)
+            _draw(ax, chart, lines, next(iter(runs.values())), window)
         for name, rows, colour in zip(runs, runs.values(), RUN_COLOURS, strict=False) if len(runs) > 1 else ():
             _draw(ax, chart._replace(band=()), {next(iter(lines)): name}, rows, window, colour)
         if len(lines) > 1 or chart.band or len(runs) > 1:

@@ -36,68 +36,100 @@ def branches(counts: int | Sequence[int], synced: bool = False, draws: torch.Ten
     def decode(model, input_ids, logits_processor, stopping_criteria, generation_config, **model_kwargs):
         first = model.prepare_inputs_for_generation(input_ids, is_first_iteration=True, **model_kwargs)
         outputs = model(**first, return_dict=True)
-        device, length = input_ids.device, input_ids.shape[1]
-        each = torch.as_tensor(counts, device=device).expand(len(input_ids))
-        owner = torch.arange(len(input_ids), device=device).repeat_interleave(each)
+        length = input_ids.shape[1]
+        owner = torch.arange(len(input_ids), device=input_ids.device)
+        owner = owner.repeat_interleave(torch.as_tensor(counts, device=input_ids.device).expand(len(input_ids)))
         steps, blank = generation_config.max_length - length, generation_config._pad_token_tensor
-        name = "cache" if "cache" in outputs else "past_key_values"  # as it was called before transformers 5.24
-        cache = outputs[name]
-        prompts = Prompts(cache, first.get("attention_mask"), owner)
-        for layer in cache.layers:  # of linear attention: each branch goes on from a copy of its prompt's state
-            if not isinstance(layer, DynamicLayer):
-                layer.reorder_cache(owner)
-        cache.layers = [OwnLayer() if isinstance(layer, DynamicLayer) else layer for layer in cache.layers]
-        _select(logits_processor, owner)
-        logits, positions = outputs.logits[owner, -1], first["position_ids"][-3:, owner, -1:]
         ids = input_ids.new_full((len(owner), length + steps), 0 if blank is None else blank.item())
         ids[:, :length] = input_ids[owner]
-        result, rows = ids.clone(), torch.arange(len(owner), device=device)  # where the branches in the batch belong
-        running, lengths = torch.ones_like(rows, dtype=torch.bool), torch.zeros_like(rows)
-        check = 1 if device.type == "cpu" else CHECK  # to ask a CPU costs nothing
-        over = False
-        with branched_attention(model), torch.inference_mode(not synced):
-            for step in count():
-                looks = (step + 1) % check == 0 or step + 1 == steps
-                if not over:
-                    end = length + step + 1
-                    scores = logits_processor(ids[:, : end - 1], logits.float())
-                    if generation_config.do_sample:
-                        if step % CHECK == 0:
-                            chances = _chances(draws, step, min(step + CHECK, steps), len(result), device)
-                        token = draw(scores, chances[step % CHECK, rows])
-                    else:
-                        token = scores.argmax(-1)
-                    ids[:, end - 1] = torch.where(running, token, ids[:, end - 1])
-                    lengths += running
-                    running = running & ~stopping_criteria(ids[:, :end], None)
-                    if looks:
-                        left = running.nonzero()[:, 0]
-                        over = len(left) == 0
-                        if over or len(left) <= KEEP * len(ids):
-                            result[rows], longest = ids, int(lengths.max())
-                        if not over and len(left) <= KEEP * len(ids):
-                            for layer in cache.layers:
-                                layer.reorder_cache(left)
-                            _select(logits_processor, left)
-                            prompts.keep(prompts.owner[left])
-                            rows, ids, positions = rows[left], ids[left], positions[:, left]
-                            running, lengths = running[left], lengths[left]
-                    positions = positions + 1
-                if over and not synced:
-                    break
-                if synced and looks and not model._has_unfinished_sequences(over, True, device):
-                    break
-                logits = model(
-                    input_ids=ids[:, end - 1 : end],
-                    position_ids=positions,
-                    use_cache=True,
-                    return_dict=True,
-                    prompts=prompts,
-                    **{name: cache},
-                ).logits[:, -1]
-        return result[:, : length + longest]
+        _select(logits_processor, owner)
+        name = "cache" if "cache" in outputs else "past_key_values"  # as it was called before transformers 5.24
+        chances = torch.empty(0)
+
+        def choose(ids, logits, step, rows):
+            nonlocal chances
+            scores = logits_processor(ids, logits.float())
+            if not generation_config.do_sample:
+                return scores.argmax(-1)
+            if step % CHECK == 0:
+                chances = _chances(draws, step, min(step + CHECK, steps), len(owner), ids.device)
+            return draw(scores, chances[step % CHECK, rows])
+
+        with torch.inference_mode(not synced):
+            return decode_branches(
+                model,
+                {name: outputs[name]},
+                first.get("attention_mask"),
+                owner,
+                outputs.logits[owner, -1],
+                first["position_ids"][-3:, owner, -1:] + 1,
+                ids,
+                steps,
+                choose,
+                lambda ids: stopping_criteria(ids, None),
+                lambda left: _select(logits_processor, left),
+                synced,
+            )
 
     return decode
+
+
+def decode_branches(model, caches, mask, owner, logits, positions, ids, steps, choose, ends, select=None, synced=False):
+    """Go on from what a prefilled cache holds, each branch for itself; what its attention layers hold stays as it is.
+
+    `caches`: the cache under the name that the model gives it; `mask` (n, P): which places of the n prompts hold a
+    token (None: all); `owner` (B), ascending: each branch's prompt; `logits` (B, V) and `positions` (3, B, 1) of its
+    first token; `ids` (B, L + steps): L tokens that are there, then padding. `choose(ids, logits, step, rows)` gives
+    the next token of each branch that runs, `rows` their places among the B; `ends(ids)` says which have ended;
+    `select(left)` is told which go on. Returns ids as far as the longest.
+    """
+    length, device = ids.shape[1] - steps, ids.device
+    (cache,) = caches.values()
+    prompts = Prompts(cache, mask, owner)
+    for layer in cache.layers:  # of linear attention: each branch goes on from a copy of its prompt's state
+        if not isinstance(layer, DynamicLayer):
+            layer.reorder_cache(owner)
+    cache.layers = [OwnLayer() if isinstance(layer, DynamicLayer) else layer for layer in cache.layers]
+    result, rows = ids.clone(), torch.arange(len(owner), device=device)  # where the branches in the batch belong
+    running, lengths = torch.ones_like(rows, dtype=torch.bool), torch.zeros_like(rows)
+    check = 1 if device.type == "cpu" else CHECK  # to ask a CPU costs nothing
+    over = False
+    with branched_attention(model):
+        for step in count():
+            looks = (step + 1) % check == 0 or step + 1 == steps
+            if not over:
+                end = length + step + 1
+                token = choose(ids[:, : end - 1], logits, step, rows)
+                ids[:, end - 1] = torch.where(running, token, ids[:, end - 1])
+                lengths += running
+                running = running & ~ends(ids[:, :end])
+                if looks:
+                    left = running.nonzero()[:, 0]
+                    over = len(left) == 0 or step + 1 == steps
+                    if over or len(left) <= KEEP * len(ids):
+                        result[rows], longest = ids, int(lengths.max())
+                    if not over and len(left) <= KEEP * len(ids):
+                        for layer in cache.layers:
+                            layer.reorder_cache(left)
+                        if select:
+                            select(left)
+                        prompts.keep(prompts.owner[left])
+                        rows, ids, positions = rows[left], ids[left], positions[:, left]
+                        running, lengths = running[left], lengths[left]
+            if over and not synced:
+                break
+            if synced and looks and not model._has_unfinished_sequences(over, True, device):
+                break
+            logits = model(
+                input_ids=ids[:, end - 1 : end],
+                position_ids=positions,
+                use_cache=True,
+                return_dict=True,
+                prompts=prompts,
+                **caches,
+            ).logits[:, -1]
+            positions = positions + 1
+    return result[:, : length + longest]
 
 
 def _select(processors, rows: torch.Tensor) -> None:

@@ -1,10 +1,11 @@
 """Chats of several turns about one picture each, in a batch, each picture encoded once: the cache goes on.
 
-    read   tokens into the cache: the prompts with their pictures, later the critic's words
-    write  an answer in each chat, token by token
+    read   tokens into the cache: the prompts with their pictures, later an answer and the critic's words on it
+    write  an answer in each chat: branches that leave the cache as it is (`branched_decoding`)
 
-A turn is as wide as its longest row; shorter ones are padded on the left of what is read and on the right of what is
-written, and the attention mask covers these holes ever after. Positions count a row's own tokens (M-RoPE). A state that
+What is read is as wide as its longest row; shorter ones are padded on the left, and the attention mask covers these
+holes ever after. An answer is thus computed twice, the second time in one pass, and a chat that has ended its answer
+costs nothing while others go on. Positions count a row's own tokens (M-RoPE). A state that
 linear attention carries along (Qwen3.5) knows no mask: such models read the words one by one, and the state of a row
 that a step passes over is put back.
 """
@@ -12,6 +13,7 @@ that a step passes over is put back.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from copy import deepcopy
 
 import numpy as np
 import torch
@@ -22,7 +24,8 @@ from pr1kit.data.sample import Sample
 from pr1kit.models.inputs import model_inputs, refuse_videos
 from pr1kit.models.policy import Policy, chat
 from pr1kit.rollouts.branch_attention import OwnLayer
-from pr1kit.rollouts.branched_decoding import can_branch, draw
+from pr1kit.rollouts.branched_decoding import can_branch, decode_branches, draw
+from pr1kit.rollouts.generate import to_end
 
 _ANSWER, _WORDS = "the-answer-of-the-first-turn", "the-words-of-the-second-turn"
 
@@ -82,21 +85,31 @@ class Conversation:
 
         `draws` (B, max_new_tokens) in [0, 1) are the random numbers that choose the tokens.
         """
-        device = self.mask.device
-        said: list[list[int]] = [[] for _ in self.tokens]
-        ends, running = torch.tensor(self.ends, device=device), torch.ones(len(said), dtype=torch.bool, device=device)
+        device, batch = self.mask.device, len(self.tokens)
+        ends = torch.tensor(self.ends, device=device)
         uniform = None if draws is None else torch.from_numpy(draws.astype(np.float32)).to(device)
-        for step in range(max_new_tokens):
-            scores = self.logits.float()
-            numbers = None if uniform is None else uniform[:, step]
-            token = draw(scores / temperature, numbers) if temperature > 0 else scores.argmax(-1)
-            for row, each, runs in zip(said, token.tolist(), running.tolist(), strict=True):
-                row += [each] * runs
-            running = running & ~torch.isin(token, ends)
-            if not running.any() or step + 1 == max_new_tokens:
-                break
-            self._forward(token[:, None], running[:, None])
-        self.pending = [row[-1:] for row in said]
+
+        def choose(_, logits, step, rows):
+            numbers = None if uniform is None else uniform[rows, step]
+            return draw(logits.float() / temperature, numbers) if temperature > 0 else logits.float().argmax(-1)
+
+        layers = self.cache.layers
+        self.cache.layers = [each if isinstance(each, DynamicLayer) else deepcopy(each) for each in layers]
+        ids = decode_branches(
+            self.model,
+            {self.name: self.cache},
+            self.mask,
+            torch.arange(batch, device=device),
+            self.logits,
+            self.position.expand(3, -1)[..., None],
+            torch.zeros(batch, max_new_tokens, dtype=torch.long, device=device),
+            max_new_tokens,
+            choose,
+            lambda ids: torch.isin(ids[:, -1], ends),
+        )
+        self.cache.layers = layers
+        said = [to_end(row, self.ends) for row in ids.tolist()]
+        self.pending = said
         for tokens, written, row in zip(self.tokens, self.written, said, strict=True):
             tokens += row
             written += [True] * len(row)

@@ -187,6 +187,16 @@ first, taught = (logged(name, "by_turn") for name in ("before", "reper, alpha 0.
 assert first.shape == taught.shape == (5, 5) and (taught[:, 1] > first[:, 1]).all()
 assert (logged("before", "best_of")[:, 5] > logged("reper, alpha 0.1", "best_so_far")[:, 2] - 0.05).all()
 """,
+    "16_your_own_data": """
+where = {what: set(photographs(samples)) for what, samples in (("t", train), ("p", probes), ("h", held_out))}
+assert not where["t"] & where["p"] and not (where["t"] | where["p"]) & where["h"]
+assert was["sampled"].units == len(where["h"]) < was["sampled"].samples == len(held_out) == 8
+assert odd and all((rows < len(photos["train"][i].target.boxes)).all() for i, rows in odd.items())
+assert 0 < len(doubts) == len(groups) == len(probes) <= 8 and all(min(each) >= 0 for each in doubts)
+assert [row["step"] for row in log] == [1, 2] and {len(t["sampled"][0]) for t in (before, after)} == {3}
+assert texts[0] == texts[1] and (exported / "config.json").is_file()
+assert totals[worst] == totals.min() and len(totals) == 8
+""",
 }
 
 every_notebook = pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-POLICIES = {"tiny": "tiny-policy"}  # name of a policy: its folder
+POLICIES = {"tiny": "tiny-policy", "tiny-video": "tiny-video"}  # name of a policy: its folder
 PACKAGE = Path(__file__).resolve().parents[1]
 
 

@@ -7,10 +7,11 @@ of training data under one model, read off a chart. All of it is evidence about 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+from scipy.stats import spearmanr
 
 from pr1kit.data.sample import VIDEO_TASKS
 from pr1kit.experiments.runs import ROOT, Run, load_runs
@@ -39,6 +40,28 @@ def gain(run: Run, name: str, queries: str) -> float:
 def after(run: Run, name: str, queries: str) -> float:
     """After training, the mean over the tasks."""
     return float(np.mean([run.results["after"][f"{task}, {queries}"][name] for task in VIDEO_TASKS]))
+
+
+def gain_over_clips(run: Run, queries: str) -> tuple[float, float, float]:
+    """The gain in the reward of greedy answers and its 95 % interval over one run's held-out clips, paired."""
+    before, now = (np.array(run.results[when][queries]["clips"]["reward"]) for when in ("before", "after"))
+    return mean_interval(now - before)
+
+
+def rank_of_gain(run: Run, queries: Sequence[str]) -> float:
+    """Spearman's rank correlation, over kinds of query, of temporal perplexity before training with the gain after it.
+
+    `queries` are modes of the run's results, such as "tracking, UTR".
+    """
+    gains: dict[tuple[str, str], list[tuple[float, float]]] = {}
+    for name in queries:
+        before, now = (run.results[when][name]["clips"] for when in ("before", "after"))
+        for kind, tpl, was, is_now in zip(
+            before["kind"], before["temporal perplexity"], before["reward"], now["reward"], strict=True
+        ):
+            gains.setdefault((name, kind), []).append((tpl, is_now - was))
+    tpl, gained = np.array([np.mean(values, axis=0) for values in gains.values()]).T
+    return float(spearmanr(tpl, gained).statistic)
 
 
 def _claims(method: str) -> list[TemporalClaim]:

@@ -3,10 +3,10 @@
     python -m pr1kit.experiments.temporal_hacking                 # what is missing of all grids
     python -m pr1kit.experiments.temporal_hacking video-tracking --seeds 0 1 2
 
-Held-out clips of every kind are answered greedily as they are, with their frames shuffled, and with one frame in every
-frame's place; beside the rewards stands the temporal perplexity of the truth. Temporal hacking (UTR, arXiv 2502.12081)
-is a reward that does not mind the shuffling. Runs are lines of `data/runs/<grid>.jsonl.gz`, read by `load_runs`; modes
-of their results are kinds of query, such as "tracking, UTR".
+Held-out clips of every kind are answered greedily as they are and with their frames shuffled; beside the rewards
+stands the temporal perplexity of the truth. Temporal hacking (UTR, arXiv 2502.12081) is a reward that does not mind
+the shuffling. Runs are lines of `data/runs/<grid>.jsonl.gz`, read by `load_runs`; modes of their results are kinds of
+query, such as "tracking, UTR".
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from pathlib import Path
 import numpy as np
 from tqdm.auto import tqdm
 
-from pr1kit.data.clips import KINDS, PROXY, make_clips
+from pr1kit.data.clips import KINDS, PROXY, make_clips, query_kind
 from pr1kit.data.durable_files import write_atomically
 from pr1kit.data.sample import VIDEO_TASKS, Sample
 from pr1kit.evaluation.temporal import temporal_perplexity
@@ -37,7 +37,6 @@ from pr1kit.training.sft import TINY_SFT, train_sft
 
 MOST_TOKENS = 72  # a box in each of eight frames
 QUERIES = ("UTR", "proxy")
-SHOWN = ("as it is", "shuffled", "one frame")
 
 
 @dataclass(frozen=True)
@@ -45,8 +44,9 @@ class ClipCondition:
     """Everything that decides a run besides its seed.
 
     `method`: GRPO (`rl`) or supervision (`sft`), for `steps`; `tasks` and `queries`: what is trained on, all kinds of
-    the tasks (`UTR`) or those that one frame answers (`proxy`); `held_out` clips of each task and query, drawn from
-    `test_seed` + the run's seed, measure it; the rest are fields of `GRPOSettings`, or, for `sft`, `batch_size`.
+    the tasks (`UTR`) or those that one frame answers (`proxy`); `held_out` clips of each of the tasks `measured` and
+    each query, drawn from `test_seed` + the run's seed, measure it; the rest are fields of `GRPOSettings`, or, for
+    `sft`, `batch_size`.
     """
 
     policy: str = "tiny-video"
@@ -58,11 +58,13 @@ class ClipCondition:
     num_generations: int = 8
     learning_rate: float = 1e-4
     batch_size: int = 32
-    held_out: int = 64
+    measured: tuple[str, ...] = VIDEO_TASKS
+    held_out: int = 40
     test_seed: int = 300
 
     def __post_init__(self):
-        object.__setattr__(self, "tasks", tuple(self.tasks))
+        for name in ("tasks", "measured"):
+            object.__setattr__(self, name, tuple(getattr(self, name)))
         if self.method not in ("rl", "sft") or self.queries not in QUERIES:
             raise ValueError(f"Unknown method {self.method!r} or queries {self.queries!r}: rl or sft, UTR or proxy.")
 
@@ -83,7 +85,7 @@ class ClipCondition:
         """By "task, queries"."""
         return {
             f"{task}, {queries}": clips_for(policy, task, queries, self.held_out, self.test_seed + seed, "test")
-            for task in VIDEO_TASKS
+            for task in self.measured
             for queries in QUERIES
         }
 
@@ -101,7 +103,7 @@ GRIDS = {
             "video-tracking",
             "GRPO on UTR's queries raises the tracking reward of held-out clips.",
             {"training": {"GRPO": {}}},
-            {"tasks": ("tracking",)},
+            {"tasks": ("tracking",), "measured": ("tracking",), "held_out": 100},
         ),
         Grid(
             "temporal-hacking",
@@ -117,11 +119,10 @@ GRIDS = {
 }
 
 
-def as_shown(sample: Sample, shown: str, rng: np.random.Generator) -> Sample:
-    """The sample with its frames as they are, shuffled, or one of them in the place of all; question and truth stay."""
-    count = len(sample.frames)
-    order = {"shuffled": rng.permutation(count), "one frame": np.full(count, rng.integers(count))}
-    frames = tuple(sample.frames[i] for i in order[shown].tolist()) if shown in order else sample.frames
+def shuffled(sample: Sample, rng: np.random.Generator) -> Sample:
+    """The sample with its frames in another order; question, times and truth stay."""
+    order = rng.permutation(len(sample.frames)).tolist()
+    frames = tuple(sample.frames[i] for i in order)
     return replace(sample, image=frames[0], frames=frames)
 
 
@@ -136,21 +137,28 @@ def rewards(policy: Policy, samples: Sequence[Sample], **sampling) -> np.ndarray
 
 
 def measure(policy: Policy, held_out: dict[str, list[Sample]], seed: int) -> dict[str, dict]:
-    """For each kind of query: the mean reward however the clips are shown, sampled answers' as they are, temporal
-    perplexity per token, and each clip's reward as it is."""
+    """For each kind of query: the mean reward of greedy answers to clips as they are and with shuffled frames, of
+    sampled ones to them as they are, and the temporal perplexity per token; and of each of the `clips` its kind, its
+    reward as it is and its temporal perplexity."""
     found = {}
     for name, clips in held_out.items():
-        values: dict = {}
-        for shown in SHOWN:
-            rng = np.random.default_rng([seed, SHOWN.index(shown)])
-            each = rewards(policy, [as_shown(clip, shown, rng) for clip in clips])
-            values[shown] = float(each.mean())
-            if shown == "as it is":
-                values["clips"] = [round(value, 3) for value in each.tolist()]
-        values["sampled"] = float(rewards(policy, clips, temperature=1.0, num_generations=2, seed=seed).mean())
-        values["shuffling costs"] = values["as it is"] - values["shuffled"]
-        values["temporal perplexity"] = temporal_perplexity(policy, clips, seed=seed).mean
-        found[name] = {key: round(value, 5) if isinstance(value, float) else value for key, value in values.items()}
+        rng = np.random.default_rng([seed, 1])
+        each = rewards(policy, clips)
+        whole, mixed = each.mean(), rewards(policy, [shuffled(clip, rng) for clip in clips]).mean()
+        tpl = temporal_perplexity(policy, clips, seed=seed)
+        values = {
+            "as it is": whole,
+            "shuffled": mixed,
+            "shuffling costs": whole - mixed,
+            "sampled": rewards(policy, clips, temperature=1.0, num_generations=2, seed=seed).mean(),
+            "temporal perplexity": tpl.mean,
+        }
+        found[name] = {key: round(float(value), 5) for key, value in values.items()}
+        found[name]["clips"] = {
+            "kind": [query_kind(clip) for clip in clips],
+            "reward": each.round(3).tolist(),
+            "temporal perplexity": tpl.per_token.round(3).tolist(),
+        }
     return found
 
 
@@ -184,7 +192,8 @@ def run_grid(grid: Grid, root: Path = ROOT, work: Path = Path("runs/video")) -> 
     for cell, seed in tqdm(left, desc=grid.name):
         condition, started = conditions[cell], time.time()
         work.mkdir(parents=True, exist_ok=True)
-        before = work / f"before-{Path(condition.policy).name}-{condition.held_out}-{condition.test_seed}-{seed}.json"
+        same = (Path(condition.policy).name, *condition.measured, condition.held_out, condition.test_seed, seed)
+        before = work / f"before-{'-'.join(map(str, same))}.json"
         results, rows = run(condition, seed, before)
         name = {"format": FORMAT, "cell": cell, "seed": seed, "condition": asdict(condition)}
         rows = step_rows([{"phase": condition.method, **row} for row in rows])

@@ -1,0 +1,72 @@
+"""The experiment on temporal hacking: how clips are shown, what is measured, and that a run is logged once."""
+
+import numpy as np
+import pytest
+
+from pr1kit.data.clips import KINDS, make_clips
+from pr1kit.experiments.grid import Grid
+from pr1kit.experiments.runs import load_runs, log_file, read_lines
+from pr1kit.experiments.temporal_hacking import GRIDS, ClipCondition, run_grid, shuffled
+from pr1kit.models.policy import load_policy
+
+
+@pytest.fixture(scope="module")
+def policy():
+    return load_policy("tiny-video")
+
+
+def test_a_clip_is_shuffled_and_its_question_and_truth_stay():
+    (clip,) = make_clips("tracking", 1, seed=1)
+    other = shuffled(clip, np.random.default_rng(0))
+    assert other.frames != clip.frames
+    assert {frame.tobytes() for frame in other.frames} == {frame.tobytes() for frame in clip.frames}
+    assert (other.question, other.target, other.times) == (clip.question, clip.target, clip.times)
+    assert other.image is other.frames[0]
+
+
+def test_conditions_train_on_the_kinds_that_they_name_and_hold_out_others(policy):
+    for queries in ("UTR", "proxy"):
+        condition = ClipCondition(queries=queries, steps=3, prompts_per_step=4, held_out=4)
+        clips = condition.training_clips(policy, 0)
+        assert len(clips) >= 12
+        assert {clip.task for clip in clips[:3]} == set(KINDS)
+        assert all(clip.id.endswith("/proxy") == (queries == "proxy") for clip in clips)
+        held_out = condition.held_out_clips(policy, 0)
+        assert len(held_out) == 6
+        assert all("/test/" in clip.id for each in held_out.values() for clip in each)
+
+
+@pytest.mark.parametrize("values", [{"method": "dpo"}, {"queries": "both"}, {"colour": 1}])
+def test_conditions_that_there_are_not_are_refused(values):
+    with pytest.raises(ValueError, match="Unknown"):
+        ClipCondition.of(values)
+
+
+def test_a_run_is_logged_once_and_read_as_others_are(tmp_path):
+    fields = {"steps": 1, "prompts_per_step": 2, "num_generations": 2, "batch_size": 2, "held_out": 2}
+    methods = {"GRPO": {"method": "rl"}, "SFT": {"method": "sft"}}
+    grid = Grid("try", "", {"method": methods}, {"tasks": ("what",), **fields}, seeds=(0,))
+    run_grid(grid, tmp_path, tmp_path / "work")
+    first = log_file(grid, tmp_path).read_bytes()
+    run_grid(grid, tmp_path, tmp_path / "work")
+    assert log_file(grid, tmp_path).read_bytes() == first
+    for run in load_runs(grid, tmp_path):
+        after = run.results["after"]["tracking, UTR"]
+        assert set(after["clips"]["kind"]) <= set(KINDS["tracking"])
+        assert np.mean(after["clips"]["temporal perplexity"]) == pytest.approx(after["temporal perplexity"], abs=0.001)
+        assert np.mean(after["clips"]["reward"]) == pytest.approx(after["as it is"], abs=0.001)
+        assert after["shuffling costs"] == pytest.approx(after["as it is"] - after["shuffled"], abs=2e-5)
+        assert np.isfinite(run.gain("temporal perplexity", "when, proxy"))
+
+
+LOGGED = [name for name, grid in GRIDS.items() if log_file(grid).exists()]
+
+
+@pytest.mark.parametrize("name", LOGGED)
+def test_the_logs_that_come_with_the_kit_are_of_these_conditions(name):
+    grid, lines = GRIDS[name], read_lines(log_file(GRIDS[name]))
+    for line in lines:
+        assert ClipCondition.of(line["condition"]) == ClipCondition.of(grid.cells()[line["cell"]])
+    seeds = {cell: {line["seed"] for line in lines if line["cell"] == cell} for cell in grid.cells()}
+    assert all(len(each) >= 3 for each in seeds.values())
+    assert len({frozenset(each) for each in seeds.values()}) == 1

@@ -155,7 +155,7 @@ def _make_tiny_video_policy(arguments) -> int:
     if arguments.fast:
         lessons = tuple(replace(lesson, steps=2, clips=4) for lesson in recipe.lessons)
         recipe = replace(recipe, vision_steps=2, vision_clips=4, lessons=lessons)
-    make_tiny_video_policy(out, recipe, work=work, held_out=2 if arguments.fast else 200)
+    make_tiny_video_policy(out, recipe, work=work, held_out=2 if arguments.fast else 100)
     print((out / "README.md").read_text())
     return 0
 

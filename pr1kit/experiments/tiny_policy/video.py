@@ -221,7 +221,7 @@ def finetune(policy: Policy, head: ClipHead, recipe: ClipRecipe, lesson: ClipLes
     return train(lesson.name, nn.ModuleList([policy.model, head]), lesson.steps, lesson.lr, folder, step_loss)
 
 
-def make_tiny_video_policy(out: str | Path, recipe: ClipRecipe, *, work: str | Path, held_out: int = 200) -> None:
+def make_tiny_video_policy(out: str | Path, recipe: ClipRecipe, *, work: str | Path, held_out: int = 100) -> None:
     """Make the policy from the tiny policy of images and write it, in half precision, with its card to `out`; `work`
     keeps checkpoints.
 

@@ -53,13 +53,13 @@ class ClipCondition:
     method: str = "rl"
     tasks: tuple[str, ...] = VIDEO_TASKS
     queries: str = "UTR"
-    steps: int = 40
+    steps: int = 30
     prompts_per_step: int = 16
     num_generations: int = 8
-    learning_rate: float = 1e-4
+    learning_rate: float = 1.5e-4
     batch_size: int = 32
     measured: tuple[str, ...] = VIDEO_TASKS
-    held_out: int = 40
+    held_out: int = 30
     test_seed: int = 300
 
     def __post_init__(self):

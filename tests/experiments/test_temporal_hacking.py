@@ -1,13 +1,18 @@
 """The experiment on temporal hacking: how clips are shown, what is measured, and that a run is logged once."""
 
+import json
+
 import numpy as np
 import pytest
 
 from pr1kit.data.clips import KINDS, make_clips
+from pr1kit.data.shipped import shipped
 from pr1kit.experiments.grid import Grid
 from pr1kit.experiments.runs import load_runs, log_file, read_lines
-from pr1kit.experiments.temporal_hacking import GRIDS, ClipCondition, run_grid, shuffled
-from pr1kit.models.policy import load_policy
+from pr1kit.experiments.statistics import mean_interval
+from pr1kit.experiments.temporal_hacking import GRIDS, ClipCondition, measure, run_grid, shuffled
+from pr1kit.experiments.tiny_policy.video import KNOBS
+from pr1kit.models.policy import load_policy, scene_knobs
 
 
 @pytest.fixture(scope="module")
@@ -70,3 +75,17 @@ def test_the_logs_that_come_with_the_kit_are_of_these_conditions(name):
     seeds = {cell: {line["seed"] for line in lines if line["cell"] == cell} for cell in grid.cells()}
     assert all(len(each) >= 3 for each in seeds.values())
     assert len({frozenset(each) for each in seeds.values()}) == 1
+
+
+def test_the_shipped_policy_watches_clips_about_as_well_as_its_card_says(policy):
+    card = json.loads((shipped("tiny-video") / "training.json").read_text())
+    assert scene_knobs(policy, "tracking") == KNOBS
+    assert sum(file.stat().st_size for file in shipped("tiny-video").iterdir()) < 4_200_000
+    assert card["parameters"] == sum(p.numel() for p in policy.model.parameters())
+    held_out = ClipCondition(measured=("tracking",), held_out=16, test_seed=0).held_out_clips(policy, 0)
+    for name, found in measure(policy, held_out, 0).items():
+        _, low, high = mean_interval(np.array(found["clips"]["reward"]))
+        assert low - 0.1 < card["final"][name]["as it is"] < high + 0.1
+    assert (
+        card["final"]["tracking, UTR"]["temporal perplexity"] > card["final"]["tracking, proxy"]["temporal perplexity"]
+    )

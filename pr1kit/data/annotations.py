@@ -44,7 +44,7 @@ def load_sample(image: str | Path, annotations: str | Path) -> Sample:
 def _object(value: Any) -> dict:
     if not isinstance(value, dict):
         raise ValueError('The annotations must be an object like {"boxes": [[x1, y1, x2, y2]], "labels": ["cat"]}.')
-    if not {"boxes", "points", "text"} & value.keys():
+    if not {"boxes", "points", "text", "tracks", "spans"} & value.keys():
         names = ", ".join(repr(name[:40]) for name in list(value)[:20]) or "nothing"
-        raise ValueError(f"The annotations need boxes, points or text, got {names}.")
+        raise ValueError(f"The annotations need boxes, points or text (of a video tracks or spans), got {names}.")
     return value

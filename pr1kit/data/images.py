@@ -152,10 +152,10 @@ def image_size(source: Any) -> tuple[int, int]:
     return upright_size(*probe(source, decode=False))
 
 
-def picture_url(image: Image.Image) -> str:
-    """An image as a `data:` address for a page, scaled down to `LARGEST_SIDE`; a small one keeps every pixel."""
+def picture_url(image: Image.Image, largest: int = LARGEST_SIDE) -> str:
+    """An image as a `data:` address for a page, scaled down to `largest` pixels; a small one keeps every pixel."""
     small, buffer = image.copy(), io.BytesIO()
-    small.thumbnail((LARGEST_SIDE, LARGEST_SIDE))
+    small.thumbnail((largest, largest))
     kind = "png" if max(small.size) <= LOSSLESS_SIDE else "jpeg"
     small.save(buffer, kind.upper(), quality=88)
     return f"data:image/{kind};base64,{base64.b64encode(buffer.getvalue()).decode()}"

@@ -10,22 +10,20 @@ import html
 import json
 from collections.abc import Sequence
 from contextlib import suppress
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from pr1kit.data.durable_files import read_log, write_atomically
-from pr1kit.data.images import picture_url
 from pr1kit.data.sample import Sample
 from pr1kit.explorer.readout import read_out
-from pr1kit.explorer.wire import count_in_utf16
+from pr1kit.explorer.wire import count_in_utf16, open_sample, scene_of_page
 from pr1kit.rewards.score import score
 from pr1kit.rollouts.probes import FILE, probed_sample, read_probes
 
 STATIC = Path(__file__).with_name("static")
-SCRIPTS = ("dom.js", "stage.js", "panel.js", "editor.js", "replay.js")  # together one script
+SCRIPTS = ("dom.js", "stage.js", "frames.js", "panel.js", "editor.js", "replay.js")  # together one script
 STYLES = ("explorer.css", "replay.css")
 SWITCH = ("released", "paper", "kit")
 LONGEST_CURVE = 400  # steps of the training curve that are drawn; a longer run's are averaged
@@ -78,7 +76,7 @@ def _read_run(folder: Path, samples: Sequence[Sample]) -> dict[str, Any]:
     """
     steps = read_probes(folder)
     first = next(iter(steps.values()))
-    asked = [_with_size(probed_sample(row, samples)) for row in first.values()]
+    asked = [open_sample(probed_sample(row, samples)) for row in first.values()]
     recipes = [name for name in SWITCH if all(_pays(name, sample) for sample in asked)]
     if not recipes:
         raise ValueError(f"No reward of {', '.join(SWITCH)} can be computed for the probes of {str(folder)!r}.")
@@ -92,17 +90,11 @@ def _read_run(folder: Path, samples: Sequence[Sample]) -> dict[str, Any]:
         "recipes": recipes,
         "last": max(int(settings.get("steps", 0)), *steps),
         "steps": list(steps),
-        "scenes": [_scene(sample) for sample in asked],
+        "scenes": [scene_of_page(sample) for sample in asked],
         "readouts": readouts,
         "means": dict(zip(recipes, totals.mean(1).T.tolist(), strict=True)),
         "curve": _curve(folder),
     }
-
-
-def _with_size(sample: Sample) -> Sample:
-    image = sample.load_image()
-    target = replace(sample.target, image_size=sample.target.image_size or image.size)
-    return replace(sample, image=image, target=target)
 
 
 def _pays(recipe: str, sample: Sample) -> bool:
@@ -121,12 +113,6 @@ def _shown(row: dict, sample: Sample, recipes: Sequence[str]) -> dict:
     for name in ("overlap", "sums", "predictions"):  # of all pairs: the page draws those that are matched
         del seen[name]
     return count_in_utf16(row["completion"], seen)
-
-
-def _scene(sample: Sample) -> dict:
-    image = sample.image
-    size, truth = list(image.size), sample.target.to_dict()
-    return {"id": sample.id, "question": sample.question, "picture": picture_url(image), "size": size, "truth": truth}
 
 
 def _settings(folder: Path) -> dict:

@@ -1,7 +1,8 @@
 """What does a completion say, how is it matched, what does it earn, and why? As plain numbers that a page can draw.
 
 `read_out` is the whole of what the reward explorer shows; `rewrite` is the way back, from moved boxes to text. Both are
-pure functions. Rewards are those of `pr1kit.score`, so what is shown is what training pays.
+pure functions. Rewards are those of `pr1kit.score`, so what is shown is what training pays. A picture is read as a video
+of one frame: what has a place stands `at` a frame, counted from 0.
 """
 
 from __future__ import annotations
@@ -17,12 +18,13 @@ from pr1kit.data.boxes import from_pixels, iou, pixels_per_unit
 from pr1kit.data.sample import Sample, Target
 from pr1kit.rewards.groups import group_advantages, pair_weights
 from pr1kit.rewards.matching import MATCHINGS, match
-from pr1kit.rewards.notations import find_fault, read_notation, write_place
+from pr1kit.rewards.notations import MOST_FRAMES, Step, find_fault, read_notation, read_tracks, write_place
 from pr1kit.rewards.parsing import LONGEST, locate_answer, same_labels
 from pr1kit.rewards.results import Answer
 from pr1kit.rewards.score import read_answer, score
 from pr1kit.rewards.tasks import get_task
 from pr1kit.rewards.text_similarity import compare_texts
+from pr1kit.rewards.tracking import overlaps, true_tracks
 
 LARGEST_TABLE = 400  # pairs; a larger table is not read by anyone
 LONGEST_DIFF = 4_000  # characters of a transcript that are compared letter by letter
@@ -44,11 +46,13 @@ def read_out(
 
     `group` holds the other answers' completions, or their rewards; with `member`, the completion stands in for that one
     of them, else it is one more. `drop` is applied where a recipe has the part. Returns plain lists and numbers, fit
-    for JSON: `items` (pixels `values`, `label`, `fault`, `span` in characters, `prediction` index), `region`, `reason`,
-    `overlap` (N, M) with the summed overlap of each matching in `sums`, and in `results`, one for each recipe, `total`,
-    `parts`, `matches` (prediction, truth, score), `advantage` (None without a group), and PerPO's `pair_weights` of the
-    group's answers. A completion never raises; an
-    unknown switch, a bad target or a group that holds neither texts nor numbers raises ValueError.
+    for JSON: `items` (pixels `values`, `label`, `fault`, `span` in characters, `prediction` index, `at` which frame),
+    `spans` of frames, `region`, `reason`, `overlap` (N, M) with the summed overlap of each matching in `sums`, and in
+    `results`, one for each recipe, `total`, `parts`, `matches` (prediction, truth, score), `advantage` (None without a
+    group), and PerPO's `pair_weights` of the group's answers. In tracking, predictions and truths are whole tracks;
+    `frames` has the matches and their overlap in each frame, `shares` their sum over the larger number of boxes there
+    (None without any). A completion never raises; an unknown switch, a bad target or a group that holds neither texts
+    nor numbers raises ValueError.
 
     >>> seen = read_out("(0,0),(2,2)(4,4),(6,6)", {"boxes": [[0, 0, 2, 2]]}, task="counting", group=[0.0, 1.0])
     >>> seen["results"][0]["total"], seen["results"][0]["matches"], seen["results"][0]["advantage"]
@@ -61,14 +65,18 @@ def read_out(
     region, span, reason = locate_answer(text)
     answer = read_answer(task, text, target, frame)
     items = _items(region, span, target, task, frame) if not reason and region == text[slice(*span)] else []
-    overlap = _overlap(answer, target, task, "class" in drop)
+    overlap = _overlap(answer, target, task, "class" in drop)  # (N, M), of tracks (N, M, F)
+    seen = ~np.isnan(true_tracks(target)[..., 0]) if overlap.ndim == 3 else np.zeros((0, 0), bool)  # (M, F)
+    table = overlap.sum(2) / seen.sum(1) if len(seen) else overlap
     results = []
     for recipe in dict.fromkeys(recipes):
         parts = get_task(task).PARTS.get(recipe, ())
         written = tuple(frame) if isinstance(frame, list) else frame
         key = (recipe, written, matching, tuple(name for name in drop if name in parts))
-        results.append(_result(text, target, task, key, list(group), member))
-    runs = compare_texts(target.text[:LONGEST_DIFF], answer.text[:LONGEST_DIFF]) if task == "ocr" else []
+        result = _result(text, target, task, key, list(group), member)
+        results.append({**result, **_by_frame(result["matches"], overlap, seen, items)})
+    words = task in ("ocr", "what")
+    runs = compare_texts(target.text[:LONGEST_DIFF], answer.text[:LONGEST_DIFF]) if words else []
     return {
         "text": text,
         "task": task,
@@ -76,47 +84,13 @@ def read_out(
         "reason": answer.reason,
         "explicit": answer.explicit,
         "items": items,
-        "predictions": len(overlap),
-        "overlap": overlap.round(4).tolist() if overlap.size <= LARGEST_TABLE else [],
-        "sums": {how: round(sum(pair[2] for pair in match(overlap, how)), 4) for how in MATCHINGS},
+        "spans": answer.spans.tolist(),
+        "predictions": len(table),
+        "overlap": table.round(4).tolist() if table.size <= LARGEST_TABLE else [],
+        "sums": {how: round(sum(pair[2] for pair in match(table, how)), 4) for how in MATCHINGS},
         "transcript": [list(run) for run in runs],
         "results": results,
     }
-
-
-def rewrite(text: str, items: Sequence[Mapping], target: Target | Mapping, *, task: str, frame: Any = "pixel") -> str:
-    """`text` with its boxes and points replaced by `items`, in the notation that it uses; all around them stays.
-
-    An item is `values` (4 or 2 pixels), `label`, and `place`, its index among `read_out`'s items (None: a new one).
-    What is not named any more goes; what could not be read stays as it was written. Raises ValueError for values that
-    are no box or point.
-
-    >>> rewrite("<think>hm</think>a cat(1,2),(3,4)", [{"values": [2, 2, 4, 4], "label": "a cat", "place": 0}], {},
-    ...         task="grounding")
-    '<think>hm</think>a cat(2,2),(4,4)'
-    """
-    target = Target.of(target)
-    region, (start, end), reason = locate_answer(text)
-    notation, places = read_notation(region[:LONGEST])
-    notation = notation or ("json" if task == "detection" else "tokens")
-    kept = {item.get("place"): item for item in items if item.get("place") is not None}
-    pieces = []
-    for i, place in sorted(enumerate(places), key=lambda pair: pair[1].span):
-        if find_fault(place, task == "detection"):
-            pieces.append(region[slice(*place.span)])
-        elif i in kept:
-            pieces.append(_written(kept[i], notation, frame, target.image_size))
-    pieces += [_written(item, notation, frame, target.image_size) for item in items if item.get("place") is None]
-    body = (", " if notation in ("json", "lists") else "").join(pieces)
-    if not pieces:
-        body = "[]" if notation == "json" else "None"
-    elif places:
-        spans = [place.span for place in places]
-        body = region[: min(spans)[0]] + body + region[max(last for _, last in spans) :]
-    elif notation == "json":
-        body = f"[{body}]"
-    closing = "</think>" if reason and text[start:end].lower().startswith("<think>") else ""
-    return text[:end] + closing + body + text[end:] if reason else text[:start] + body + text[end:]
 
 
 def perfect_answer(sample: Sample, frame: Any = "pixel") -> str:
@@ -130,43 +104,65 @@ def perfect_answer(sample: Sample, frame: Any = "pixel") -> str:
         points = from_pixels(target.points, frame, target.image_size).tolist()
         return f"[{', '.join(write_place('json', point, sample.question) for point in points)}]"
     boxes = from_pixels(target.boxes, frame, target.image_size)
-    return get_task(sample.task).write_answer(replace(target, boxes=boxes, image_size=None), label=sample.question)
+    tracks = tuple(replace(t, boxes=from_pixels(t.boxes, frame, target.image_size)) for t in target.tracks)
+    target = replace(target, boxes=boxes, tracks=tracks, image_size=None)
+    return get_task(sample.task).write_answer(target, label=sample.question)
+
+
+def true_objects(target: Target, frames: int) -> list[list[dict]]:
+    """What there is in each of `frames` frames: `values`, `label`, and the `index` that the reward's matches use.
+
+    >>> true_objects(Target(tracks=[{"boxes": [[1, 2, 3, 4], None], "label": "cat"}]), 2)
+    [[{'index': 0, 'values': [1.0, 2.0, 3.0, 4.0], 'label': 'cat'}], []]
+    """
+    there: list[list[dict]] = [[] for _ in range(frames)]
+    labels = target.labels or [""] * max(len(target.boxes), len(target.points))
+    for i, values in enumerate((target.boxes if len(target.boxes) else target.points).tolist()):
+        there[0].append({"index": i, "values": values, "label": labels[i]})
+    for i, track in enumerate(track for track in target.tracks if track.seen.any()):
+        for at in np.flatnonzero(track.seen)[:frames].tolist():
+            there[at].append({"index": i, "values": track.boxes[at].tolist(), "label": track.label})
+    return there
 
 
 def _items(region: str, span: tuple[int, int], target: Target, task: str, frame: Any) -> list[dict]:
     """What is written in the answer, in its order. `prediction` is the index that the reward's matches use."""
-    _, places = read_notation(region[:LONGEST])
-    faults = [find_fault(place, task == "detection") for place in places]
-    boxes = sum(not fault and len(place.values) == 4 for place, fault in zip(places, faults, strict=True))
+    if task in ("when", "what"):
+        return []
+    if task == "tracking":
+        steps = read_tracks(region[:LONGEST])
+    else:
+        steps = [Step(place, 0, -1) for place in read_notation(region[:LONGEST])[1]]
+    faults = [find_fault(step.place, task == "detection") for step in steps]
+    good = [step for step, fault in zip(steps, faults, strict=True) if not fault]
+    owners = sorted({step.owner for step in good})
+    last = len(target.tracks[0]) if target.tracks else MOST_FRAMES
     scale = pixels_per_unit(frame, target.image_size)
-    items, seen = [], {4: 0, 2: boxes}  # predictions: the boxes first, then the points
-    for place, fault in zip(places, faults, strict=True):
+    items, seen = [], {4: 0, 2: sum(len(step.place.values) == 4 for step in good)}  # the boxes first, then the points
+    for (place, at, owner), fault in zip(steps, faults, strict=True):
         size = len(place.values)
+        number = None if fault else seen[size] if owner < 0 else owners.index(owner)
+        fault = fault or ("" if at < last else f"the video has {last} frames")
         items.append(
             {
                 "values": [] if fault else [v * s for v, s in zip(place.values, scale * 2, strict=False)],
                 "label": place.label,
                 "fault": fault,
                 "span": [span[0] + place.span[0], span[0] + place.span[1]],
-                "prediction": None if fault else seen[size],
+                "prediction": number,
+                "at": at,
             }
         )
-        if not fault:
+        if number is not None:
             seen[size] += 1
     return items
 
 
-def _written(item: Mapping, notation: str, frame: Any, image_size) -> str:
-    values, label = item.get("values"), item.get("label") or ""
-    if not isinstance(values, list) or len(values) not in (2, 4) or not isinstance(label, str):
-        raise ValueError(f"A box is four numbers and a label, got {values!r} and {label!r}.")
-    if not all(isinstance(value, int | float) and abs(value) < 1e6 for value in values):
-        raise ValueError(f"A box is four finite numbers, got {values!r}.")
-    return write_place(notation, from_pixels(np.array([values], float), frame, image_size)[0].tolist(), label)
-
-
 def _overlap(answer: Answer, target: Target, task: str, any_label: bool) -> np.ndarray:
-    """How well each prediction fits each object, (N, M) in [0, 1]: IoU or nearness to a point; 0 where names differ."""
+    """How well each prediction fits each object, (N, M) in [0, 1]: IoU or nearness to a point; 0 where names differ.
+    Of tracks (N, M, F), frame by frame."""
+    if task == "tracking" and len(truth := true_tracks(target)):
+        return overlaps(answer, truth)[0]
     if task == "counting":
         points = np.tile(answer.points, 2)
         return get_task(task).closeness(np.concatenate([answer.boxes, points]), target)
@@ -174,6 +170,20 @@ def _overlap(answer: Answer, target: Target, task: str, any_label: bool) -> np.n
     if task == "detection" and target.labels and answer.labels and not any_label:
         overlap = overlap * same_labels(answer.labels, target.labels)
     return overlap
+
+
+def _by_frame(matches: list, overlap: np.ndarray, seen: np.ndarray, items: list[dict]) -> dict:
+    """`frames`, the matches in each of them, and `shares`, how much of what is true or answered there they overlap."""
+    if not len(seen):
+        return {"frames": [matches], "shares": []}
+    said = {(item["at"], item["prediction"]) for item in items if not item["fault"]}
+    frames, shares = [], []
+    for at, there in enumerate(seen.T):
+        pairs = [[p, t, float(overlap[p, t, at])] for p, t, _ in matches if there[t] and (at, p) in said]
+        most = max(int(there.sum()), sum(when == at for when, _ in said))
+        frames.append(pairs)
+        shares.append(sum(pair[2] for pair in pairs) / most if most else None)
+    return {"frames": frames, "shares": shares}
 
 
 def _result(text: str, target: Target, task: str, key: tuple, group: list, member: int | None) -> dict:

@@ -3,36 +3,49 @@
 from __future__ import annotations
 
 import textwrap
+from dataclasses import replace
+from typing import Any
 
 import numpy as np
 
 from pr1kit.data.sample import Sample
 from pr1kit.rewards.matching import MATCHINGS
-from pr1kit.rewards.score import RECIPES
 
 WIDTH, LINES = 58, 4  # characters of the completion on a line, and lines
+ROW = 8  # frames of a video side by side
 
 
-def draw_explorer(sample: Sample, readout: dict, matching: str) -> bytes:
-    """PNG bytes: the picture with truth, predictions and matching lines; beside it total, parts, text, switches."""
+def draw_explorer(sample: Sample, readout: dict, matching: str, frame: Any) -> bytes:
+    """PNG bytes: the picture with truth, predictions and matching lines; beside it total, parts, text, switches.
+
+    A video is a strip of frames, and these are under it; `frame` is how its answer's numbers are read.
+    """
     import matplotlib.pyplot as plt
 
+    from pr1kit.plots.clips import plot_clip
     from pr1kit.plots.drawing import compact_png, style
     from pr1kit.plots.pictures import plot_boxes, plot_matching
 
     with style():
-        figure = plt.figure(figsize=(8.6, 4.1))
+        figure = plt.figure(figsize=(8.6, 5.4 if len(sample.frames) > ROW else 4.1))
         try:
-            left, right = figure.subfigures(1, 2, width_ratios=(1, 1.15), squeeze=False)[0]
+            if sample.is_video:
+                left, right = figure.subfigures(2, 1, height_ratios=(1, 1 if len(sample.frames) > ROW else 1.7))
+            else:
+                left, right = figure.subfigures(1, 2, width_ratios=(1, 1.15))
             results = readout["results"]
             boxes = np.array([i["values"] for i in readout["items"] if len(i["values"]) == 4]).reshape(-1, 4)
             picture = left.subplots()
-            if readout["task"] == "ocr":
+            if sample.is_video:
+                shown = replace(sample, task=readout["task"])
+                plot_clip(shown, readout["text"], frame=frame, columns=ROW, most=2 * ROW, ax=picture)
+            elif readout["task"] == "ocr":
                 plot_boxes(sample, completion=readout["text"], task="ocr", ax=picture)
             else:
                 matches = [pair for pair in results[0]["matches"] if pair[0] < len(boxes)] if results else []
                 plot_matching(sample, boxes, matches if len(sample.target.boxes) else [], ax=picture)
-            parts, words = right.subplots(2, 1, height_ratios=(1, 0.9))
+            rows = {"ncols": 2} if sample.is_video else {"nrows": 2, "height_ratios": (1, 0.9)}
+            parts, words = right.subplots(**rows)
             _draw_parts(parts, results or [], readout["error"])
             _write_words(words, readout, matching)
             return compact_png(figure, dpi=100)
@@ -75,7 +88,7 @@ def _write_words(ax, readout: dict, matching: str) -> None:
     if readout["reason"]:
         ax.text(0, 0.22, textwrap.shorten(readout["reason"], WIDTH), transform=ax.transAxes, fontsize=8, color=WORSE)
     paid_by = [result["recipe"] for result in readout["results"] or []]
-    switches = ("recipe", RECIPES, paid_by), ("matching", MATCHINGS, [matching])
+    switches = ("recipe", readout["recipes"], paid_by), ("matching", MATCHINGS, [matching])
     for y, (name, values, chosen) in zip((0.11, 0), switches, strict=True):  # as in the live explorer
         shown = "  ".join(f"[{value}]" if value in chosen else value for value in values)
         ax.text(0, y, f"{name:9}{shown}", transform=ax.transAxes, fontsize=8, family="monospace", color=NEUTRAL)

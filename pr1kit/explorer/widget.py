@@ -20,18 +20,18 @@ import traitlets
 
 from pr1kit.data.annotations import read_annotations
 from pr1kit.data.boxes import pixels_per_unit
-from pr1kit.data.images import picture_url
-from pr1kit.data.sample import TASKS, Sample, Target
-from pr1kit.explorer.readout import perfect_answer, read_out, rewrite
+from pr1kit.data.sample import IMAGE_TASKS, TASKS, VIDEO_TASKS, Sample
+from pr1kit.explorer.readout import perfect_answer, read_out
+from pr1kit.explorer.rewrite import rewrite
 from pr1kit.explorer.still import draw_explorer
-from pr1kit.explorer.wire import clean_text, count_in_utf16
+from pr1kit.explorer.wire import clean_text, count_in_utf16, open_sample, scene_of_page, truth_of_page
 from pr1kit.rewards.matching import MATCHINGS
 from pr1kit.rewards.score import RECIPES
 from pr1kit.rewards.tasks import get_task
 from pr1kit.rollouts.log import RolloutLog, scene_of
 
 STATIC = Path(__file__).with_name("static")
-SCRIPTS = ("dom.js", "link.js", "stage.js", "panel.js", "editor.js", "explorer.js")  # together one module
+SCRIPTS = ("dom.js", "link.js", "stage.js", "frames.js", "panel.js", "editor.js", "explorer.js")  # together one module
 UNREAD = {"items": [], "region": [0, 0], "reason": "", "overlap": [], "sums": {}, "transcript": [], "results": []}
 HISTORY = 200  # texts that undo can bring back
 
@@ -166,20 +166,14 @@ class RewardExplorer(anywidget.AnyWidget):
 
     def picture(self) -> bytes:
         """What is shown, as a PNG: what a page without the widget's JavaScript gets."""
-        return draw_explorer(self._sample, self.readout, self.matching)
+        return draw_explorer(self._sample, self.readout, self.matching, self.frame)
 
     def _show(self, sample: Sample, completion: str | None) -> None:
-        image = sample.load_image()
-        target = Target.of(sample.target)
-        target = replace(target, image_size=target.image_size or image.size)
-        self._sample, self._size = replace(sample, image=image, target=target), image.size
+        self._sample = open_sample(sample)
+        self._size = self._sample.image.size
         self.task = sample.task
         self.text = perfect_answer(self._sample, self.frame) if completion is None else completion
-        self.scene = {"picture": picture_url(image), "size": list(image.size), **self._truth()}
-
-    def _truth(self) -> dict:
-        truth = self._sample.target.to_dict()
-        return {"id": self._sample.id, "question": self._sample.question, "truth": truth}
+        self.scene = scene_of_page(self._sample)
 
     def _on_change(self, change) -> None:
         if self._quiet:
@@ -215,6 +209,8 @@ class RewardExplorer(anywidget.AnyWidget):
         self.readout = {
             **count_in_utf16(self.text, seen),
             **{name: getattr(self, name) for name in ("task", "recipe", "compare", "matching", "drop")},
+            "tasks": list(VIDEO_TASKS if self._sample.is_video else IMAGE_TASKS),
+            "recipes": [name for name in RECIPES if name in get_task(self.task).RECIPES],
             "unit": list(pixels_per_unit(self.frame, self._size)),  # boxes snap to what the text can say
             "undo": len(self._past),
             "redo": len(self._future),
@@ -294,7 +290,7 @@ class RewardExplorer(anywidget.AnyWidget):
         target, size = read_annotations(written), self._size
         target = replace(target, image_size=size)  # checks the boxes against this picture
         self._sample = replace(self._sample, target=target)
-        self.scene = {**self.scene, **self._truth()}
+        self.scene = {**self.scene, **truth_of_page(self._sample)}
 
     def _repr_mimebundle_(self, **kwargs):
         bundle = super()._repr_mimebundle_(**kwargs)

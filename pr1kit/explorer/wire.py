@@ -2,10 +2,43 @@
 
 from __future__ import annotations
 
+import math
 from bisect import bisect_left
+from dataclasses import replace
 from typing import Any
 
+from pr1kit.data.images import LARGEST_SIDE, picture_url
+from pr1kit.data.sample import VIDEO_TASKS, Sample, Target
+from pr1kit.explorer.readout import true_objects
+
 LONGEST_TEXT = 1_000_000
+ALL_FRAMES = 4000  # pixels: the side of a square that holds all frames of a video in a page
+
+
+def open_sample(sample: Sample) -> Sample:
+    """`sample` with its picture loaded and its target in pixels of that. Raises as `load_image`, and ValueError for a
+    question about a video without frames."""
+    if sample.task in VIDEO_TASKS and not sample.is_video:
+        raise ValueError(
+            f"Sample {sample.id!r} asks about a video ({sample.task}) but has no frames: give it frames and times, as "
+            "read_video reads them."
+        )
+    image, target = sample.load_image(), Target.of(sample.target)
+    return replace(sample, image=image, target=replace(target, image_size=target.image_size or image.size))
+
+
+def scene_of_page(sample: Sample) -> dict:
+    """What the page knows of a sample (of `open_sample`): its pictures, one for each frame, and what is true in each."""
+    frames = sample.load_frames() or [sample.image]
+    side = min(LARGEST_SIDE, int(ALL_FRAMES / math.sqrt(len(frames))))
+    pictures = {"pictures": [picture_url(each, side) for each in frames], "times": list(sample.times)}
+    return {**pictures, "size": list(sample.image.size), **truth_of_page(sample)}
+
+
+def truth_of_page(sample: Sample) -> dict:
+    """The part of `scene_of_page` that another truth changes."""
+    objects = true_objects(sample.target, max(len(sample.frames), 1))
+    return {"id": sample.id, "question": sample.question, "truth": sample.target.to_dict(), "objects": objects}
 
 
 def clean_text(text: Any) -> str:

@@ -9,7 +9,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import matplotlib.pyplot as plt
 import numpy as np
 from PIL import Image, ImageColor, ImageDraw
 
@@ -28,9 +27,11 @@ SIDE = 256  # pixels to which small frames are enlarged
 
 @style()
 def plot_clip(
-    sample: Sample, completion: str | None = None, *, frame: Any = "pixel", truth: bool = True, columns: int = 8
-) -> np.ndarray:
-    """The frames of a video from left to right in a new figure, `columns` to a row; returns the Axes `(F,)`.
+    sample: Sample, completion: str | None = None, *, frame: Any = "pixel", truth: bool = True, columns: int = 8,
+    most: int | None = None, ax=None,
+) -> np.ndarray:  # fmt: skip
+    """The frames of a video from left to right, `columns` to a row; returns the Axes `(F,)`. They fill a new figure, or
+    the place of `ax`; of more than `most` frames so many are shown, evenly from the first to the last.
 
     True boxes are blue and dashed, those of the `completion`, whose numbers are in `frame`, orange, with their IoU. Of
     a `when` question a bar under a frame says that it is so there: blue by the truth, orange by the completion. Raises
@@ -41,19 +42,40 @@ def plot_clip(
     >>> len(axes), axes[1].get_title()
     (8, '2: 0.5 s')
     """
-    images, answer = _frames(sample), _answer(sample, completion, frame)
-    count = len(images)
+    count = min(len(sample.frames), most or len(sample.frames))
     columns = max(1, min(columns, count))
-    rows, side = math.ceil(count / columns), 1.35
-    tall = min(2.0, images[0].height / images[0].width)
-    size = (side * columns + 0.2, (side * tall + 0.32) * rows + 0.3)
-    figure, grid = plt.subplots(rows, columns, figsize=size, squeeze=False, layout="constrained")
-    axes = grid.ravel()
-    for ax in axes[count:]:
-        ax.remove()
-    for number, (ax, image) in enumerate(zip(axes[:count], images, strict=True)):
-        drawing.draw_picture(ax, image)
-        ax.set_title(f"{number + 1}: {sample.times[number]:.3g} s", fontsize=7, loc="center", pad=2)
+    rows = math.ceil(count / columns)
+    width, height = strip_size(sample, columns)
+    figure = drawing.area_of(ax, (width, height * rows + 0.3))
+    axes = figure.subplots(rows, columns, squeeze=False).ravel()
+    for spare in axes[count:]:
+        spare.remove()
+    draw_strip(axes[:count], sample, completion, frame=frame, truth=truth)
+    words = f"{sample.task}: {sample.question}"
+    if completion is not None and sample.task == "what":
+        words += f": {completion}"
+    figure.suptitle(textwrap.shorten(words, 90, placeholder=" …"), fontsize=9)
+    return axes[:count]
+
+
+def strip_size(sample: Sample, columns: int) -> tuple[float, float]:
+    """Inches of one row of a strip. Raises as `plot_clip`."""
+    _need_frames(sample)
+    side, (width, height) = 1.35, sample.load_image().size
+    return side * columns + 0.2, side * min(2.0, height / width) + 0.32
+
+
+def draw_strip(
+    axes: Sequence, sample: Sample, completion: str | None, *, frame: Any = "pixel", truth: bool = True,
+    titles: bool = True,
+) -> None:  # fmt: skip
+    """The frames of a video, as many as there are `axes`, with the boxes or bars of `plot_clip`."""
+    images, answer = sample.load_frames(), _answer(sample, completion, frame)
+    shown = np.linspace(0, len(images) - 1, len(axes)).round().astype(int).tolist()
+    for ax, number in zip(axes, shown, strict=True):
+        drawing.draw_picture(ax, images[number])
+        if titles:
+            ax.set_title(f"{number + 1}: {sample.times[number]:.3g} s", fontsize=7, loc="center", pad=2)
         said, true = _boxes(sample, answer, number, truth)
         tags = drawing.Tags(ax)
         for box in said:
@@ -65,11 +87,6 @@ def plot_clip(
             drawing.draw_box(ax, box, "truth", 0.8)
         for kind, colour, level in _bars(sample, answer, number, truth):
             ax.plot([0.04, 0.96], [level, level], color=colour, lw=3, transform=ax.transAxes, clip_on=False, gid=kind)
-    words = f"{sample.task}: {sample.question}"
-    if completion is not None and sample.task == "what":
-        words += f": {completion}"
-    figure.suptitle(textwrap.shorten(words, 90, placeholder=" …"), fontsize=9)
-    return axes[:count]
 
 
 @dataclass(frozen=True)
@@ -95,7 +112,8 @@ def animate_clip(
     sample: Sample, completion: str | None = None, *, frame: Any = "pixel", truth: bool = True
 ) -> Animation:
     """The video as a moving picture with the boxes of `plot_clip`, small frames enlarged. Raises as `plot_clip`."""
-    images, answer = _frames(sample), _answer(sample, completion, frame)
+    _need_frames(sample)
+    images, answer = sample.load_frames(), _answer(sample, completion, frame)
     scale = max(1, SIDE // max(images[0].size))
     shown = []
     for number, image in enumerate(images):
@@ -114,10 +132,9 @@ def animate_clip(
     return Animation(tuple(shown), sample.times)
 
 
-def _frames(sample: Sample) -> list[Image.Image]:
+def _need_frames(sample: Sample) -> None:
     if not sample.is_video:
         raise ValueError(f"Sample {sample.id!r} has no frames: this is drawn of videos, of pictures see plot_boxes.")
-    return sample.load_frames()
 
 
 def _answer(sample: Sample, completion: str | None, frame: Any) -> Answer | None:

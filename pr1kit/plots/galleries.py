@@ -12,10 +12,14 @@ from matplotlib.artist import Artist
 from pr1kit.data.sample import Sample, Target
 from pr1kit.plots import drawing
 from pr1kit.plots.drawing import BETTER, INK, IOU_NOTE, NEUTRAL, WORSE, Panel, style
+from pr1kit.plots.clips import draw_strip, strip_size
 from pr1kit.plots.pictures import panel_of
 from pr1kit.rewards.matching import aggregate
 from pr1kit.rewards.results import Answer, Rollout
+from pr1kit.rewards.score import score
 from pr1kit.rewards.text_similarity import compare_texts, normalize
+
+STRIP = 8  # frames of a video in a row; of more so many are shown
 
 
 def _draw_panel(ax, sample: Sample, scene: Panel) -> float:
@@ -79,7 +83,9 @@ def plot_before_after(
 
     `before`, `after`: N completions each, in `frame`. Under each panel stand its count and its matched IoU over the
     larger count (as the reward aggregates), each green where the second row is better in it, vermillion where worse.
-    `ax` gives its place away. Raises ValueError where the lengths differ or nothing is given.
+    Of videos, each has two rows of frames with its reward under `kit` beside them: Axes (2, N, `STRIP`), None where one
+    has fewer frames. `ax` gives its place away. Raises ValueError where the lengths differ, nothing is given, or videos
+    and pictures are mixed.
 
     >>> from pr1kit.data.scenes import make_scenes
     >>> samples = make_scenes("grounding", 2, seed=0)
@@ -89,6 +95,8 @@ def plot_before_after(
     if not len(samples) or not len(samples) == len(before) == len(after):
         counts = f"{len(samples)} samples, {len(before)} answers before and {len(after)} after"
         raise ValueError(f"One answer before and one after for each of at least one sample, got {counts}.")
+    if any(sample.is_video for sample in samples):
+        return _videos_before_after(samples, (before, after), rows, frame, ax)
     scenes = [[panel_of(*pair, frame) for pair in zip(samples, said, strict=True)] for said in (before, after)]
     width, height = _panel_size(scenes[0], 1.75)
     figure = drawing.area_of(ax, (width * len(samples) + 0.5, 2 * height + 1.15))
@@ -115,7 +123,8 @@ def plot_rollout_group(
     """The G answers to one prompt, each with its reward as a bar, green above its group's mean and vermillion below.
 
     Returns the G panels' Axes `(G,)` in the order drawn: by reward (`best_first`) or as sampled. They fill a new
-    figure, or the place of `ax`. The bars' tracks end at the largest reward, at least 1. No rollout: ValueError.
+    figure, or the place of `ax`. The bars' tracks end at the largest reward, at least 1. Answers about a video have a row
+    of frames each: Axes (G, F), F at most `STRIP`. No rollout: ValueError.
 
     >>> from pr1kit.data.scenes import make_scenes
     >>> from pr1kit.rewards.results import RewardResult
@@ -127,6 +136,11 @@ def plot_rollout_group(
     if not len(rollouts):
         raise ValueError("No rollouts to plot: a group holds at least one.")
     rollouts = sorted(rollouts, key=lambda rollout: -rollout.total) if best_first else rollouts
+    rewards = np.array([r.total for r in rollouts])
+    asked = textwrap.shorten(f"{sample.task}: {sample.question}".rstrip(": "), 48, placeholder=" …")
+    title = "   ·   ".join([asked, f"G = {len(rewards)}", f"mean reward {rewards.mean():.2f}", "A: advantage"])
+    if sample.is_video:
+        return _video_group(sample, rollouts, frame, title, ax)
     scenes = [panel_of(sample, rollout.completion, frame) for rollout in rollouts]
     columns = min(columns, len(rollouts))
     lines = -(-len(rollouts) // columns)
@@ -136,7 +150,7 @@ def plot_rollout_group(
     top = max([1.0, *(r.total for r in rollouts)])
     for panel, rollout, scene in zip(grid, rollouts, scenes, strict=False):
         below = _draw_panel(panel, sample, scene)
-        colour = BETTER if rollout.advantage > 1e-6 else WORSE if rollout.advantage < -1e-6 else NEUTRAL
+        colour = _tone(rollout.advantage)
         bar = panel.inset_axes([0, 1.03, 1, 0.055])
         bar.barh(0, top, height=1, color="#EAEAEA")
         bar.barh(0, rollout.total, height=1, color=colour)
@@ -149,9 +163,52 @@ def plot_rollout_group(
             panel.set_xlabel(reason, fontsize=7, color=NEUTRAL, labelpad=3 + below)
     for spare in grid[len(rollouts) :]:
         spare.remove()
-    rewards = np.array([r.total for r in rollouts])
-    asked = textwrap.shorten(f"{sample.task}: {sample.question}".rstrip(": "), 48, placeholder=" …")
-    facts = [asked, f"G = {len(rewards)}", f"mean reward {rewards.mean():.2f}", "A: advantage"]
-    figure.suptitle("   ·   ".join(facts), fontsize=10)
+    figure.suptitle(title, fontsize=10)
     _finish(figure, {sample.task})
     return grid[: len(rollouts)]
+
+
+def _video_group(sample: Sample, rollouts: Sequence[Rollout], frame: Any, title: str, ax) -> np.ndarray:
+    """A row of frames for each answer, its reward, advantage and reason beside it."""
+    count = min(len(sample.frames), STRIP)
+    width, height = strip_size(sample, count)
+    figure = drawing.area_of(ax, (width + 1.3, (height - 0.2) * len(rollouts) + 0.9))
+    grid = figure.subplots(len(rollouts), count, squeeze=False)
+    for i, (row, rollout) in enumerate(zip(grid, rollouts, strict=True)):
+        draw_strip(row, sample, rollout.completion, frame=frame, titles=not i)
+        said = rollout.completion if sample.task == "what" else rollout.reward.reason
+        words = [f"reward {rollout.total:.2f}", f"A {rollout.advantage:+.2f}", *textwrap.wrap(said, 24)[:3]]
+        _write_beside(row[0], "\n".join(words).replace("-", "−"), _tone(rollout.advantage))
+    figure.suptitle(title, fontsize=10)
+    _finish(figure, {sample.task})
+    return grid
+
+
+def _videos_before_after(samples: Sequence[Sample], answers: Sequence, rows: tuple, frame: Any, ax) -> np.ndarray:
+    """Two rows of frames for each video."""
+    if not all(sample.is_video for sample in samples):
+        raise ValueError("Videos and pictures do not go into one plot_before_after: draw them in two.")
+    sizes = [strip_size(sample, min(len(sample.frames), STRIP)) for sample in samples]
+    figure = drawing.area_of(ax, (max(width for width, _ in sizes) + 1.3, sum(2 * h + 0.15 for _, h in sizes) + 0.4))
+    axes = np.full((2, len(samples), STRIP), None)
+    parts = figure.subfigures(len(samples), 1, squeeze=False, height_ratios=[height for _, height in sizes])[:, 0]
+    for i, (part, sample) in enumerate(zip(parts, samples, strict=True)):
+        count = min(len(sample.frames), STRIP)
+        axes[:, i, :count] = part.subplots(2, count, squeeze=False)
+        paid = [score(sample.task, said[i], sample.target, frame=frame).total for said in answers]
+        for row, said in enumerate(answers):
+            draw_strip(axes[row, i, :count], sample, said[i], frame=frame, titles=not row)
+            words = [rows[row], f"reward {paid[row]:.2f}", *(textwrap.wrap(said[i], 24)[:2] * (sample.task == "what"))]
+            colour = _tone(paid[1] - paid[0]) if row else NEUTRAL
+            _write_beside(axes[row, i, 0], "\n".join(words), colour)
+        part.suptitle(textwrap.shorten(f"{sample.task}: {sample.question}", 90, placeholder=" …"), fontsize=9)
+    _finish(figure, {sample.task for sample in samples})
+    return axes
+
+
+def _write_beside(ax, words: str, colour: str) -> None:
+    ax.set_ylabel(words, rotation=0, ha="right", va="center", fontsize=8, color=colour, labelpad=6)
+
+
+def _tone(change: float) -> str:
+    return BETTER if change > 1e-6 else WORSE if change < -1e-6 else NEUTRAL

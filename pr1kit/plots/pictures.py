@@ -16,6 +16,7 @@ from pr1kit.data.boxes import centers, iou, is_valid, to_pixels
 from pr1kit.data.images import load_image
 from pr1kit.data.sample import Sample, Target, as_rows
 from pr1kit.plots import drawing
+from pr1kit.plots.clips import plot_clip
 from pr1kit.plots.drawing import INK, IOU_NOTE, PREDICTION, TRUTH, Panel, style
 from pr1kit.rewards.matching import match
 from pr1kit.rewards.parsing import same_labels
@@ -26,6 +27,10 @@ from pr1kit.rewards.score import parse
 def _open(image: Any) -> Any:
     """A PIL image or an array from a sample, a path, a PIL image or an array."""
     if isinstance(image, Sample):
+        if image.is_video:
+            raise ValueError(
+                f"Sample {image.id!r} is a video of {len(image.frames)} frames and this draws one picture: see plot_clip."
+            )
         return image.load_image()
     return load_image(image) if isinstance(image, str | Path) else image
 
@@ -73,12 +78,15 @@ def plot_boxes(
     boxes (M, 4) xyxy pixels. `predictions`: an `Answer` or boxes (N, 4) in `frame`; or give a raw `completion`, parsed
     as one of `task` (the sample's, if there is one). `matches`: pairs `(prediction, truth, …)`; without them the
     optimal ones by IoU. A prediction without a partner wears ✕. For OCR the answer stands under the picture, wrong
-    characters on vermillion, missing ones on blue.
+    characters on vermillion, missing ones on blue. A video with a `completion`, or alone, is drawn by `plot_clip`, whose
+    Axes are returned.
 
     >>> ax = plot_boxes(np.zeros((40, 40, 3)), truth=[[0, 0, 20, 20]], predictions=[[0, 0, 20, 10]])
     >>> [text.get_text() for text in ax.texts], sum(patch.get_gid() == "truth" for patch in ax.patches)
     (['0.50'], 1)
     """
+    if isinstance(image, Sample) and image.is_video and predictions is None and matches is None:
+        return plot_clip(image, completion, frame=frame, ax=ax)
     picture, sample = _open(image), image if isinstance(image, Sample) else None
     task = task or (sample.task if sample else None)
     if sample is not None and truth is None:

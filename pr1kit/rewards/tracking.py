@@ -63,10 +63,10 @@ def parse(completion: Any) -> Answer:
 
 def kit(answer: Answer, target: Target, options: Options) -> RewardResult:
     """In [0, 1]: the overlap of whole tracks, shared among all the frames that are true or answered."""
-    truth = np.array([track.boxes for track in target.tracks if track.seen.any()])  # (M, F, 4)
+    truth = true_tracks(target)
     if not len(truth):
         return RewardResult(float(says_nothing(answer)), {"format": answer.format_score}, reason=answer.reason)
-    overlap, predicted, outside = _overlaps(answer, truth)
+    overlap, predicted, outside = overlaps(answer, truth)
     true = ~np.isnan(truth[:, :, 0])
     broken = (
         answer.malformed if "format" not in options.drop else 0
@@ -94,7 +94,12 @@ def kit(answer: Answer, target: Target, options: Options) -> RewardResult:
     return RewardResult(total, parts, matches, answer.reason)
 
 
-def _overlaps(answer: Answer, truth: np.ndarray) -> tuple[np.ndarray, np.ndarray, int]:
+def true_tracks(target: Target) -> np.ndarray:
+    """The boxes `(M, F, 4)` of the tracks that can be answered: those seen in some frame."""
+    return np.array([track.boxes for track in target.tracks if track.seen.any()])
+
+
+def overlaps(answer: Answer, truth: np.ndarray) -> tuple[np.ndarray, np.ndarray, int]:
     """IoU `(P, M, F)` of answered and true tracks, the boxes answered in each frame `(F,)`, and in no frame."""
     count = truth.shape[1]
     inside = answer.frames < count

@@ -22,7 +22,8 @@ from pr1kit.data.annotations import load_sample
 from pr1kit.data.sample import IMAGE_TASKS, Sample, Target
 from pr1kit.data.scenes import make_scenes
 from pr1kit.explorer.page import open_explorer
-from pr1kit.explorer.readout import perfect_answer, rewrite
+from pr1kit.explorer.readout import perfect_answer
+from pr1kit.explorer.rewrite import rewrite
 from pr1kit.explorer.widget import RewardExplorer
 from pr1kit.explorer.wire import count_in_utf16
 from pr1kit.rewards.groups import group_advantages, pair_weights
@@ -218,7 +219,7 @@ def test_hostile_text_is_data(task, text):
     [
         ({"action": "truth", "truth": "[1, 2"}, "The annotations are no JSON"),
         ({"action": "truth", "truth": "[1, 2]"}, "must be an object"),
-        ({"action": "truth", "truth": '{"boks": []}'}, "need boxes, points or text, got 'boks'"),
+        ({"action": "truth", "truth": '{"boks": []}'}, "need boxes, points or text (of a video: tracks or spans), got 'boks'"),
         ({"action": "truth", "truth": '{"boxes": [[1, 2, 3]]}'}, "shape (N, 4)"),
         ({"action": "truth", "truth": '{"boxes": [[1, 2, 3, 400]]}'}, "outside its image of 64x64"),
         ({"action": "truth", "truth": '{"boxes": ' + "[" * 5000}, "The annotations are no JSON"),

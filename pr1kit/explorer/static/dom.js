@@ -29,8 +29,14 @@ const number = (value, digits = 3) => value.toFixed(digits).replace("-", "−");
 const signed = (value) => (value < 0 ? "" : "+") + number(value, 2);
 const clamp = (value, low, high) => Math.min(Math.max(value, Math.min(low, high)), Math.max(low, high));
 
-function choice(label, options, onchange) {
+function choice(label, onchange) {
   const select = html("select", { "aria-label": label, onchange: () => onchange(select.value) });
-  for (const [value, text] of options) select.append(html("option", { value }, text));
-  return { select, root: html("label", { class: "pr1-choice" }, html("span", {}, label), select) };
+  function offer(names, chosen) {
+    pool(select, names.length, () => html("option")).forEach((option, i) => {
+      option.value = names[i];
+      put(option, names[i] || "—");
+    });
+    select.value = chosen;
+  }
+  return { offer, root: html("label", { class: "pr1-choice" }, html("span", {}, label), select) };
 }

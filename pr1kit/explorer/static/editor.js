@@ -43,8 +43,8 @@ function createTranscript(ui) {
   const said = html("p", { class: "pr1-said" });
   const root = html("section", {}, html("h4", {}, "Letter by letter"), said);
   function draw() {
-    const { transcript = [], task } = ui.readout();
-    root.hidden = task !== "ocr";
+    const { transcript = [] } = ui.readout();
+    root.hidden = !transcript.length;
     said.replaceChildren(...transcript.map(([text, mark]) => html("span", { class: `pr1-${mark}` }, text)));
   }
   return { root, draw };
@@ -60,7 +60,8 @@ function createInspector(ui) {
   const draw_ = tool("New box", "N", () => ui.draw());
   const fields = html("div", { class: "pr1-fields" }, ...inputs.map((input, i) => html("label", {}, ["x1", "y1", "x2", "y2"][i], input)), html("label", {}, "label", label));
   const tools = html("div", { class: "pr1-tools" }, draw_, bin, undo, redo);
-  const help = html("p", { class: "pr1-note" }, "Drag a box or its corners; drag on the picture to draw. Tab, arrows (Shift: size, Ctrl: ×10), N, Delete, Ctrl+Z.");
+  const more = html("span", {}, " Keys , and . turn the frames.");
+  const help = html("p", { class: "pr1-note" }, "Drag a box or its corners; drag on the picture to draw. Tab, arrows (Shift: size, Ctrl: ×10), N, Delete, Ctrl+Z.", more);
   const root = html("div", { class: "pr1-inspector" }, tools, fields, help);
   function apply() {
     const k = ui.selected, item = ui.items()[k];
@@ -71,8 +72,9 @@ function createInspector(ui) {
     ui.edit(k, values, label.value);
   }
   function draw() {
-    const item = ui.items()[ui.selected], text = ui.readout().task === "ocr";
-    root.hidden = text;
+    const item = ui.items()[ui.selected];
+    root.hidden = WORDS.includes(ui.readout().task);
+    more.hidden = ui.scene().pictures.length < 2;
     inputs.forEach((input, i) => {
       input.disabled = !item || i >= item.values.length;
       if (document.activeElement !== input) input.value = input.disabled ? "" : Math.round(item.values[i] * 100) / 100;

@@ -6,6 +6,7 @@ const PAUSE = 900; // ms between two keys, after which undo takes them apart
 function connect(model, redraw) {
   const name = Math.random().toString(36).slice(2); // two views of one explorer never take each other's answers
   const waiting = [], later = []; // messages; and what has to begin from an answered state
+  let turned = 0; // the frame that is shown
   let count = 0, sent = "", timer = 0, gesture = null, typed = null, writing = "", lastKey = 0;
   const readout = () => model.get("readout") || {};
   const valid = () => (readout().items || []).map((item, place) => ({ ...item, place })).filter((item) => !item.fault);
@@ -30,7 +31,7 @@ function connect(model, redraw) {
   }
 
   function commit() {
-    const items = gesture.items.map(({ values, label, place }) => ({ values, label, place }));
+    const items = gesture.items.map(({ values, label, place, at }) => ({ values, label, place, at }));
     send({ action: "items", items, gesture: gesture.id });
     redraw();
   }
@@ -39,7 +40,7 @@ function connect(model, redraw) {
   function begin(kind, k) {
     if (!idle() || (k >= 0 && !valid()[k])) return false;
     gesture = { id: fresh(), kind, k, over: kind !== "pointer" };
-    gesture.items = valid().map(({ values, label, place }) => ({ values: values.slice(), label, place }));
+    gesture.items = valid().map(({ values, label, place, at }) => ({ values: values.slice(), label, place, at }));
     return true;
   }
 
@@ -51,13 +52,22 @@ function connect(model, redraw) {
     shown: () => (readout().results || [])[Math.min(ui.column, (readout().results || []).length - 1)],
     typing: () => typed !== null,
     local: (k) => gesture?.items[k],
+    get at() { return Math.min(turned, (ui.scene().pictures?.length ?? 1) - 1); },
+    // Show another frame; what was selected stays so where its track goes on.
+    turn(at) {
+      const index = ui.items()[ui.selected]?.index;
+      turned = clamp(at, 0, ui.scene().pictures.length - 1);
+      ui.selected = ui.here().find((item) => item.index === index)?.k ?? -1;
+      redraw();
+    },
     // The items as they are drawn: those read from the text, and where the hand has moved them.
     items() {
-      const read = valid().map(({ values, label, prediction }) => ({ values, label, index: prediction }));
+      const read = valid().map(({ values, label, prediction, at }, k) => ({ values, label, index: prediction, at, k }));
       if (!gesture || gesture.items.length !== read.length) return read;
       return read.map((item, k) => ({ ...item, values: gesture.items[k].values, label: gesture.items[k].label }));
     },
-    byIndex: (index) => ui.items().find((item) => item.index === index),
+    here: () => ui.items().filter((item) => item.at === ui.at),
+    byIndex: (index) => ui.here().find((item) => item.index === index),
     select(k) { if (ui.selected !== k) { ui.selected = k; redraw(); } },
     show(column) { ui.column = column; redraw(); },
     set: (changes) => send({ action: "set", ...changes }),
@@ -76,7 +86,7 @@ function connect(model, redraw) {
     add(values) {
       const { truth, question } = ui.scene(), last = gesture.items[gesture.items.length - 1];
       const label = last?.label || truth.labels[0] || (readout().task === "detection" ? "object" : question) || "";
-      gesture.items.push({ values, label, place: null, fresh: true });
+      gesture.items.push({ values, label, place: null, at: ui.at, fresh: true });
       return (ui.selected = gesture.items.length - 1);
     },
     end() {

@@ -1,19 +1,19 @@
 // The numbers beside the picture: switches, parts, pairs, the group, the run, and the completion's text.
-const TASKS = ["grounding", "counting", "detection", "ocr"], RECIPES = ["kit", "paper", "released", "released-strict"];
 const MATCHINGS = ["optimal", "greedy", "sequential"];
 
 function createSwitches(ui) {
-  const pairs = (names) => names.map((name) => [name, name]);
   const choices = {
-    task: choice("task", pairs(TASKS), (task) => ui.set({ task })),
-    recipe: choice("recipe", pairs(RECIPES), (recipe) => ui.set({ recipe })),
-    compare: choice("beside", [["", "—"], ...pairs(RECIPES)], (compare) => ui.set({ compare })),
-    matching: choice("matching", pairs(MATCHINGS), (matching) => ui.set({ matching })),
+    task: choice("task", (task) => ui.set({ task })),
+    recipe: choice("recipe", (recipe) => ui.set({ recipe })),
+    compare: choice("beside", (compare) => ui.set({ compare })),
+    matching: choice("matching", (matching) => ui.set({ matching })),
   };
   const root = html("div", { class: "pr1-switches" }, ...Object.values(choices).map((each) => each.root));
   const draw = () => {
     if (!ui.idle()) return; // what was chosen stays chosen until Python has answered
-    for (const [name, { select }] of Object.entries(choices)) select.value = ui.readout()[name] ?? "";
+    const readout = ui.readout(), { tasks = [], recipes = [] } = readout;
+    const names = { task: tasks, recipe: recipes, compare: ["", ...recipes], matching: MATCHINGS };
+    for (const [name, each] of Object.entries(choices)) each.offer(names[name], readout[name] ?? "");
   };
   return { root, draw };
 }

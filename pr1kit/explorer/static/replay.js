@@ -4,20 +4,22 @@ const EDGE = { left: 58, right: 18, top: 14, bottom: 40 }; // of the chart, in p
 const KNOB = 16; // width of the slider's
 
 function createReplay(runs) {
-  const shown = { run: 0, step: 0, from: 0, scene: 0, recipe: ownRecipe(runs[0]), moved: 1 }; // moved: share of the way
+  const shown = { run: 0, step: 0, from: 0, scene: 0, frame: 0, recipe: ownRecipe(runs[0]), moved: 1 }; // moved: share of the way
   const run = () => runs[shown.run], last = () => run().steps.length - 1;
   const column = () => Math.max(run().recipes.indexOf(shown.recipe), 0), recipe = () => run().recipes[column()];
   const still = window.matchMedia("(prefers-reduced-motion: reduce)");
   let frame = 0, clock = 0, started = 0;
 
-  // The boxes of an answer, in the order of the objects they are matched with, so that a box stays the same box.
+  // The boxes of an answer, frame by frame in the order of the objects they are matched with, so that a box stays the
+  // same box.
   function boxes(step, scene) {
     const { items, results } = run().readouts[step][scene];
     const partner = new Map(results[column()].matches.map(([p, t]) => [p, t]));
-    const read = items.filter((item) => !item.fault).map(({ values, label, prediction }) => ({ values, label, index: prediction }));
+    const read = items.filter((item) => !item.fault).map(({ values, label, prediction, at }) => ({ values, label, index: prediction, at }));
     let alone = 1e6;
-    for (const item of read) item.key = partner.get(item.index) ?? (alone += 1);
-    return read.sort((a, b) => a.key - b.key);
+    for (const item of read) item.order = partner.get(item.index) ?? (alone += 1);
+    for (const item of read) item.key = `${item.at} ${item.order}`;
+    return read.sort((a, b) => a.at - b.at || a.order - b.order).map((item, k) => ({ ...item, k }));
   }
 
   // What the parts of the explorer ask for; here nothing can be changed by hand. `fixed` is a scene, or none for the chosen.
@@ -39,7 +41,14 @@ function createReplay(runs) {
           return { ...item, values: item.values.map((v, i) => old[i] + (v - old[i]) * shown.moved) };
         });
       },
-      byIndex: (index) => ui.items().find((item) => item.index === index),
+      get at() { return Math.min(shown.frame, ui.scene().pictures.length - 1); },
+      turn(at) {
+        shown.frame = clamp(at, 0, ui.scene().pictures.length - 1);
+        ui.selected = -1;
+        draw();
+      },
+      here: () => ui.items().filter((item) => item.at === ui.at),
+      byIndex: (index) => ui.here().find((item) => item.index === index),
       idle: () => true, typing: () => false, begin: () => false, local: () => undefined,
       select: (k) => { if (ui.selected !== k) { ui.selected = k; draw(); } },
       show: (i) => choose(run().recipes[i]),
@@ -79,7 +88,7 @@ function createReplay(runs) {
     draw();
   }
 
-  const chosen = view(), stage = createStage(chosen), parts = [createParts, createTranscript, createText].map((create) => create(chosen));
+  const chosen = view(), stage = createStage(chosen), frames = createFrames(chosen), parts = [createParts, createTranscript, createText].map((create) => create(chosen));
   const curve = createCurve({ run, recipe, shown, go, play, playing: () => Boolean(clock) });
   const title = html("h3"), lead = html("p", { class: "pr1-note" }), live = html("p", { class: "pr1-hidden", "aria-live": "polite" });
   const tabs = createSwitch("run", runs.map((each) => each.name), (i) => {
@@ -95,7 +104,7 @@ function createReplay(runs) {
   const root = html("main", { class: "pr1kit-explorer pr1-replay" },
     html("header", {}, html("div", {}, title, lead), tabs.root, rules.root),
     html("div", { class: "pr1-columns" }, curve.root,
-      html("div", { class: "pr1-left" }, caption, stage.root, key, strip),
+      html("div", { class: "pr1-left" }, caption, stage.root, frames.root, key, strip),
       html("div", { class: "pr1-right" }, ...parts.map((part) => part.root), note)),
     live);
 
@@ -117,14 +126,14 @@ function createReplay(runs) {
   function draw() {
     const { task, steps, scenes } = run(), { total } = chosen.shown(), step = steps[shown.step];
     put(title, `${task === "ocr" ? "OCR" : task[0].toUpperCase() + task.slice(1)} over ${run().last} training steps`);
-    put(lead, `The same ${scenes.length} held-out pictures, answered greedily at ${steps.length} steps of the training.`);
+    put(lead, `The same ${scenes.length} held-out ${kind(run())}, answered greedily at ${steps.length} steps of the training.`);
     put(caption, [chosen.scene().question, `step ${step} of ${run().last}`].filter(Boolean).join(" · "));
-    key.hidden = chosen.readout().task === "ocr";
+    key.hidden = ["ocr", "what"].includes(chosen.readout().task);
     tabs.draw(shown.run);
     rules.draw(rules.names.indexOf(recipe()), run().recipes);
     thumbs.length = Math.min(thumbs.length, scenes.length);
     pool(strip, scenes.length, thumb);
-    for (const part of [stage, curve, ...parts, ...thumbs]) part.draw();
+    for (const part of [stage, frames, curve, ...parts, ...thumbs]) part.draw();
     fill(root, { "aria-busy": String(shown.moved < 1), "data-step": step, "data-recipe": recipe() }, []);
     put(live, shown.moved < 1 ? "" : `step ${step}, ${recipe()} reward ${number(total, 2)}`);
   }
@@ -135,6 +144,8 @@ function createReplay(runs) {
 
 // The reward that trained the run, where it is one of those shown.
 const ownRecipe = ({ recipe, recipes }) => (recipes.includes(recipe) ? recipe : recipes[recipes.length - 1]);
+
+const kind = ({ scenes }) => (scenes.some((scene) => scene.pictures.length > 1) ? "videos" : "pictures");
 
 // One of a few names; nothing where there is no choice.
 function createSwitch(label, names, onchoose) {
@@ -187,7 +198,7 @@ function createCurve({ run, recipe, shown, go, play, playing }) {
     slider.value = shown.step;
     put(button, playing() ? "❚❚ Pause" : "▶ Play");
     put(said, `step ${steps[shown.step]}`);
-    put(one, `these pictures, greedy, paid by ${recipe()}: ${number(values[shown.step], 2)}`);
+    put(one, `these ${kind(run())}, greedy, paid by ${recipe()}: ${number(values[shown.step], 2)}`);
     put(other, `training, sampled${run().recipe ? `, paid by ${run().recipe}` : ""}`);
     other.hidden = !curve.length;
     for (const node of [trained, other]) node.classList.toggle("pr1-faint", Boolean(run().recipe) && run().recipe !== recipe());

@@ -2,13 +2,14 @@
 const HANDLES = [[-1, -1], [0, -1], [1, -1], [1, 0], [1, 1], [0, 1], [-1, 1], [-1, 0]];
 const TAG = 15; // height of a name, in screen pixels
 const DRAWN = 300; // boxes; more are read and scored, but nobody could tell them apart
+const WORDS = ["ocr", "when", "what"]; // tasks whose answers have no boxes
 const ARROWS = { ArrowLeft: [-1, 0], ArrowRight: [1, 0], ArrowUp: [0, -1], ArrowDown: [0, 1] };
 
 function createStage(ui) {
   const picture = svg("image", { "aria-hidden": "true" });
   const layers = ["predictions", "truths", "lines", "handles"].map((name) => svg("g", { class: `pr1-${name}` }));
   const [predictions, truths, lines, handles] = layers;
-  const root = svg("svg", { class: "pr1-stage", role: "group", "aria-label": "Picture with boxes" }, picture, ...layers);
+  const root = svg("svg", { class: "pr1-stage", role: "group", tabindex: -1, "aria-label": "Picture with boxes" }, picture, ...layers);
   let pointer = null;
 
   const size = () => ui.scene().size;
@@ -35,12 +36,12 @@ function createStage(ui) {
   }
 
   root.addEventListener("pointerdown", (event) => {
-    if (event.button || ui.readout().task === "ocr") return;
+    if (event.button || WORDS.includes(ui.readout().task)) return;
     const handle = event.target.closest("[data-handle]"), box = event.target.closest("[data-box]");
     const k = handle ? ui.selected : box ? Number(box.dataset.box) : -1;
     pointer = { id: event.pointerId, start: at(event), k, handle: handle && HANDLES[handle.dataset.handle], begun: false };
     ui.select(k);
-    if (k >= 0) predictions.children[k]?.focus({ preventScroll: true });
+    if (k >= 0) focus(k);
     root.setPointerCapture(event.pointerId);
     event.preventDefault();
   });
@@ -115,19 +116,19 @@ function createStage(ui) {
   }
 
   function draw() {
-    const scene = ui.scene(), readout = ui.readout(), [w, h] = scene.size, items = ui.items().slice(0, DRAWN);
-    const u = w / Math.max(root.clientWidth, 1), result = ui.shown(), truth = scene.truth;
-    if (picture.getAttribute("href") !== scene.picture) fill(picture, { href: scene.picture }, []);
+    const scene = ui.scene(), readout = ui.readout(), [w, h] = scene.size, items = ui.here().slice(0, DRAWN);
+    const u = w / Math.max(root.clientWidth, 1), result = ui.shown(), shown = scene.pictures[ui.at];
+    if (picture.getAttribute("href") !== shown) fill(picture, { href: shown }, []);
     fill(picture, { width: w, height: h }, []);
     fill(root, { viewBox: `0 0 ${w} ${h}` }, []);
     root.style.setProperty("--u", u);
     root.style.aspectRatio = `${w} / ${h}`;
     root.classList.toggle("pr1-crisp", Math.max(w, h) <= 256);
-    const objects = truth.boxes.length ? truth.boxes : truth.points, matches = result ? result.matches : [];
+    const objects = scene.objects[ui.at], matches = result?.frames[ui.at] ?? [];
     const partner = new Map(matches.map(([p, t, s]) => [p, [t, s]])), found = new Map(matches.map(([p, t]) => [t, p]));
 
-    pool(predictions, items.length, prediction).forEach((box, k) => {
-      const { values, label, index } = items[k], [halo, line, dot, tag] = box.children, isBox = values.length === 4;
+    pool(predictions, items.length, prediction).forEach((box, i) => {
+      const { values, label, index, k } = items[i], [halo, line, dot, tag] = box.children, isBox = values.length === 4;
       const pair = partner.get(index);
       box.dataset.box = k;
       box.classList.toggle("pr1-selected", k === ui.selected);
@@ -145,14 +146,14 @@ function createStage(ui) {
       fill(box, { "aria-label": `Prediction ${index}${label ? ` ${label}` : ""} at ${where}, ${state}` }, []);
     });
 
-    pool(truths, objects.length, () => svg("g", {}, svg("rect"), svg("circle"), createTag())).forEach((g, t) => {
-      const [rect, dot, tag] = g.children, values = objects[t], isBox = values.length === 4;
+    pool(truths, objects.length, () => svg("g", {}, svg("rect"), svg("circle"), createTag())).forEach((g, i) => {
+      const [rect, dot, tag] = g.children, { values, index: t, label: named } = objects[i], isBox = values.length === 4;
       rect.style.display = isBox ? "" : "none";
       dot.style.display = isBox ? "none" : "";
       if (isBox) place(rect, values);
       fill(dot, { cx: values[0], cy: values[1], r: 7 * u }, []);
-      const missed = result && !found.has(t), said = found.has(t) && ui.byIndex(found.get(t))?.label;
-      const name = (readout.task === "detection" && truth.labels[t]) || "";
+      const missed = result && !found.has(t) && !WORDS.includes(readout.task), said = found.has(t) && ui.byIndex(found.get(t))?.label;
+      const name = (readout.task === "detection" && named) || "";
       const label = name === said ? "" : name; // where they agree, the prediction's tag says it
       g.classList.toggle("pr1-alone", Boolean(missed));
       const [right, bottom] = isBox ? values.slice(2) : values;
@@ -160,10 +161,11 @@ function createStage(ui) {
     });
 
     const centre = (v) => [(v[0] + v[v.length - 2]) / 2, (v[1] + v[v.length - 1]) / 2];
-    const drawn = matches.filter(([p, t]) => ui.byIndex(p) && objects[t]);
+    const object = (t) => objects.find((each) => each.index === t);
+    const drawn = matches.filter(([p, t]) => ui.byIndex(p) && object(t));
     pool(lines, drawn.length, () => svg("g", {}, svg("line", { class: "pr1-halo" }), svg("line"), svg("circle"), svg("circle"), createTag())).forEach(
       (g, i) => {
-        const [p, t, score] = drawn[i], [x1, y1] = centre(ui.byIndex(p).values), [x2, y2] = centre(objects[t]);
+        const [p, t, score] = drawn[i], [x1, y1] = centre(ui.byIndex(p).values), [x2, y2] = centre(object(t).values);
         for (const line of [g.children[0], g.children[1]]) fill(line, { x1, y1, x2, y2 }, []);
         fill(g.children[2], { cx: x1, cy: y1, r: 3 * u }, []);
         fill(g.children[3], { cx: x2, cy: y2, r: 3 * u }, []);
@@ -171,7 +173,7 @@ function createStage(ui) {
       },
     );
 
-    const active = items[ui.selected], grips = active && active.values.length === 4 ? HANDLES : [];
+    const active = items.find((item) => item.k === ui.selected), grips = active && active.values.length === 4 ? HANDLES : [];
     pool(handles, grips.length, (i) => svg("g", { "data-handle": i }, svg("circle"), svg("circle"))).forEach((g, i) => {
       const [x1, y1, x2, y2] = active.values, [hx, hy] = HANDLES[i];
       const at = { cx: x1 + ((hx + 1) / 2) * (x2 - x1), cy: y1 + ((hy + 1) / 2) * (y2 - y1) };
@@ -184,6 +186,7 @@ function createStage(ui) {
     });
   }
 
+  const focus = (k) => (predictions.querySelector(`[data-box="${k}"]`) ?? root).focus({ preventScroll: true });
   new ResizeObserver(() => ui.scene().size && draw()).observe(root);
-  return { root, draw, focus: (k) => predictions.children[k]?.focus({ preventScroll: true }) };
+  return { root, draw, focus };
 }

@@ -25,8 +25,8 @@ def main(argv: list[str] | None = None) -> int:
     demo.set_defaults(run=_demo)
 
     explore = commands.add_parser("explore", help="the reward explorer in the browser: drag a box, see what it is paid")
-    explore.add_argument("path", nargs="?", help="a run folder with its rollouts, or a picture (default: a scene)")
-    explore.add_argument("annotations", nargs="?", help="JSON with what is true of the picture: boxes, labels, text")
+    explore.add_argument("path", nargs="?", help="a run with its rollouts, a picture or a video (default: a scene)")
+    explore.add_argument("annotations", nargs="?", help="JSON with what is true of it: boxes, labels, text, tracks")
     explore.add_argument("--port", type=int, default=8866, help="default: %(default)s, or the next that is free")
     explore.add_argument("--no-browser", action="store_true", help="print the address and open nothing")
     explore.add_argument(

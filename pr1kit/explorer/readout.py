@@ -1,8 +1,8 @@
 """What does a completion say, how is it matched, what does it earn, and why? As plain numbers that a page can draw.
 
-`read_out` is the whole of what the reward explorer shows; `rewrite` is the way back, from moved boxes to text. Both are
-pure functions. Rewards are those of `pr1kit.score`, so what is shown is what training pays. A picture is read as a video
-of one frame: what has a place stands `at` a frame, counted from 0.
+`read_out`, a pure function, is the whole of what the reward explorer shows; the way back, from moved boxes to text, is
+`rewrite`. Rewards are those of `pr1kit.score`, so what is shown is what training pays. A picture is a video of one
+frame: what has a place stands `at` a frame, counted from 0.
 """
 
 from __future__ import annotations

@@ -30,9 +30,10 @@ def draw_explorer(sample: Sample, readout: dict, matching: str, frame: Any) -> b
         figure = plt.figure(figsize=(8.6, 5.4 if len(sample.frames) > ROW else 4.1))
         try:
             if sample.is_video:
-                left, right = figure.subfigures(2, 1, height_ratios=(1, 1 if len(sample.frames) > ROW else 1.7))
+                ratios = (1, 1 if len(sample.frames) > ROW else 1.7)
+                left, right = figure.subfigures(2, 1, height_ratios=ratios, squeeze=False)[:, 0]
             else:
-                left, right = figure.subfigures(1, 2, width_ratios=(1, 1.15))
+                left, right = figure.subfigures(1, 2, width_ratios=(1, 1.15), squeeze=False)[0]
             results = readout["results"]
             boxes = np.array([i["values"] for i in readout["items"] if len(i["values"]) == 4]).reshape(-1, 4)
             picture = left.subplots()

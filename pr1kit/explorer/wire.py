@@ -28,7 +28,7 @@ def open_sample(sample: Sample) -> Sample:
 
 
 def scene_of_page(sample: Sample) -> dict:
-    """What the page knows of a sample (of `open_sample`): its pictures, one for each frame, and what is true in each."""
+    """What the page knows of a sample (of `open_sample`): a picture for each frame, and what is true in it."""
     frames = sample.load_frames() or [sample.image]
     side = min(LARGEST_SIDE, int(ALL_FRAMES / math.sqrt(len(frames))))
     pictures = {"pictures": [picture_url(each, side) for each in frames], "times": list(sample.times)}

@@ -66,7 +66,7 @@ def strip_size(sample: Sample, columns: int) -> tuple[float, float]:
 
 
 def draw_strip(
-    axes: Sequence, sample: Sample, completion: str | None, *, frame: Any = "pixel", truth: bool = True,
+    axes: Sequence | np.ndarray, sample: Sample, completion: str | None, *, frame: Any = "pixel", truth: bool = True,
     titles: bool = True,
 ) -> None:  # fmt: skip
     """The frames of a video, as many as there are `axes`, with the boxes or bars of `plot_clip`."""

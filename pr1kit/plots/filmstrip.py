@@ -33,7 +33,9 @@ def plot_filmstrip(
         raise ValueError("No turns to plot: a dialogue holds at least one.")
     notes = [*notes, *[(None, "")] * (len(completions) - len(notes))]
     if sample.is_video:
-        raise ValueError(f"Sample {sample.id!r} is a video: a filmstrip has one picture a turn, draw each by plot_clip.")
+        raise ValueError(
+            f"Sample {sample.id!r} is a video: a filmstrip has one picture a turn, draw each by plot_clip."
+        )
     width, height = sample.load_image().size
     side = 2.3
     size = (side * len(completions), side * min(2.0, height / width) + 1.0)

@@ -11,8 +11,8 @@ from matplotlib.artist import Artist
 
 from pr1kit.data.sample import Sample, Target
 from pr1kit.plots import drawing
-from pr1kit.plots.drawing import BETTER, INK, IOU_NOTE, NEUTRAL, WORSE, Panel, style
 from pr1kit.plots.clips import draw_strip, strip_size
+from pr1kit.plots.drawing import BETTER, INK, IOU_NOTE, NEUTRAL, WORSE, Panel, style
 from pr1kit.plots.pictures import panel_of
 from pr1kit.rewards.matching import aggregate
 from pr1kit.rewards.results import Answer, Rollout
@@ -123,8 +123,8 @@ def plot_rollout_group(
     """The G answers to one prompt, each with its reward as a bar, green above its group's mean and vermillion below.
 
     Returns the G panels' Axes `(G,)` in the order drawn: by reward (`best_first`) or as sampled. They fill a new
-    figure, or the place of `ax`. The bars' tracks end at the largest reward, at least 1. Answers about a video have a row
-    of frames each: Axes (G, F), F at most `STRIP`. No rollout: ValueError.
+    figure, or the place of `ax`. The bars' tracks end at the largest reward, at least 1. Answers about a video have a
+    row of frames each: Axes (G, F), F at most `STRIP`. No rollout: ValueError.
 
     >>> from pr1kit.data.scenes import make_scenes
     >>> from pr1kit.rewards.results import RewardResult

@@ -29,7 +29,8 @@ def _open(image: Any) -> Any:
     if isinstance(image, Sample):
         if image.is_video:
             raise ValueError(
-                f"Sample {image.id!r} is a video of {len(image.frames)} frames and this draws one picture: see plot_clip."
+                f"Sample {image.id!r} is a video of {len(image.frames)} frames and this draws one picture: "
+                "see plot_clip."
             )
         return image.load_image()
     return load_image(image) if isinstance(image, str | Path) else image
@@ -78,8 +79,8 @@ def plot_boxes(
     boxes (M, 4) xyxy pixels. `predictions`: an `Answer` or boxes (N, 4) in `frame`; or give a raw `completion`, parsed
     as one of `task` (the sample's, if there is one). `matches`: pairs `(prediction, truth, …)`; without them the
     optimal ones by IoU. A prediction without a partner wears ✕. For OCR the answer stands under the picture, wrong
-    characters on vermillion, missing ones on blue. A video with a `completion`, or alone, is drawn by `plot_clip`, whose
-    Axes are returned.
+    characters on vermillion, missing ones on blue. A video, alone or with a `completion`, is drawn by `plot_clip`,
+    whose Axes are returned.
 
     >>> ax = plot_boxes(np.zeros((40, 40, 3)), truth=[[0, 0, 20, 20]], predictions=[[0, 0, 20, 10]])
     >>> [text.get_text() for text in ax.texts], sum(patch.get_gid() == "truth" for patch in ax.patches)

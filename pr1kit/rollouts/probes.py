@@ -5,7 +5,7 @@
     {"step": 8, "id": "scenes/counting/test/200/0", "task": "counting", "question": "circle", "image": "a.png" or null,
      "target": {"boxes": …}, "frame": "pixel", "completion": "circle(4,4),(18,18)"}
 
-Step 0 is the policy before training.
+Step 0 is the policy before training. A video that lies on disk has `frames` and `times` in place of the image.
 """
 
 from __future__ import annotations
@@ -24,12 +24,15 @@ REMEDY = "train with train_grpo(…, probes=samples), or with --probes 6"
 
 def probe_row(step: int, sample: Sample, frame: Any, completion: str) -> dict:
     """One line of the file: what `sample` was answered at `step`, its numbers in `frame`."""
+    files = [str(each) for each in sample.frames or [sample.image] if isinstance(each, str | Path)]
+    video = {"frames": files, "times": list(sample.times)} if 1 < len(files) == len(sample.frames) else {}
     return {
         "step": step,
         "id": sample.id,
         "task": sample.task,
         "question": sample.question,
-        "image": str(sample.image) if isinstance(sample.image, str | Path) else None,
+        "image": files[0] if files and not sample.is_video else None,
+        **video,
         "target": sample.target.to_dict(),
         "frame": frame if isinstance(frame, str) else list(frame),
         "completion": completion,
@@ -58,7 +61,7 @@ def read_probes(folder: str | Path) -> dict[int, dict[str, dict]]:
 
 
 def probed_sample(row: dict, samples: Sequence[Sample] = ()) -> Sample:
-    """The question of a row: among `samples`, a synthetic scene drawn again, or the picture where the row says it is.
+    """The question of a row: among `samples`, a synthetic scene drawn again, or the picture or video that it names.
 
     Raises ValueError where none of them is that question.
     """
@@ -66,6 +69,9 @@ def probed_sample(row: dict, samples: Sequence[Sample] = ()) -> Sample:
     for sample in samples:
         if sample.id == row["id"]:
             return sample
+    if row.get("frames"):
+        video = {"frames": row["frames"], "times": row.get("times") or ()}
+        return Sample(None, row["task"], row["question"], target, row["id"], **video)
     if row.get("image"):
         return Sample(row["image"], row["task"], row["question"], target, row["id"])
     scene = scene_of(row["id"])

@@ -219,7 +219,10 @@ def test_hostile_text_is_data(task, text):
     [
         ({"action": "truth", "truth": "[1, 2"}, "The annotations are no JSON"),
         ({"action": "truth", "truth": "[1, 2]"}, "must be an object"),
-        ({"action": "truth", "truth": '{"boks": []}'}, "need boxes, points or text (of a video: tracks or spans), got 'boks'"),
+        (
+            {"action": "truth", "truth": '{"boks": []}'},
+            "need boxes, points or text (of a video: tracks or spans), got 'boks'",
+        ),
         ({"action": "truth", "truth": '{"boxes": [[1, 2, 3]]}'}, "shape (N, 4)"),
         ({"action": "truth", "truth": '{"boxes": [[1, 2, 3, 400]]}'}, "outside its image of 64x64"),
         ({"action": "truth", "truth": '{"boxes": ' + "[" * 5000}, "The annotations are no JSON"),

@@ -17,6 +17,7 @@ import time
 import urllib.error
 import urllib.request
 from contextlib import contextmanager, suppress
+from functools import partial
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -27,7 +28,8 @@ import psutil
 import pytest
 from PIL import Image
 
-from pr1kit.data.boxes import clip
+from pr1kit.data.boxes import box_iou, clip
+from pr1kit.data.clips import make_clips
 from pr1kit.data.scenes import make_scenes
 from pr1kit.explorer.page import open_explorer
 from pr1kit.rewards.groups import pair_weights
@@ -615,3 +617,65 @@ def own_address() -> str:
         except OSError:
             pytest.skip("this machine has no address but loopback")
         return one.getsockname()[0]
+
+
+def test_a_run_on_clips_is_stepped_through_frame_by_frame(browser, tmp_path):
+    write_clip_run(tmp_path / "run")
+    command = [sys.executable, "-m", "pr1kit", "explore", "run", "--no-browser", "--port", str(free_port())]
+    with running(command, tmp_path, stdout=subprocess.PIPE, text=True) as server:
+        address = re.search(r"http://\S+", server.stdout.readline())[0]
+        page, wrong = browser.new_page(viewport={"width": 1240, "height": 1050}), []
+        page.set_default_timeout(60_000)
+        page.on("pageerror", lambda error: wrong.append(str(error)))
+        page.goto(address, timeout=PATIENCE)
+        explorer = Explorer(page)
+        explorer.settle()
+        root, (film,) = explorer.root, make_clips("tracking", 1, 4)
+        pay = partial(score, "tracking", target=film.target)
+        before, frames = explorer.text, root.get_by_role("slider", name="frame", exact=True)
+        assert explorer.total() == round(pay(before).total, 3)
+        root.get_by_label("frame on").click()
+        x, y = explorer.middle(0)
+        page.mouse.move(x, y)
+        page.mouse.down()
+        page.mouse.move(x + 40, y + 24, steps=6)
+        page.mouse.up()
+        explorer.settle()
+        changed = [(a, b) for a, b in zip(before.split(";"), explorer.text.split(";"), strict=True) if a != b]
+        assert [new.partition(":")[0] for _, new in changed] == ["Frame 2"]
+        assert explorer.total() == round(pay(explorer.text).total, 3) < round(pay(before).total, 3)
+        box = get_task("tracking").parse(changed[0][1]).boxes[0]
+        overlap = box_iou(box.tolist(), film.target.tracks[0].boxes[1].tolist())
+        assert root.get_by_role("button", name="frame 2: true").get_attribute("aria-label").endswith(f"{overlap:.2f}")
+        explorer.picture("frames")
+        explorer.boxes.nth(0).focus()
+        page.keyboard.press(".")
+        assert frames.get_attribute("aria-valuetext") == "frame 3 of 8, 1 s"
+        page.keyboard.press("Delete")
+        explorer.settle()
+        assert "Frame 3:" not in explorer.text
+        assert explorer.boxes.count() == 0
+        page.keyboard.press("n")
+        explorer.settle()
+        assert get_task("tracking").parse(explorer.text).frames.tolist() == [0, 1, 2, 3]
+        frames.fill("7")
+        assert explorer.boxes.count() == 0
+        root.locator(".pr1-group button").nth(1).click()
+        explorer.settle()
+        assert explorer.text.count("Frame") == 1
+        page.close()
+        assert wrong == []
+
+
+def write_clip_run(folder: Path) -> None:
+    """One step on one clip, answers with one to four frames of its track, the longest first."""
+    folder.mkdir()
+    (film,) = make_clips("tracking", 1, 4)
+    boxes = film.target.tracks[0].boxes.tolist()
+    texts = [
+        ";".join(f"Frame {at + 1}:[{','.join(f'{value:g}' for value in boxes[at])}]" for at in range(count))
+        for count in (4, 1, 2, 3)
+    ]
+    row = {"step": 1, "id": film.id, "prompt": get_task("tracking").prompt(film.question), "completions": texts}
+    row |= {"rewards": [score("tracking", text, film.target).total for text in texts], "advantages": [0.0] * 4}
+    (folder / "rollouts.jsonl").write_text(json.dumps(row) + "\n")

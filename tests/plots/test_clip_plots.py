@@ -11,10 +11,23 @@ import pytest
 from matplotlib.colors import to_rgb
 from PIL import Image
 
-from pr1kit import animate_clip, make_clips, make_scenes, plot_clip
+from pr1kit import (
+    animate_clip,
+    make_clips,
+    make_scenes,
+    plot_before_after,
+    plot_boxes,
+    plot_clip,
+    plot_filmstrip,
+    plot_matching,
+    plot_rollout_group,
+    score,
+)
 from pr1kit.data.animation import animation_bytes
 from pr1kit.data.tracks import frames_in
-from pr1kit.plots.drawing import PREDICTION, TRUTH
+from pr1kit.plots.drawing import BETTER, PREDICTION, TRUTH
+from pr1kit.rewards.results import Rollout
+from pr1kit.rewards.tasks import get_task
 
 
 @pytest.fixture(autouse=True)
@@ -101,3 +114,49 @@ def test_pictures_are_no_videos():
     for draw in (plot_clip, animate_clip):
         with pytest.raises(ValueError, match="has no frames"):
             draw(scene)
+
+
+def test_a_group_of_answers_about_a_video_is_a_strip_each():
+    (clip,) = make_clips("tracking", 1, seed=3)
+    texts = ["Frame 2:[1,1,9,9]", "None", "Frame 1:[1,1,9"]
+    group = [Rollout(text, score("tracking", text, clip.target), a) for text, a in zip(texts, (1, -1, 0), strict=True)]
+    axes = plot_rollout_group(clip, group, best_first=False)
+    assert axes.shape == (3, 8)
+    for row, text in zip(axes, texts, strict=True):
+        assert [len(drawn(ax, "prediction")) for ax in row] == [0, int(text == texts[0])] + [0] * 6
+        assert drawn(row[4], "truth") == [clip.target.tracks[0].boxes[4].tolist()]
+    assert axes[0, 0].get_ylabel() == "reward 0.00\nA +1.00"
+    assert "cut short" in axes[2, 0].get_ylabel()
+    assert axes[0, 0].yaxis.label.get_color() == BETTER
+
+
+def test_videos_before_and_after_have_two_strips_each():
+    clips = [*make_clips("tracking", 1, seed=3), *make_clips("when", 1, seed=3, frames=6)]
+    after = [supervised("tracking", clips[0]), supervised("when", clips[1])]
+    axes = plot_before_after(clips, ["None", "None"], after)
+    assert axes.shape == (2, 2, 8)
+    assert [ax is None for ax in axes[1, 1]] == [False] * 6 + [True] * 2
+    for i in range(2):
+        assert axes[1, i, 0].get_ylabel() == "after RL\nreward 1.00"
+        assert axes[1, i, 0].yaxis.label.get_color() == BETTER
+    assert len(drawn(axes[1, 0, 7], "prediction")) == 1
+    assert not drawn(axes[0, 0, 7], "prediction")
+    with pytest.raises(ValueError, match="Videos and pictures do not go into one plot_before_after"):
+        plot_before_after([clips[0], *make_scenes("grounding", 1)], ["", ""], ["", ""])
+
+
+def supervised(task, clip):
+    return get_task(task).write_answer(clip.target)
+
+
+def test_one_picture_is_not_a_video():
+    (clip,) = make_clips("tracking", 1, frames=20)
+    axes = plot_boxes(clip, completion="Frame 3:[1,1,9,9]")
+    assert [len(drawn(ax, "prediction")) for ax in axes] == [0, 0, 1] + [0] * 17
+    shown = plot_clip(clip, most=5, ax=plt.figure().subplots())
+    assert [ax.get_title().partition(":")[0] for ax in shown] == ["1", "6", "11", "15", "20"]
+    for draw in (lambda: plot_matching(clip, [[1, 1, 9, 9]], []), lambda: plot_boxes(clip, predictions=[[1, 1, 9, 9]])):
+        with pytest.raises(ValueError, match="is a video of 20 frames and this draws one picture: see plot_clip"):
+            draw()
+    with pytest.raises(ValueError, match="is a video: a filmstrip has one picture a turn"):
+        plot_filmstrip(clip, ["None"])

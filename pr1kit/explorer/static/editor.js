@@ -60,7 +60,7 @@ function createInspector(ui) {
   const draw_ = tool("New box", "N", () => ui.draw());
   const fields = html("div", { class: "pr1-fields" }, ...inputs.map((input, i) => html("label", {}, ["x1", "y1", "x2", "y2"][i], input)), html("label", {}, "label", label));
   const tools = html("div", { class: "pr1-tools" }, draw_, bin, undo, redo);
-  const more = html("span", {}, " Keys , and . turn the frames.");
+  const more = html("span", {}, " Keys “,” and “.”: a frame back, a frame on.");
   const help = html("p", { class: "pr1-note" }, "Drag a box or its corners; drag on the picture to draw. Tab, arrows (Shift: size, Ctrl: ×10), N, Delete, Ctrl+Z.", more);
   const root = html("div", { class: "pr1-inspector" }, tools, fields, help);
   function apply() {
@@ -72,14 +72,15 @@ function createInspector(ui) {
     ui.edit(k, values, label.value);
   }
   function draw() {
-    const item = ui.items()[ui.selected];
-    root.hidden = WORDS.includes(ui.readout().task);
+    const item = ui.items()[ui.selected], { task } = ui.readout();
+    root.hidden = WORDS.includes(task);
     more.hidden = ui.scene().pictures.length < 2;
     inputs.forEach((input, i) => {
       input.disabled = !item || i >= item.values.length;
       if (document.activeElement !== input) input.value = input.disabled ? "" : Math.round(item.values[i] * 100) / 100;
     });
-    label.disabled = bin.disabled = !item;
+    bin.disabled = !item;
+    label.disabled = !item || task === "tracking";
     if (document.activeElement !== label) label.value = item ? item.label : "";
     undo.disabled = !ui.readout().undo;
     redo.disabled = !ui.readout().redo;

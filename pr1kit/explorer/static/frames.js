@@ -4,7 +4,7 @@ const MANY = 16; // frames; of more the strip shows the bars without pictures
 function createFrames(ui) {
   const slider = html("input", { type: "range", min: 0, step: 1, "aria-label": "frame", oninput: () => ui.turn(Number(slider.value)) });
   const step = (by) => html("button", { type: "button", "aria-label": by < 0 ? "frame back" : "frame on", onclick: () => ui.turn(ui.at + by) }, by < 0 ? "‹" : "›");
-  const said = html("b"), strip = html("div", { class: "pr1-film" });
+  const said = html("span"), strip = html("div", { class: "pr1-film" });
   const root = html("section", { class: "pr1-frames", "aria-label": "frames" }, html("div", { class: "pr1-tools" }, step(-1), slider, step(1), said), strip);
   const cell = (at) => html("button", { type: "button", tabindex: -1, onclick: () => ui.turn(at) }, html("img", { alt: "" }), html("i"), html("i"), html("small"));
 

@@ -2,7 +2,8 @@
 
 from pathlib import Path
 
-POLICIES = {"tiny": "tiny-policy", "tiny-video": "tiny-video"}  # name of a policy: its folder
+# name of a policy: its folder
+POLICIES = {"tiny": "tiny-policy", "tiny-video": "tiny-video", "tiny-cells": "tiny-cells"}
 PACKAGE = Path(__file__).resolve().parents[1]
 
 

@@ -1,13 +1,13 @@
 """Real photographs: does GRPO help a policy that was supervised on people's annotations of blood cells?
 
-    python -m pr1kit make-tiny-policy --data FOLDER --split train --any-side-up --out runs/cells-policy
-    python -m pr1kit.experiments.cells --data FOLDER --policy runs/cells-policy    runs what is missing in data/runs
-    python -m pr1kit.experiments.cells --report                                    the table of what is logged
+    python -m pr1kit.experiments.cells --data FOLDER    runs what is missing in data/runs
+    python -m pr1kit.experiments.cells --report         the table of what is logged
 
-FOLDER holds BCCD as COCO files (`instances_train.json`, `instances_val.json`, `images/`) or as published, in VOC's
-layout; it is also read from the environment variable PR1KIT_CELLS. The policy, supervised on four fifths of the
-training photographs, goes on by GRPO, or by as many seconds of supervision, on crops of the same photographs, and
-is measured on all tiles of the validation photographs: intervals are paired, over photographs. `--validate` measures on
+FOLDER holds BCCD (github.com/Shenggan/BCCD_Dataset, MIT) as published, in VOC's layout, or as COCO files
+(`instances_train.json`, `instances_val.json`, `images/`); the environment variable PR1KIT_CELLS names it, too. The
+policy (`tiny-cells`; `--policy` takes another that `make-tiny-policy --data` wrote), supervised on four fifths of the
+training photographs, goes on by GRPO, or by as many seconds of supervision, on crops of the same photographs, and is
+measured on all tiles of the validation photographs: intervals are paired, over photographs. `--validate` measures on
 the fifth of the training photographs that was held out, to choose settings on, and logs that apart.
 """
 
@@ -29,6 +29,7 @@ import numpy as np
 from pr1kit.data.crops import crop_samples, photographs, split_by_image
 from pr1kit.data.load import load_dataset
 from pr1kit.data.sample import Sample
+from pr1kit.data.shipped import policy_folder
 from pr1kit.evaluation.metrics import Metrics, evaluate
 from pr1kit.experiments.condition import Condition
 from pr1kit.experiments.run_condition import Measurement, measure
@@ -43,13 +44,14 @@ from pr1kit.training.sft import TINY_SFT, train_sft
 SPLIT = "train"
 METRICS = ("accuracy", "matched_iou")
 LOG, VALIDATION_LOG = "cells.jsonl.gz", "cells-held-out.jsonl.gz"
-RL = replace(TINY, steps=50, learning_rate=1e-4, recipe="kit", max_completion_length=160, save_steps=25)
+RL = replace(TINY, steps=150, learning_rate=1e-4, recipe="kit", max_completion_length=160, save_steps=50)
 MEASURED = Condition("counting", sampled=3, max_new_tokens=160)
 
 
 def recipe_of(policy: str) -> OwnRecipe:
     """How a policy of one's own data was made, from its model card."""
-    return OwnRecipe(**json.loads((Path(policy) / "training.json").read_text(encoding="utf-8"))["recipe"])
+    folder = policy_folder(policy) or Path(policy)
+    return OwnRecipe(**json.loads((folder / "training.json").read_text(encoding="utf-8"))["recipe"])
 
 
 def training_crops(data: Path, recipe: OwnRecipe, count: int, seed: int) -> list[Sample]:
@@ -178,14 +180,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--data", type=Path, default=os.environ.get("PR1KIT_CELLS"), help="the folder of BCCD")
     parser.add_argument("--methods", nargs="+", choices=("rl", "sft"), default=["rl", "sft"])
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
-    parser.add_argument("--policy", help="a folder that make-tiny-policy --data has written")
+    parser.add_argument("--policy", default="tiny-cells", help="or a folder that make-tiny-policy --data has written")
     parser.add_argument("--out", type=Path, default=ROOT, help="default: data/runs")
     parser.add_argument("--validate", action="store_true", help="measure on held-out training photographs instead")
     parser.add_argument("--report", action="store_true", help="run nothing: what is logged")
     said = parser.parse_args(argv)
-    if not said.report and None in (said.data, said.policy):
-        missing = "the photographs with --data, or PR1KIT_CELLS" if said.data is None else "the policy with --policy"
-        print(f"cells: name the folder of {missing}.", file=sys.stderr)
+    if not said.report and said.data is None:
+        print("cells: name the folder of the photographs with --data, or PR1KIT_CELLS.", file=sys.stderr)
         return 2
     log = said.out / (VALIDATION_LOG if said.validate else LOG)
     done = {(line["cell"], line["seed"]) for line in read_lines(log)}

@@ -128,7 +128,7 @@ def load_policy(
     profile: str | None = None,
     verbose: bool = True,
 ) -> Policy:
-    """Load `"tiny"` or `"tiny-video"`, which ship with the kit, a folder or a hub id as a `Policy` in evaluation mode.
+    """Load what ships with the kit (`"tiny"`, `"tiny-video"`, `"tiny-cells"`), a folder or a hub id, for evaluation.
 
     A folder holds a whole model, or an adapter saved by `export_adapter` or training, whose base is then loaded too.
     `lora` adds fresh adapters, drawn from torch's generator (True, or `LoRASettings`; False keeps a profile from it);

@@ -5,12 +5,15 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import torch
 
 from pr1kit.data.crops import photographs
 from pr1kit.data.scenes import make_scenes
+from pr1kit.data.shipped import shipped
 from pr1kit.experiments import cells
 from pr1kit.experiments.runs import read_lines
 from pr1kit.experiments.tiny_policy.own_data import OwnRecipe, make_own_policy
+from pr1kit.models.policy import load_policy
 
 
 @pytest.fixture(scope="module")
@@ -91,3 +94,12 @@ def test_without_a_folder_it_says_where_to_name_one(monkeypatch, capsys):
     monkeypatch.delenv("PR1KIT_CELLS", raising=False)
     assert cells.main(["--seeds", "0"]) == 2
     assert "--data, or PR1KIT_CELLS" in capsys.readouterr().err
+
+
+def test_the_policy_that_ships_is_the_one_of_its_card():
+    policy, recipe = load_policy("tiny-cells"), cells.recipe_of("tiny-cells")
+    card = json.loads((shipped("tiny-cells") / "training.json").read_text())
+    assert sum(file.stat().st_size for file in shipped("tiny-cells").iterdir()) < 4_200_000
+    assert card["parameters"] == sum(p.numel() for p in policy.model.parameters())
+    assert recipe == OwnRecipe(any_side_up=True)
+    assert policy.core.dtype == torch.float32

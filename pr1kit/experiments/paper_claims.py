@@ -267,7 +267,7 @@ three tasks about clips, of what is said to be above zero: rewards of greedy ans
 is corrected for all of these claims together.
 
 {temporal_table(root)}
-""" if all(log_file(grid, root).is_file() for grid in VIDEO_GRIDS.values()) else ""  # fmt: skip
+""" if any(log_file(grid, root).is_file() for grid in VIDEO_GRIDS.values()) else ""  # fmt: skip
     return f"""# Logged runs, and what they say of the papers' claims
 
 One compressed JSON Lines file for each grid of `pr1kit/experiments/paper_grids.py`, one line for each finished run: its

@@ -14,9 +14,9 @@ import numpy as np
 from scipy.stats import spearmanr
 
 from pr1kit.data.sample import VIDEO_TASKS
-from pr1kit.experiments.runs import ROOT, Run, load_runs
+from pr1kit.experiments.runs import ROOT, Run, load_runs, log_file
 from pr1kit.experiments.statistics import holm, mean_interval, p_value, seeds_needed, verdict
-from pr1kit.experiments.temporal_hacking import GRIDS
+from pr1kit.experiments.temporal_hacking import GRIDS, QUERIES
 
 Seed = Mapping[str, Run]  # the runs of one seed by cell
 TPL, SHUFFLING = "temporal perplexity", "shuffling costs"
@@ -64,11 +64,11 @@ def rank_of_gain(run: Run, queries: Sequence[str]) -> float:
     return float(spearmanr(tpl, gained).statistic)
 
 
-def _claims(method: str) -> list[TemporalClaim]:
-    proxy, utr = f"{method}-proxy", f"{method}-UTR"
+def _claims(method: str, grid: str) -> list[TemporalClaim]:
+    proxy, utr = QUERIES[1], QUERIES[0]
 
     def claim(text: str, value: Callable[[Seed], float], paper: str = "–") -> TemporalClaim:
-        return TemporalClaim(f"{text}, {method}", "temporal-hacking", value, paper)
+        return TemporalClaim(f"{text}, {method}", grid, value, paper)
 
     tpl = "data of TPL 0.004, 0.030: score 54.0, 58.8"
     return [
@@ -97,8 +97,8 @@ CLAIMS = (
                   lambda s: s["GRPO"].gain("sampled", "tracking, UTR")),
     TemporalClaim("GRPO on tracking raises temporal perplexity", "video-tracking",
                   lambda s: s["GRPO"].gain(TPL, "tracking, UTR")),
-    *_claims("GRPO"),
-    *_claims("SFT"),
+    *_claims("SFT", "temporal-hacking-sft"),
+    *_claims("GRPO", "temporal-hacking"),
 )  # fmt: skip
 
 
@@ -110,15 +110,16 @@ def by_seed(runs: list[Run]) -> list[Seed]:
 
 
 def temporal_table(root=ROOT) -> str:
-    """Markdown: every claim, the paper's numbers, ours over seeds, p and the verdict. Raises as `load_runs`."""
-    seeds = {name: by_seed(load_runs(grid, root)) for name, grid in GRIDS.items()}
-    found = [[claim.value(seed) for seed in seeds[claim.grid]] for claim in CLAIMS]
+    """Markdown: every claim about a grid that was run, the paper's numbers, ours over seeds, p and the verdict."""
+    seeds = {name: by_seed(load_runs(grid, root)) for name, grid in GRIDS.items() if log_file(grid, root).is_file()}
+    claims = [claim for claim in CLAIMS if claim.grid in seeds]
+    found = [[claim.value(seed) for seed in seeds[claim.grid]] for claim in claims]
     corrected = holm([p_value(values) for values in found])
     lines = [
         "| claim | paper | here, above zero | p, all claims together | holds? | seeds (for ± 0.02) |",
         "|---|---|---|---|---|---|",
     ]
-    for claim, values, p in zip(CLAIMS, found, corrected, strict=True):
+    for claim, values, p in zip(claims, found, corrected, strict=True):
         mean, low, high = mean_interval(values)
         lines.append(
             f"| {claim.text} | {claim.paper} | {mean:+.3f} [{low:+.3f}, {high:+.3f}] | {p:.3f} "

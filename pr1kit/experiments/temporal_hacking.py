@@ -53,8 +53,8 @@ class ClipCondition:
     method: str = "rl"
     tasks: tuple[str, ...] = VIDEO_TASKS
     queries: str = "UTR"
-    steps: int = 30
-    prompts_per_step: int = 16
+    steps: int = 24
+    prompts_per_step: int = 12
     num_generations: int = 8
     learning_rate: float = 1.5e-4
     batch_size: int = 32
@@ -96,6 +96,7 @@ def clips_for(policy: Policy, task: str, queries: str, count: int, seed: int, sp
     return make_clips(task, count, seed, split, kinds=kinds, **scene_knobs(policy, task))
 
 
+HACKING = {"queries": {name: {"queries": name} for name in QUERIES}}
 GRIDS = {
     grid.name: grid
     for grid in (
@@ -103,18 +104,16 @@ GRIDS = {
             "video-tracking",
             "GRPO on UTR's queries raises the tracking reward of held-out clips.",
             {"training": {"GRPO": {}}},
-            {"tasks": ("tracking",), "measured": ("tracking",), "held_out": 100},
+            {"tasks": ("tracking",), "measured": ("tracking",), "held_out": 60},
         ),
         Grid(
-            "temporal-hacking",
-            "A policy paid for proxy queries stops watching: temporal perplexity falls, and shuffled frames cost "
-            "nothing; one paid for UTR's watches more (UTR, arXiv 2502.12081).",
-            {
-                "method": {"GRPO": {"method": "rl"}, "SFT": {"method": "sft", "learning_rate": 5e-4}},
-                "queries": {name: {"queries": name} for name in QUERIES},
-            },
-            seeds=(0, 1, 2, 3, 4),
+            "temporal-hacking-sft",
+            "A policy taught proxies stops watching: temporal perplexity falls, shuffled frames cost nothing; one "
+            "taught UTR's watches more (UTR, arXiv 2502.12081, whose training is supervision).",
+            HACKING,
+            {"method": "sft", "learning_rate": 5e-4},
         ),
+        Grid("temporal-hacking", "The same of a policy that is paid for them, by GRPO.", HACKING),
     )
 }
 

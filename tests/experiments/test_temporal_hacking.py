@@ -8,8 +8,9 @@ import pytest
 from pr1kit.data.clips import KINDS, make_clips
 from pr1kit.data.shipped import shipped
 from pr1kit.experiments.grid import Grid
-from pr1kit.experiments.runs import load_runs, log_file, read_lines
+from pr1kit.experiments.runs import Run, load_runs, log_file, read_lines
 from pr1kit.experiments.statistics import mean_interval
+from pr1kit.experiments.temporal_claims import CLAIMS, gain_over_clips, rank_of_gain, temporal_table
 from pr1kit.experiments.temporal_hacking import GRIDS, ClipCondition, measure, run_grid, shuffled
 from pr1kit.experiments.tiny_policy.video import KNOBS
 from pr1kit.models.policy import load_policy, scene_knobs
@@ -89,3 +90,25 @@ def test_the_shipped_policy_watches_clips_about_as_well_as_its_card_says(policy)
     assert (
         card["final"]["tracking, UTR"]["temporal perplexity"] > card["final"]["tracking, proxy"]["temporal perplexity"]
     )
+
+
+def clips(rewards, tpl, kinds):
+    return {"tracking, UTR": {"clips": {"kind": kinds, "reward": rewards, "temporal perplexity": tpl}}}
+
+
+def test_gains_over_clips_and_their_rank_correlation_are_those_counted_by_hand():
+    kinds, tpl = ["look", "look", "place", "event"], [0.1, 0.3, 0.4, 0.0]  # by kind: 0.2, 0.4, 0
+    results = {"before": clips([0.0] * 4, tpl, kinds), "after": clips([0.1, 0.3, 0.3, 0.1], [9.0] * 4, kinds)}
+    run = Run("UTR", 0, {}, results, [], {})
+    mean, low, high = gain_over_clips(run, "tracking, UTR")
+    assert mean == pytest.approx(0.2)
+    assert high - mean == pytest.approx(3.18245 * (0.04 / 3 / 4) ** 0.5, rel=1e-3)  # t of 3 degrees of freedom
+    assert low == pytest.approx(2 * mean - high)
+    assert rank_of_gain(run, ["tracking, UTR"]) == pytest.approx(1.0)  # gains by kind: 0.2, 0.3, 0.1
+
+
+def test_claims_are_told_of_the_grids_that_were_run_alone(tmp_path):
+    assert len(temporal_table(tmp_path).splitlines()) == 2
+    rows = temporal_table().splitlines()[2:]
+    assert len(rows) == sum(claim.grid in LOGGED for claim in CLAIMS)
+    assert {row.split(" | ")[-2] for row in rows} <= {"holds", "not shown", "the opposite holds"}

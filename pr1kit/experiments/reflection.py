@@ -50,6 +50,7 @@ SETTINGS = replace(TINY_REPER, steps=30, batch_size=16, micro_batch=16, save_ste
 CRITIC, CRITICISED = replace(SETTINGS, steps=120, learning_rate=1e-3), 640  # scenes whose answers it learns from
 RL = replace(TINY_REFLECTION, steps=10, prompts_per_step=4, micro_prompts=4, save_steps=10_000)
 ALPHAS = (0.0, 0.1, 1.0, 10.0)
+TURNS = 5
 CONDITIONS = (
     "before", "sft on the best", *(f"reper, alpha {alpha:g}" for alpha in ALPHAS), "reper, learned critic",
     *(f"rl, {pays}" for pays in PAYS), "dpo", "perpo",
@@ -110,8 +111,9 @@ def run(condition: str, seed: int, work: Path = WORK, *, fast: bool = False) -> 
         found = {"dialogues": dialogues.statistics, "loss": [round(row["loss"], 4) for row in log]}
     if "learned" in condition:
         scenes = make_scenes("counting", 12 if fast else CRITICISED, 500 + seed)
-        return found | _with_learned_critic(policy, scenes, test, replace(CRITIC, seed=seed, **few), work, seed)
-    turns = 2 if fast else 5 if condition in WHOLE else 3
+        critic = replace(CRITIC, seed=seed, **few)
+        return found | _with_learned_critic(policy, scenes, test, critic, work, seed, 2 if fast else TURNS)
+    turns = 2 if fast else TURNS
     dialogues = reflect(policy, RewardCritic(), test, turns, max_new_tokens=LONGEST)
     found |= by_turn(policy, dialogues, turns)
     if condition in WHOLE:
@@ -179,7 +181,7 @@ def sampled(policy: Policy, samples: Sequence[Sample], seed: int) -> dict:
     }
 
 
-def _with_learned_critic(policy: Policy, scenes, test, settings, work: Path, seed: int) -> dict:
+def _with_learned_critic(policy: Policy, scenes, test, settings, work: Path, seed: int, turns: int) -> dict:
     """A critic trained on the reward critic's words about sampled answers, its calibration, and turns with it."""
     learner = load_policy("tiny")
     how = {"temperature": 1.0, "max_new_tokens": LONGEST, "keep_special_tokens": True}
@@ -194,9 +196,9 @@ def _with_learned_critic(policy: Policy, scenes, test, settings, work: Path, see
         for s, answer, frame in zip(test, answers, frames, strict=True)
     ]
     known = calibrate(scores, rewards) if any(score is not None for score in scores) else None
-    dialogues = reflect(policy, critic, test, 3, max_new_tokens=LONGEST)
+    dialogues = reflect(policy, critic, test, turns, max_new_tokens=LONGEST)
     return {
-        **by_turn(policy, dialogues, 3),
+        **by_turn(policy, dialogues, turns),
         "critic_scores": scores,
         "critic_rewards": _round(rewards),
         "rank_correlation": known and round(known.rank_correlation, 4),

@@ -11,9 +11,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise, product
 
+from pr1kit.experiments import cells
 from pr1kit.experiments.paper_grids import GRIDS
 from pr1kit.experiments.reflection_claims import reflection_table
-from pr1kit.experiments.runs import ROOT, Run, load_runs, log_file
+from pr1kit.experiments.runs import ROOT, Run, load_runs, log_file, read_lines
 from pr1kit.experiments.statistics import holm, mean_interval, p_value, paired_values, seeds_needed, verdict
 from pr1kit.experiments.temporal_claims import temporal_table
 from pr1kit.experiments.temporal_hacking import GRIDS as VIDEO_GRIDS
@@ -258,6 +259,17 @@ p is corrected for all of these claims together.
 
 {reflection_table(log)}
 """ if log.is_file() else ""  # fmt: skip
+    lines = read_lines(root / cells.LOG)
+    photographs = f"""
+## Real photographs
+
+Crops of 240 pixels of BCCD's validation photographs, four fifths of whose training photographs `tiny-cells` was taught
+on; 150 steps of GRPO under `kit`, or as many processor seconds of supervision, on crops of the same. Runs of
+`python -m pr1kit.experiments.cells --data FOLDER`, settings fixed beforehand; intervals are paired, over photographs,
+bold where they exclude 0.
+
+{cells.report(lines)}
+""" if lines else ""  # fmt: skip
     video = f"""
 ## Video
 
@@ -283,4 +295,4 @@ and the margin over a blank image on RefCOCOg), the last of neither. Runs of the
 were trained before its rule about near-duplicate boxes.
 
 {claim_table(root=root)}
-{reflection}{video}"""
+{photographs}{reflection}{video}"""

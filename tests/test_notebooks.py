@@ -197,6 +197,18 @@ assert [row["step"] for row in log] == [1, 2] and {len(t["sampled"][0]) for t in
 assert texts[0] == texts[1] and (exported / "config.json").is_file()
 assert totals[worst] == totals.min() and len(totals) == 8
 """,
+    "18_failure_clinic": """
+logs = healthy, collapsed, varied, leaping, held, silent, speaking, wordy, brief, hacked
+assert all([row["step"] for row in log] == [1, 2, 3] for log in logs)
+assert all(np.isfinite(row["kl"]) for row in [*healthy, *leaping, *held]) and "kl" not in collapsed[0]
+assert {group["id"] for group in read_log(RUNS / "eight scenes" / "rollouts.jsonl")} == {scene.id for scene in few}
+assert blame(pr1kit.parse("grounding", "no box"), few[0].target, None).total == 0
+assert blame(pr1kit.parse("grounding", "(60,60),(63,63)"), few[0].target, None).total < 0
+assert wordy[0]["reward"] > 1 >= brief[0]["reward"] and all(0 <= row["reward"] <= 1 for row in hacked)
+logged = [row["reward"] for row in hacked]
+assert np.allclose(seen["insides"]["object in the box"], logged, atol=1e-4), "answers scored again are not those paid"
+assert set(paid) == {"start", "eight scenes", "fresh scenes", "insides"}
+""",
 }
 
 every_notebook = pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)

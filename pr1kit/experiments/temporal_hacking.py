@@ -111,7 +111,7 @@ GRIDS = {
             "A policy taught proxies stops watching: temporal perplexity falls, shuffled frames cost nothing; one "
             "taught UTR's watches more (UTR, arXiv 2502.12081, whose training is supervision).",
             HACKING,
-            {"method": "sft", "learning_rate": 5e-4},
+            {"method": "sft", "learning_rate": 5e-4, "held_out": 24},
         ),
         Grid("temporal-hacking", "The same of a policy that is paid for them, by GRPO.", HACKING),
     )

@@ -197,6 +197,19 @@ assert [row["step"] for row in log] == [1, 2] and {len(t["sampled"][0]) for t in
 assert texts[0] == texts[1] and (exported / "config.json").is_file()
 assert totals[worst] == totals.min() and len(totals) == 8
 """,
+    "17_custom_reward": """
+earn = lambda rule, text: score("grounding", text, scene.target, recipe=rule).total
+whole = cheats["the whole picture"][0]
+assert earn(cover, whole) == earn(cover, exact) == earn(priced, exact) == 1 and earn(capped, whole) == 0
+assert all(earn(priced, cheat) <= earn(priced, honest) + 1e-9 for cheat, honest in cheats.values())
+assert earn(capped, around) == 1 > earn(capped, near) and earn(priced, around) < earn(priced, near)
+assert curves["cover"][-1] == max(curves["cover"]) and not any(np.array(curves["capped"])[sides > side / 2])
+assert curves["capped"][6] == curves["cover"][6] > curves["priced"][6] > curves["kit"][6] and sides[6] == side / 2
+assert len(log) == len(log_priced) == 3 and len(groups) == 6
+assert all(abs(r - h) < 1e-4 or r == 0 for g in groups for r, h in zip(g["rewards"], g["parts"]["hidden"]))
+assert set(found) == {"start", "capped", "priced"}
+assert all(values.shape == (8,) for each in found.values() for values in each.values())
+""",
     "18_failure_clinic": """
 logs = healthy, collapsed, varied, leaping, held, silent, speaking, wordy, brief, hacked
 assert all([row["step"] for row in log] == [1, 2, 3] for log in logs)

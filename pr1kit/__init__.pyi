@@ -41,6 +41,7 @@ from .experiments.paper_grids import GRIDS as GRIDS
 from .experiments.runner import replay as replay
 from .experiments.runs import logs_of as logs_of
 from .experiments.statistics import paired_difference as paired_difference
+from .experiments.temporal_hacking import shuffled as shuffled
 from .explorer.export import export_explorer as export_explorer
 from .explorer.widget import RewardExplorer as RewardExplorer
 from .models.adapters import LoRASettings as LoRASettings
@@ -117,6 +118,7 @@ from .training.reflection_rl import train_reflection as train_reflection
 from .training.reflection_settings import ReflectionSettings as ReflectionSettings
 from .training.reper import train_reper as train_reper
 from .training.reper_settings import ReperSettings as ReperSettings
+from .training.sft import TINY_SFT as TINY_SFT
 from .training.sft import supervised_answer as supervised_answer
 from .training.sft import train_sft as train_sft
 from .training.shared_prefix.logprobs import shared_logprobs as shared_logprobs

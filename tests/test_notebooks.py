@@ -222,6 +222,16 @@ logged = [row["reward"] for row in hacked]
 assert np.allclose(seen["insides"]["object in the box"], logged, atol=1e-4), "answers scored again are not those paid"
 assert set(paid) == {"start", "eight scenes", "fresh scenes", "insides"}
 """,
+    "19_video": """
+assert [round(reward, 3) for reward in paid.values()][:4] == [1, 0.875, 0.889, 0.889]
+assert paid["the first box for all"] < 1
+assert result.total == 0.5 and result.parts["location"] == 1, "a switch costs the frames behind it"
+assert (matrix.loc["the truth"] == 1).all() and matrix.loc["one frame", "tracking\\nproxy"] == 1
+assert all(matrix.loc[cheat, "tracking\\nUTR"] < 0.6 for cheat in matrix.index[1:] if cheat != "always")
+assert len(clips) == len(tpl.tokens) == 36 and tpl.of_kind("tracking, look").mean > tpl.of_kind("tracking, proxy").mean
+assert set(taught) == {"before", "taught proxy", "taught UTR"} == set(depends) and len(held_out) == 8
+assert depends["taught UTR"].mean != depends["taught proxy"].mean != depends["before"].mean
+""",
 }
 
 every_notebook = pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)

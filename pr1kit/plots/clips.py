@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import textwrap
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -93,7 +93,7 @@ def draw_strip(
 class Animation:
     """A moving picture: a notebook shows it, `save` writes it. `frames` are PIL images, `times` their seconds."""
 
-    frames: tuple[Image.Image, ...]
+    frames: tuple[Image.Image, ...] = field(repr=False)
     times: tuple[float, ...]
 
     def save(self, path: str | Path) -> None:

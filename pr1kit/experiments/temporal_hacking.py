@@ -104,7 +104,7 @@ GRIDS = {
             "video-tracking",
             "GRPO on UTR's queries raises the tracking reward of held-out clips.",
             {"training": {"GRPO": {}}},
-            {"tasks": ("tracking",), "measured": ("tracking",), "held_out": 60},
+            {"tasks": ("tracking",), "measured": ("tracking",), "held_out": 60, "steps": 80},
         ),
         Grid(
             "temporal-hacking-sft",

@@ -18,7 +18,8 @@ from html import escape
 
 import numpy as np
 
-from pr1kit.data.clips import KINDS, PROXY, query_kind
+from pr1kit.data.clip_questions import KINDS, PROXY
+from pr1kit.data.clips import query_kind
 from pr1kit.data.sample import Sample
 from pr1kit.evaluation.intervals import mean_interval
 from pr1kit.models.answers import answer_ids, supervised_answer

@@ -22,7 +22,8 @@ from pathlib import Path
 import numpy as np
 from tqdm.auto import tqdm
 
-from pr1kit.data.clips import KINDS, PROXY, make_clips, query_kind
+from pr1kit.data.clip_questions import KINDS, PROXY
+from pr1kit.data.clips import make_clips, query_kind
 from pr1kit.data.durable_files import write_atomically
 from pr1kit.data.sample import VIDEO_TASKS, Sample
 from pr1kit.evaluation.temporal import temporal_perplexity

@@ -12,8 +12,8 @@ from peft import PeftModel
 from transformers import AutoConfig, AutoModelForImageTextToText, AutoProcessor
 from transformers.models.qwen3_vl.video_processing_qwen3_vl import Qwen3VLVideoProcessor
 
-from pr1kit.data.clips import Motion
 from pr1kit.data.images import image_size
+from pr1kit.data.motion import Motion
 from pr1kit.data.sample import VIDEO_TASKS, Sample
 from pr1kit.data.scenes import DEFAULTS
 from pr1kit.data.shipped import POLICIES, policy_folder

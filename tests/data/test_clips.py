@@ -4,7 +4,9 @@ import numpy as np
 import pytest
 
 from pr1kit import make_clips
-from pr1kit.data.clips import KINDS, Motion, query_kind
+from pr1kit.data.clip_questions import KINDS
+from pr1kit.data.clips import query_kind
+from pr1kit.data.motion import Motion
 from pr1kit.data.sample import VIDEO_TASKS
 from pr1kit.data.scenes import COLOURS
 from pr1kit.data.tracks import frames_in, spans_of

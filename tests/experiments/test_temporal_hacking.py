@@ -5,7 +5,8 @@ import json
 import numpy as np
 import pytest
 
-from pr1kit.data.clips import KINDS, make_clips
+from pr1kit.data.clip_questions import KINDS
+from pr1kit.data.clips import make_clips
 from pr1kit.data.shipped import shipped
 from pr1kit.experiments.grid import Grid
 from pr1kit.experiments.runs import Run, load_runs, log_file, read_lines

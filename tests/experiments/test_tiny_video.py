@@ -9,7 +9,9 @@ import torch
 from PIL import Image
 
 from pr1kit.__main__ import main
-from pr1kit.data.clips import KINDS, PROXY, Motion, draw_clip, further_questions, make_clips
+from pr1kit.data.clip_questions import KINDS, PROXY
+from pr1kit.data.clips import draw_clip, further_questions, make_clips
+from pr1kit.data.motion import Motion
 from pr1kit.data.sample import Sample
 from pr1kit.data.scenes import COLOURS, SHAPES
 from pr1kit.experiments.tiny_policy.clip_vision import ClipHead, clip_loss, clip_truth

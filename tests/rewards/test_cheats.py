@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from pr1kit import make_clips
-from pr1kit.data.clips import KINDS
+from pr1kit.data.clip_questions import KINDS
 from pr1kit.rewards.cheats import cheats_in_time, prior_answer, what_cheats_earn
 
 

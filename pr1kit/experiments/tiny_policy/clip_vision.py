@@ -11,7 +11,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from pr1kit.data.clips import Thing
+from pr1kit.data.motion import Thing
 from pr1kit.data.scenes import COLOURS, SHAPES
 from pr1kit.models.tiny import MERGE, PATCH, WIDTH
 

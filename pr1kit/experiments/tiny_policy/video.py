@@ -23,8 +23,10 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from pr1kit.data.clips import KINDS, PROXY, Motion, draw_clip, further_questions, make_clips, paint
+from pr1kit.data.clip_questions import KINDS, PROXY
+from pr1kit.data.clips import draw_clip, further_questions, make_clips
 from pr1kit.data.durable_files import write_atomically
+from pr1kit.data.motion import Motion, paint
 from pr1kit.data.run_folder import RunFolder
 from pr1kit.data.sample import VIDEO_TASKS, Target
 from pr1kit.experiments.temporal_hacking import ClipCondition, measure

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -191,6 +191,19 @@ def read_number(text: str) -> int | None:
     return None
 
 
+def _read_items(completion: Any, read: Callable[[str], list], what: str) -> tuple[str, list, Answer | None]:
+    """The text that counts and the items that `read` finds in it; the `Answer` where there is none, else None."""
+    text, _, reason = locate_answer(completion)
+    if reason:
+        return "", [], Answer(reason=reason, explicit=False)
+    text = text[:LONGEST]
+    if items := read(text):
+        return text, items, None
+    nothing = is_nothing(text)
+    reason = "" if nothing else f"no {what} in the answer"
+    return text, [], Answer(text=text, reason=reason, format_score=float(nothing))
+
+
 def read_places(completion: Any, *, labelled: bool = False) -> Answer:
     """Boxes `(N, 4)` and points `(N', 2)` of a completion, in its own frame; `labelled`: an item needs a label.
 
@@ -199,14 +212,9 @@ def read_places(completion: Any, *, labelled: bool = False) -> Answer:
     >>> read_places("a cat(1,2),(3,4) a dog(9,9),(5,5)").reason
     '1 of 2 items dropped: swapped corners'
     """
-    text, _, reason = locate_answer(completion)
-    if reason:
-        return Answer(reason=reason, explicit=False)
-    text = text[:LONGEST]
-    _, places = read_notation(text)
-    if not places:
-        nothing = is_nothing(text)
-        return Answer(text=text, reason="" if nothing else "no box in the answer", format_score=float(nothing))
+    text, places, without = _read_items(completion, lambda text: read_notation(text)[1], "box")
+    if without is not None:
+        return without
     boxes, labels, points, faults = [], [], [], []
     for place in places:
         if fault := find_fault(place, labelled):
@@ -234,14 +242,9 @@ def read_steps(completion: Any) -> Answer:
     >>> answer.frames.tolist(), answer.owners.tolist(), answer.format_score
     ([0, 2], [0, 0], 1.0)
     """
-    text, _, reason = locate_answer(completion)
-    if reason:
-        return Answer(reason=reason, explicit=False)
-    text = text[:LONGEST]
-    steps = read_tracks(text)
-    if not steps:
-        nothing = is_nothing(text)
-        return Answer(text=text, reason="" if nothing else "no frame in the answer", format_score=float(nothing))
+    text, steps, without = _read_items(completion, read_tracks, "frame")
+    if without is not None:
+        return without
     faults = [find_fault(step.place, False) for step in steps]
     good = [step for step, fault in zip(steps, faults, strict=True) if not fault]
     dropped = len(steps) - len(good)
@@ -263,14 +266,9 @@ def read_frames(completion: Any) -> Answer:
     >>> read_frames("Frame 2-5").spans.tolist()
     [[1, 4]]
     """
-    text, _, reason = locate_answer(completion)
-    if reason:
-        return Answer(reason=reason, explicit=False)
-    text = text[:LONGEST]
-    spans = read_spans(text)
-    if not spans:
-        nothing = is_nothing(text)
-        return Answer(text=text, reason="" if nothing else "no frame in the answer", format_score=float(nothing))
+    text, spans, without = _read_items(completion, read_spans, "frame")
+    if without is not None:
+        return without
     faults = [fault for *_, fault in spans if fault]
     return Answer(
         text=text,

@@ -30,8 +30,8 @@ from pr1kit.data.sample import Sample, Target
 from pr1kit.experiments.condition import Condition
 from pr1kit.experiments.run_condition import measure
 from pr1kit.experiments.tiny_policy.dense_vision import DenseHead, dense_truth_of, object_loss
-from pr1kit.experiments.tiny_policy.warm_start import answer_loss, supervised_batch, train
-from pr1kit.models.policy import Policy, load_policy
+from pr1kit.experiments.tiny_policy.warm_start import answer_loss, save_in_half, supervised_batch, train
+from pr1kit.models.policy import Policy
 from pr1kit.models.tiny import IMAGE_SIZE, build_model, build_processor, build_tokenizer
 from pr1kit.rewards.tasks import get_task
 
@@ -93,11 +93,7 @@ def make_own_policy(
     head = DenseHead((len(classes) + 1, 4))
     seconds = {"1-vision": _see(policy, head, recipe, pool, classes, work)}
     seconds["2-answers"] = _answer(policy, head, recipe, pool, classes, work)
-    policy.model.half().save_pretrained(out)
-    processor.save_pretrained(out)
-    config = json.loads((out / "config.json").read_text())
-    write_atomically(out / "config.json", json.dumps(config | {"dtype": "float32"}, indent=2) + "\n")
-    policy = load_policy(str(out), verbose=False)  # what is written is what is measured
+    policy = save_in_half(policy, out)  # what is written is what is measured
     card = {
         "name": name or out.name,
         "recipe": asdict(recipe),

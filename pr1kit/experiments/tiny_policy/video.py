@@ -31,7 +31,7 @@ from pr1kit.data.run_folder import RunFolder
 from pr1kit.data.sample import VIDEO_TASKS, Target
 from pr1kit.experiments.temporal_hacking import ClipCondition, measure
 from pr1kit.experiments.tiny_policy.clip_vision import ClipHead, clip_loss, clip_truth
-from pr1kit.experiments.tiny_policy.warm_start import train
+from pr1kit.experiments.tiny_policy.warm_start import save_in_half, train
 from pr1kit.models.policy import Policy, load_policy
 from pr1kit.models.tiny import IMAGE_SIZE, SPECIAL_TOKENS, build_model, build_processor, build_tokenizer
 from pr1kit.rewards.tasks import get_task
@@ -238,11 +238,7 @@ def make_tiny_video_policy(out: str | Path, recipe: ClipRecipe, *, work: str | P
     seconds = {"1-vision": pretrain_vision(policy, head, recipe, work)}
     for lesson in recipe.lessons:
         seconds[lesson.name] = finetune(policy, head, recipe, lesson, work)
-    policy.model.half().save_pretrained(out)
-    policy.processor.save_pretrained(out)
-    config = json.loads((out / "config.json").read_text())
-    write_atomically(out / "config.json", json.dumps(config | {"dtype": "float32"}, indent=2) + "\n")
-    policy = load_policy(str(out), verbose=False)  # what is shipped is what is measured
+    policy = save_in_half(policy, out)  # what is written is what is measured
     final = measure(policy, condition.held_out_clips(policy, 0), 0)
     card = {
         "recipe": asdict(recipe),

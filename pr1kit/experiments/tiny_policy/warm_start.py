@@ -31,7 +31,7 @@ from pr1kit.experiments.run_condition import measure
 from pr1kit.experiments.tiny_policy.dense_vision import DenseHead, dense_loss, dense_truth
 from pr1kit.models.answers import supervised_answer
 from pr1kit.models.inputs import model_inputs
-from pr1kit.models.policy import Policy
+from pr1kit.models.policy import Policy, load_policy
 from pr1kit.models.tiny import build_model, build_processor
 
 
@@ -220,6 +220,15 @@ def make_tiny_policy(out: str | Path, recipe: Recipe, *, work: str | Path, held_
     }
     write_atomically(out / "training.json", json.dumps(card, indent=1) + "\n")
     write_atomically(out / "README.md", model_card(card))
+
+
+def save_in_half(policy: Policy, out: Path) -> Policy:
+    """Write the policy in half precision, to be loaded in float32, and return it as it is loaded."""
+    policy.model.half().save_pretrained(out)
+    policy.processor.save_pretrained(out)
+    config = json.loads((out / "config.json").read_text())
+    write_atomically(out / "config.json", json.dumps(config | {"dtype": "float32"}, indent=2) + "\n")
+    return load_policy(str(out), verbose=False)
 
 
 def model_card(card: dict) -> str:

@@ -15,6 +15,7 @@ import torch
 from pr1kit.data.label_noise import FAULTS, with_fault
 from pr1kit.data.sample import Sample
 from pr1kit.data.scenes import make_scenes
+from pr1kit.experiments.grid import from_factors
 from pr1kit.models.policy import scene_knobs
 from pr1kit.models.profiles import get_profile
 from pr1kit.training.grpo_settings import PAPER, TINY, GRPOSettings
@@ -135,10 +136,7 @@ class Condition:
     @classmethod
     def of(cls, values: dict) -> Condition:
         """A condition from its factors. Raises ValueError for a factor that there is not."""
-        known = [field.name for field in fields(cls)]
-        if unknown := [name for name in values if name not in known]:
-            raise ValueError(f"Unknown factor {', '.join(unknown)}: the factors are {', '.join(known)}.")
-        return cls(**values)
+        return from_factors(cls, values)
 
     @property
     def thinking(self) -> bool:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 from itertools import product
 
 
@@ -14,6 +14,14 @@ def levels(field_name: str, *values) -> dict[str, dict]:
     {'4': {'num_generations': 4}, '8': {'num_generations': 8}}
     """
     return {str(value): {field_name: value} for value in values}
+
+
+def from_factors(condition: type, values: Mapping):
+    """A condition of this dataclass from its factors. Raises ValueError for a factor that it has not."""
+    known = [each.name for each in fields(condition)]
+    if unknown := [name for name in values if name not in known]:
+        raise ValueError(f"Unknown factor {', '.join(unknown)}: the factors are {', '.join(known)}.")
+    return condition(**values)
 
 
 @dataclass(frozen=True)
@@ -39,10 +47,10 @@ class Grid:
         """
         cells = {}
         for combination in product(*(by_name.items() for by_name in self.factors.values())):
-            fields = dict(self.base)
+            factors = dict(self.base)
             for _, values in combination:
-                fields |= values
-            cells["-".join(name for name, _ in combination)] = fields | dict(self.fixed)
+                factors |= values
+            cells["-".join(name for name, _ in combination)] = factors | dict(self.fixed)
         return cells
 
     def factors_of(self, cell: str) -> dict[str, str]:

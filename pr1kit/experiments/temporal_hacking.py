@@ -16,7 +16,7 @@ import json
 import tempfile
 import time
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -27,7 +27,7 @@ from pr1kit.data.clips import make_clips, query_kind
 from pr1kit.data.durable_files import write_atomically
 from pr1kit.data.sample import VIDEO_TASKS, Sample
 from pr1kit.evaluation.temporal import temporal_perplexity
-from pr1kit.experiments.grid import Grid
+from pr1kit.experiments.grid import Grid, from_factors
 from pr1kit.experiments.runs import FORMAT, ROOT, add_line, environment, log_file, read_lines, step_rows
 from pr1kit.models.backends import quiet
 from pr1kit.models.policy import Policy, load_policy, scene_knobs
@@ -72,10 +72,7 @@ class ClipCondition:
     @classmethod
     def of(cls, values: dict) -> ClipCondition:
         """A condition from its factors. Raises ValueError for a factor that there is not."""
-        known = [each.name for each in fields(cls)]
-        if unknown := [name for name in values if name not in known]:
-            raise ValueError(f"Unknown factor {', '.join(unknown)}: the factors are {', '.join(known)}.")
-        return cls(**values)
+        return from_factors(cls, values)
 
     def training_clips(self, policy: Policy, seed: int) -> list[Sample]:
         each = self.steps * (self.prompts_per_step if self.method == "rl" else self.batch_size) // len(self.tasks) + 1

@@ -12,28 +12,20 @@ compared, as in TRL's RLOO; unlike k1 as a term of the loss it then pulls to the
 from __future__ import annotations
 
 from collections.abc import Sequence
+from inspect import signature
 
 import numpy as np
 import torch
 from accelerate.utils import gather
+from trl import GRPOTrainer
 from trl.trainer.utils import nanstd
 
 from pr1kit.training.kl import IN_REWARD
 
 DECAY = 0.99  # of the moving averages, from step to step
 EPSILON = 1e-4  # added to a spread, as TRL does
-FORWARD_FIELDS = (  # of a scored batch: what the model is called with besides tokens
-    "pixel_values",
-    "image_grid_thw",
-    "num_images",
-    "pixel_attention_mask",
-    "spatial_shapes",
-    "num_tiles",
-    "image_sizes",
-    "token_type_ids",
-    "mm_token_type_ids",
-    "image_position_ids",
-)
+# What the model is called with besides tokens, where a scored batch has it, is among these names.
+FORWARD_FIELDS = tuple(signature(GRPOTrainer._get_per_token_logps_and_entropies).parameters)
 
 
 def update_spreads(

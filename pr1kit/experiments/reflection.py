@@ -54,6 +54,7 @@ TURNS = 5
 CONDITIONS = (
     "before", "sft on the best", *(f"reper, alpha {alpha:g}" for alpha in ALPHAS), "reper, learned critic",
     *(f"rl, {pays}" for pays in PAYS), "dpo", "perpo",
+    *(f"{name}, learned critic" for name in ("before", "sft on the best", "dpo", "perpo")),
 )  # fmt: skip
 WHOLE = ("before", "sft on the best", "reper, alpha 0.1")  # measured with all controls
 
@@ -88,7 +89,9 @@ def run(condition: str, seed: int, work: Path = WORK, *, fast: bool = False) -> 
     scenes = make_scenes("counting", 12 if fast else TRAINING, 500 + seed)
     test = make_scenes("counting", 4 if fast else HELD_OUT, 500 + seed, split="test")
     few = {"steps": 2, "batch_size": 2, "micro_batch": 2} if fast else {}
-    policy, folder, log = load_policy("tiny"), work / f"{condition.replace(', ', '-').replace(' ', '-')}-{seed}", []
+    trained = condition.removesuffix(", learned critic")
+    trained = "reper, alpha 0.1" if trained == "reper" else trained
+    policy, folder, log = load_policy("tiny"), work / f"{trained.replace(', ', '-').replace(' ', '-')}-{seed}", []
     if condition.startswith("rl"):
         settings = replace(RL, seed=seed, pays=condition.removeprefix("rl, "))
         if fast:
@@ -97,19 +100,18 @@ def run(condition: str, seed: int, work: Path = WORK, *, fast: bool = False) -> 
         turns = {f"train_turn_{turn}": [round(row[f"reward/turn_{turn}"], 4) for row in log] for turn in (1, 2)}
         return turns | by_turn(policy, reflect(policy, RewardCritic(), test, 2, max_new_tokens=LONGEST), 2)
     found: dict = {}
-    if condition in ("dpo", "perpo"):
+    if trained in ("dpo", "perpo"):
         candidates = make_candidates(policy, scenes, SAMPLED, seed=seed, max_new_tokens=LONGEST)
-        own = replace(TINY_PERPO, method=condition, steps=1 if fast else SETTINGS.steps, seed=seed)
+        own = replace(TINY_PERPO, method=trained, steps=1 if fast else SETTINGS.steps, seed=seed)
         found = {"loss": [round(row["loss"], 4) for row in train_perpo(policy, candidates, folder, own)]}
-    elif condition != "before":
+    elif trained != "before":
         dialogues = _dialogues(scenes, seed, work)
         best = [replace(d, turns=(Turn(d.turns[-1].completion, 1.0),)) for d in dialogues]
-        alpha = float(condition.rpartition(" ")[2]) if "alpha" in condition else 0.1
-        folder = work / f"reper-alpha-0.1-{seed}" if "learned" in condition else folder
-        lessons, settings = best if "best" in condition else dialogues, replace(SETTINGS, alpha=alpha, seed=seed, **few)
+        alpha = float(trained.rpartition(" ")[2]) if "alpha" in trained else 0.1
+        lessons, settings = best if "best" in trained else dialogues, replace(SETTINGS, alpha=alpha, seed=seed, **few)
         log = train_reper(policy, lessons, folder, settings)
         found = {"dialogues": dialogues.statistics, "loss": [round(row["loss"], 4) for row in log]}
-    if "learned" in condition:
+    if condition.endswith("learned critic"):
         scenes = make_scenes("counting", 12 if fast else CRITICISED, 500 + seed)
         critic = replace(CRITIC, seed=seed, **few)
         return found | _with_learned_critic(policy, scenes, test, critic, work, seed, 2 if fast else TURNS)

@@ -49,6 +49,11 @@ def equal_tokens(run: Mapping, sampled: Mapping, of: str, turn: int) -> float:
     return sampled[of][count - 1]
 
 
+def rank_correlation(condition: str) -> Number:
+    """Of the learned critic's scores and the true rewards; 0 where no score could be read."""
+    return lambda seed: seed[condition]["rank_correlation"] or 0.0
+
+
 def control(sampled_from: str, of: str, condition: str = REPER, turn: int = 3) -> Number:
     """What `sampled_from` earns by `equal_tokens` with a run's dialogue."""
     return lambda seed: equal_tokens(seed[condition], seed[sampled_from], of, turn)
@@ -96,8 +101,11 @@ def _claims() -> list[ReflectionClaim]:
         claim("the reward critic beats the learned one, turn 2", value(REPER, 2), value(LEARNED, 2)),
         claim("the reward critic beats the learned one, turn 3", third, value(LEARNED, 3)),
         claim("with the learned critic, the second answer beats the first", value(LEARNED, 2), value(LEARNED, 1)),
-        claim("the learned critic's scores follow the rewards (rank correlation)",
-              lambda seed: seed[LEARNED]["rank_correlation"] or 0.0, lambda seed: 0.0),
+        *(
+            claim(f"the learned critic's scores follow the rewards {when} (rank correlation)",
+                  rank_correlation(condition), lambda seed: 0.0)
+            for when, condition in (("before training", "before, learned critic"), ("after RePer", LEARNED))
+        ),
         claim("precision falls from turn 1 to 3 after RePer", value(REPER, 1, "precision"),
               value(REPER, 3, "precision"), "66.3, 64.7"),
         claim("recall rises from turn 1 to 3 after RePer", value(REPER, 3, "recall"), value(REPER, 1, "recall"),

@@ -124,8 +124,7 @@ def temporal_perplexity(
     one up to rounding. Raises ValueError for no samples, a sample that is no video, an index that its video lacks, and
     other names.
 
-    >>> temporal_perplexity(policy, clips)  # doctest: +SKIP
-    TemporalPerplexity(0.412 [0.371, 0.455] nats a token, 200 samples)
+    >>> temporal_perplexity(policy, clips).of_kind("tracking, look").interval()  # doctest: +SKIP
     """
     if not samples:
         raise ValueError("Temporal perplexity needs at least one sample.")

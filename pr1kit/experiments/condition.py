@@ -51,6 +51,18 @@ LEVELS = {
         "detection": {"num_objects": (4, 6)},
         "ocr": {"text_length": (5, 6)},
     },
+    "few": {
+        "grounding": {"num_objects": (3, 3), "distractors": 1.0},
+        "counting": {"num_objects": (2, 3), "distractors": 0},
+        "detection": {"num_objects": (2, 3)},
+        "ocr": {"text_length": (3, 3)},
+    },
+    "crowded": {
+        "grounding": {"num_objects": (6, 8), "distractors": 0.0},
+        "counting": {"num_objects": (6, 7), "distractors": 0},
+        "detection": {"num_objects": (5, 6)},
+        "ocr": {"text_length": (6, 7)},
+    },
 }
 # Supervised steps of 64 answers that take as long as one RL step of 16 × 8 rollouts (tiny policy, two CPU threads; a
 # run's results say how long each took).

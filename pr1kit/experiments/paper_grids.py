@@ -82,6 +82,18 @@ GRIDS = {
             {"task": levels("task", "grounding", "counting"), "rollouts": levels("num_generations", 4, 8, 16)},
         ),
         Grid(
+            "rollouts-equal-completions",
+            "The same at 64 completions a step, whatever the number of rollouts to a prompt.",
+            {
+                "task": levels("task", "grounding", "counting"),
+                "rollouts": {
+                    str(count): {"num_generations": count, "prompts_per_step": 64 // count} for count in (4, 8, 16)
+                },
+            },
+            {"steps": 32, "held_out": 400, "probes": 0, "save_steps": 50},
+            RANKED_SEEDS,
+        ),
+        Grid(
             "curriculum",
             "From easy to hard, with more and more rollouts, beats a shuffled order (section 4.1).",
             {"order": levels("order", "shuffled", "easy to hard", "easy to hard, more rollouts")},
@@ -121,6 +133,22 @@ GRIDS = {
                 }
             },
             {"task": "grounding"},
+        ),
+        Grid(
+            "algorithm-rates",
+            "Is one learning rate near the best of each algorithm? On scenes of its own, to choose settings on; GSPO's "
+            "gradient is GRPO's here.",
+            {
+                "variant": {
+                    "GRPO": {},
+                    "Dr. GRPO": {"loss_type": "dr_grpo", "scale_rewards": "none"},
+                    "DAPO": {"loss_type": "dapo"},
+                    "RLOO": {"algorithm": "rloo"},
+                },
+                "rate": {"half": {"lr_scale": 0.5}, "common": {}, "double": {"lr_scale": 2.0}},
+            },
+            {"task": "grounding", "test_seed": 700, "probes": 0, "save_steps": 50},
+            (5, 6, 7),
         ),
         Grid(
             "several-tasks",
@@ -164,6 +192,15 @@ GRIDS = {
             "headroom",
             "Beyond the paper: what the policy's rollouts show before training predicts what RL will gain.",
             {"task": TASKS, "level": levels("level", "easy", "usual", "hard")},
+        ),
+        Grid(
+            "headroom-new",
+            "The same on scenes, and from a policy, that the predictor was not chosen on.",
+            {
+                "task": TASKS,
+                "level": {**levels("level", "few", "crowded"), "after RL": {"rl_start": 24}},
+            },
+            {**FEW, "probes": 64, "held_out": 400},
         ),
         Grid(
             "preference",

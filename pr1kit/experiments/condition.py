@@ -57,12 +57,6 @@ LEVELS = {
         "detection": {"num_objects": (2, 3)},
         "ocr": {"text_length": (3, 3)},
     },
-    "crowded": {
-        "grounding": {"num_objects": (6, 8), "distractors": 0.0},
-        "counting": {"num_objects": (6, 7), "distractors": 0},
-        "detection": {"num_objects": (5, 6)},
-        "ocr": {"text_length": (6, 7)},
-    },
 }
 # Supervised steps of 64 answers that take as long as one RL step of 16 × 8 rollouts (tiny policy, two CPU threads; a
 # run's results say how long each took).
@@ -89,12 +83,13 @@ class Condition:
     policy as it is, or after as many supervised steps on faulty answers alone (`answers`) or with a short templated
     thought before each (`thoughts`); `level`: difficulty of the scenes, see `LEVELS`; `truth_order`: in which a
     training scene's true objects are listed, from top to bottom (`reading`) or at random (`any`); `fault`: of the truth
-    that is trained on, of size `fault_size`, see `label_noise`; `together`: other tasks whose samples are trained on in
-    the same run, `steps` steps for each; `order`: in which the samples come; `algorithm`: GRPO, or RLOO through TRL;
-    `held_out` scenes drawn from `test_seed` + the run's seed are answered greedily once and `sampled` times at
-    temperature 1, and `probes` others eight times for the headroom (0: none); with `blind` the questions are also put
-    with other images than their own; `max_new_tokens` bounds an answer (None: what the policy needs); the rest are
-    fields of `GRPOSettings` and `PerPOSettings`.
+    that is trained on, of size `fault_size`, see `label_noise`; `distinct_scenes`: how many training scenes there are,
+    gone through again and again (0: as many as RL has prompts, or ranked answers are asked for); `together`: other
+    tasks whose samples are trained on in the same run, `steps` steps for each; `order`: in which the samples come;
+    `algorithm`: GRPO, or RLOO through TRL; `held_out` scenes drawn from `test_seed` + the run's seed are answered
+    greedily once and `sampled` times at temperature 1, and `probes` others eight times for the headroom (0: none); with
+    `blind` the questions are also put with other images than their own; `max_new_tokens` bounds an answer (None: what
+    the policy needs); the rest are fields of `GRPOSettings` and `PerPOSettings`.
     """
 
     task: str = "counting"
@@ -135,6 +130,7 @@ class Condition:
     together: tuple[str, ...] = ()
     fault: str = "none"
     fault_size: float = 0.0
+    distinct_scenes: int = 0
 
     def __post_init__(self):
         for name in ("drop", "together"):
@@ -144,6 +140,8 @@ class Condition:
         for name, known in choices.items():
             if getattr(self, name) not in known:
                 raise ValueError(f"Unknown {name} {getattr(self, name)!r}: choose one of {', '.join(known)}.")
+        if self.distinct_scenes < 0:
+            raise ValueError(f"distinct_scenes is how many scenes there are, or 0: got {self.distinct_scenes}.")
 
     @classmethod
     def of(cls, values: dict) -> Condition:
@@ -208,7 +206,8 @@ class Condition:
         return make_scenes(self.task, count, seed, split=split, **knobs)
 
     def training_scenes(self, count: int, seed: int) -> list[Sample]:
-        scenes = self.scenes(count, seed)
+        """The distinct scenes that a run of `count` samples meets, each with the faults that it keeps."""
+        scenes = self.scenes(min(count, self.distinct_scenes or count), seed)
         if self.truth_order == "any":
             scenes = [in_any_order(sample, (seed, i)) for i, sample in enumerate(scenes)]
         return scenes if self.fault == "none" else with_fault(scenes, self.fault, self.fault_size, seed)

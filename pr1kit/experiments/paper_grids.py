@@ -87,10 +87,11 @@ GRIDS = {
             {
                 "task": levels("task", "grounding", "counting"),
                 "rollouts": {
-                    str(count): {"num_generations": count, "prompts_per_step": 64 // count} for count in (4, 8, 16)
+                    "4": {"num_generations": 4, "prompts_per_step": 16},
+                    "8": {"num_generations": 8, "prompts_per_step": 8},
                 },
             },
-            {"steps": 32, "held_out": 400, "probes": 0, "save_steps": 50},
+            {**FEW, "held_out": 400},
             RANKED_SEEDS,
         ),
         Grid(
@@ -136,18 +137,13 @@ GRIDS = {
         ),
         Grid(
             "algorithm-rates",
-            "Is one learning rate near the best of each algorithm? On scenes of its own, to choose settings on; GSPO's "
-            "gradient is GRPO's here.",
+            "Is one learning rate near the best with and without a group's spread in the advantage? On scenes of their "
+            "own, to choose settings on. (DAPO's and GSPO's gradients are GRPO's here, up to lengths of answers.)",
             {
-                "variant": {
-                    "GRPO": {},
-                    "Dr. GRPO": {"loss_type": "dr_grpo", "scale_rewards": "none"},
-                    "DAPO": {"loss_type": "dapo"},
-                    "RLOO": {"algorithm": "rloo"},
-                },
+                "variant": {"GRPO": {}, "Dr. GRPO": {"loss_type": "dr_grpo", "scale_rewards": "none"}},
                 "rate": {"half": {"lr_scale": 0.5}, "common": {}, "double": {"lr_scale": 2.0}},
             },
-            {"task": "grounding", "test_seed": 700, "probes": 0, "save_steps": 50},
+            {"task": "grounding", "test_seed": 700, "held_out": 400, "probes": 0, "save_steps": 50},
             (5, 6, 7),
         ),
         Grid(
@@ -189,6 +185,47 @@ GRIDS = {
             RANKED_SEEDS,
         ),
         Grid(
+            "annotation-amount",
+            "Beyond the papers, at equal seconds: more truth mends what SFT learns of faults that cancel out, not of "
+            "those that all lie on one side; RL after SFT mends both.",
+            {
+                "case": {
+                    "counting, missing 30 %": {"task": "counting", "fault": "missing", "fault_size": 0.3},
+                    "detection, jitter 30 %": {"task": "detection", "fault": "jitter", "fault_size": 0.3},
+                },
+                "training": {
+                    "RL, 64 scenes": {"distinct_scenes": 64},
+                    "RL, 192 scenes": {},
+                    "SFT, 64 scenes": {"method": "sft", "distinct_scenes": 64},
+                    "SFT, 192 scenes": {"method": "sft"},
+                    "SFT, 2,000 scenes": {"method": "sft", "distinct_scenes": 2000},
+                    "SFT + RL, 192 scenes": {"method": "sft+rl"},
+                },
+            },
+            {**FEW, "truth_order": "any"},
+            RANKED_SEEDS,
+        ),
+        Grid(
+            "annotation-order",
+            "Beyond the papers: the same of the order of the true objects, which RL's reward does not see.",
+            {
+                "task": levels("task", "counting", "detection"),
+                "training": {
+                    "RL": {},
+                    "SFT, in reading order": {"method": "sft", "truth_order": "reading"},
+                    "SFT, order 30 %": {
+                        "method": "sft",
+                        "truth_order": "reading",
+                        "fault": "order",
+                        "fault_size": 0.3,
+                    },
+                    "SFT, in any order": {"method": "sft"},
+                },
+            },
+            {**FEW, "truth_order": "any"},
+            RANKED_SEEDS,
+        ),
+        Grid(
             "headroom",
             "Beyond the paper: what the policy's rollouts show before training predicts what RL will gain.",
             {"task": TASKS, "level": levels("level", "easy", "usual", "hard")},
@@ -198,9 +235,9 @@ GRIDS = {
             "The same on scenes, and from a policy, that the predictor was not chosen on.",
             {
                 "task": TASKS,
-                "level": {**levels("level", "few", "crowded"), "after RL": {"rl_start": 24}},
+                "level": {"few": {"level": "few"}, "after RL": {"rl_start": 16}},
             },
-            {**FEW, "probes": 64, "held_out": 400},
+            {**FEW, "probes": 64},
         ),
         Grid(
             "preference",

@@ -212,7 +212,8 @@ def _after_rl(condition: Condition, steps: int, work: Path) -> Policy:
 
 def _supervise(policy: Policy, condition: Condition, seed: int, share: float, folder: Path, bar) -> list[dict]:
     settings = condition.sft_settings(seed, share)
-    count = min(settings.steps * settings.batch_size, condition.steps * condition.prompts_per_step)
+    count = settings.steps * settings.batch_size
+    count = min(count, condition.distinct_scenes or condition.steps * condition.prompts_per_step)
     thought = templated_thought if condition.thinking else None
     return train_sft(policy, condition.training_scenes(count, seed), folder, settings, thought=thought, bar=bar)
 
@@ -266,7 +267,8 @@ def _together(policy: Policy, condition: Condition, settings: GRPOSettings, work
     for task in tasks:
         own = replace(condition, task=task)
         scenes += own.training_scenes(condition.steps * condition.prompts_per_step, settings.seed)
-    decides = [tasks, condition.level, condition.truth_order, condition.fault, condition.fault_size, asdict(settings)]
+    names = ("level", "truth_order", "fault", "fault_size", "distinct_scenes")
+    decides = [tasks, *(getattr(condition, name) for name in names), asdict(settings)]
     folder = work / "together" / hashlib.sha256(json.dumps(decides).encode()).hexdigest()[:16]
     folder.parent.mkdir(parents=True, exist_ok=True)
     with FileLock(f"{folder}.lock"):

@@ -165,6 +165,30 @@ def test_a_fault_is_of_the_truth_that_is_trained_on_alone():
         Condition(fault="blur")
 
 
+def test_few_scenes_are_gone_through_again_with_the_same_faults(tmp_path, monkeypatch):
+    seen = {}
+
+    def training(method):
+        def train(policy, samples, folder, settings, **options):
+            seen[method] = [str(sample.target.to_dict()) for sample in samples]
+            return [{"step": 1}]
+
+        return train
+
+    for method, name in (("sft", "train_sft"), ("rl", "train_grpo")):
+        monkeypatch.setattr(f"pr1kit.experiments.run_condition.{name}", training(method))
+    few = {"steps": 12, "prompts_per_step": 8, "held_out": 2, "sampled": 1, "probes": 0, "max_new_tokens": 8}
+    few |= {"fault": "missing", "fault_size": 0.3}
+    for count, expected in ((0, {"rl": 96, "sft": 96}), (20, {"rl": 20, "sft": 20}), (5000, {"rl": 96, "sft": 896})):
+        for method in ("rl", "sft"):
+            condition = Condition("counting", method=method, distinct_scenes=count, **few)
+            run_condition(condition, 0, tmp_path / f"{method}-{count}", tmp_path / "work")
+        assert {method: len(samples) for method, samples in seen.items()} == expected
+        assert seen["rl"] == seen["sft"][: len(seen["rl"])]
+    with pytest.raises(ValueError, match="how many scenes there are"):
+        Condition(distinct_scenes=-1)
+
+
 def test_rloo_trains_through_trl(tmp_path):
     policy = load_policy("tiny")
     settings = replace(TINY, steps=2, num_generations=2, prompts_per_step=2, micro_prompts=2, max_completion_length=16)
@@ -282,6 +306,11 @@ def test_the_grids_of_faults_can_be_run_and_both_methods_meet_the_same_truth():
         for fault, condition in rl.items():
             one, other = (c.training_scenes(8, 3) for c in (condition, sft[fault]))
             assert [s.target.to_dict() for s in one] == [s.target.to_dict() for s in other]
+    reused = [
+        sum(Condition.of(fields) in cells for fields in GRIDS[name].cells().values())
+        for name in ("annotation-amount", "annotation-order")
+    ]
+    assert reused == [4, 4], "what the map has run already is copied"
     faults = {condition.fault for condition in cells}
     assert faults == {"none", "jitter", "loose", "missing", "labels"}
 

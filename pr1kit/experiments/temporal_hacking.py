@@ -1,7 +1,7 @@
 """Does a policy that is paid for what one frame tells stop watching? Trained on clips, measured with and without time.
 
     python -m pr1kit.experiments.temporal_hacking                 # what is missing of all grids
-    python -m pr1kit.experiments.temporal_hacking video-tracking --seeds 0 1 2
+    python -m pr1kit.experiments.temporal_hacking temporal-hacking --seeds 0 1 2
 
 Held-out clips of every kind are answered greedily as they are and with their frames shuffled; beside the rewards
 stands the temporal perplexity of the truth. Temporal hacking (UTR, arXiv 2502.12081) is a reward that does not mind
@@ -94,24 +94,28 @@ def clips_for(policy: Policy, task: str, queries: str, count: int, seed: int, sp
     return make_clips(task, count, seed, split, kinds=kinds, **scene_knobs(policy, task))
 
 
+FIVE = (0, 1, 2, 3, 4)
 HACKING = {"queries": {name: {"queries": name} for name in QUERIES}}
 GRIDS = {
     grid.name: grid
     for grid in (
-        Grid(
-            "video-tracking",
-            "GRPO on UTR's queries raises the tracking reward of held-out clips.",
-            {"training": {"GRPO": {}}},
-            {"tasks": ("tracking",), "measured": ("tracking",), "held_out": 60, "steps": 80},
-        ),
         Grid(
             "temporal-hacking-sft",
             "A policy taught proxies stops watching: temporal perplexity falls, shuffled frames cost nothing; one "
             "taught UTR's watches more (UTR, arXiv 2502.12081, whose training is supervision).",
             HACKING,
             {"method": "sft", "learning_rate": 5e-4, "held_out": 24},
+            FIVE,
         ),
-        Grid("temporal-hacking", "The same of a policy that is paid for them, by GRPO.", HACKING),
+        # Of tracking alone: elsewhere the policy hardly watches before training, and has little to unlearn.
+        Grid(
+            "temporal-hacking",
+            "GRPO on UTR's queries raises the tracking reward of held-out clips; paid for proxies, where a box that "
+            "stands earns as much as the truth, a policy stops watching.",
+            HACKING,
+            {"tasks": ("tracking",), "measured": ("tracking",), "held_out": 60, "steps": 80},
+            FIVE,
+        ),
     )
 }
 

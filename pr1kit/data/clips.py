@@ -12,6 +12,9 @@ question, of one of these kinds (the last part of its id; see `query_kind`):
     any        proxy     one frame answers it: the trajectory of an object that stands still, when an object is visible
                          that always is, the colour and shape of an object in a frame
 
+The answer to a proxy of *when* is always "all frames", so that it needs no frame at all; that the shipped policy was
+taught no others keeps it so.
+
 Names of place stand in words, not in coordinates, so that a question is the same in every model's frame of numbers.
 Every clip is drawn from its own random stream `(seed, split, task, index)`, as scenes are. What
 moves is in `motion`, what is asked in `clip_questions`.

@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from statistics import NormalDist
 
 import numpy as np
@@ -60,6 +60,37 @@ def mean_interval(values: np.ndarray, drawn: np.ndarray, level: float = 0.95) ->
     tails = [NORMAL.cdf(bias + (bias + side) / max(1 - skew * (bias + side), 1e-6)) for side in (-z, z)]
     low, high = np.quantile(drawn, tails)
     return float(low), float(high)
+
+
+def numbered(groups: Sequence[Hashable] | None, count: int) -> np.ndarray:
+    """The group of each of `count` samples as a number from 0; each its own where `groups` is None. Raises ValueError
+    for another number of groups."""
+    if groups is None:
+        return np.arange(count)
+    if len(groups) != count:
+        raise ValueError(f"groups names the group of each sample, got {len(groups)} for {count} samples.")
+    number: dict[Hashable, int] = {}
+    return np.array([number.setdefault(group, len(number)) for group in groups])
+
+
+def by_group(values: np.ndarray, group: np.ndarray) -> np.ndarray:
+    """Values `(C,)` of C groups whose mean is that of the samples' `values` `(S,)`, and varies as it does.
+
+    A mean over groups of different sizes is a ratio: each group stands for its part in that ratio's first-order
+    change (its influence).
+
+    >>> by_group(np.array([1.0, 3, 5, 5]), np.array([0, 0, 1, 1])).tolist()
+    [2.0, 5.0]
+    """
+    mean, sizes = values.mean(), np.bincount(group)
+    return mean + (np.bincount(group, values) - mean * sizes) * len(sizes) / len(values)
+
+
+def resampling_weights(group: np.ndarray, resamples: int, seed: int) -> np.ndarray:
+    """How often each sample counts in each of B bootstrap resamples of whole groups, `(B, S)`."""
+    units = int(group.max()) + 1
+    drawn = np.random.default_rng(seed).multinomial(units, np.full(units, 1 / units), size=resamples)
+    return drawn[:, group].astype(float)
 
 
 def corrected_interval(value: float, drawn: np.ndarray, samples: int, level: float = 0.95) -> tuple[float, float]:

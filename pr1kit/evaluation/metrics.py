@@ -18,7 +18,14 @@ import numpy as np
 
 from pr1kit.data.sample import Target
 from pr1kit.evaluation.average_precision import DetectionProtocol, answers_table, coco_detections, coco_table
-from pr1kit.evaluation.intervals import corrected_interval, mean_interval, share_interval
+from pr1kit.evaluation.intervals import (
+    by_group,
+    corrected_interval,
+    mean_interval,
+    numbered,
+    resampling_weights,
+    share_interval,
+)
 from pr1kit.rewards.official import EVALUATED
 from pr1kit.rewards.score import check_target, completion_text, frames_of, read_answer
 from pr1kit.rewards.tasks import COUNTED, Rules, get_task
@@ -65,10 +72,7 @@ class Metrics(Mapping):
     def resampled(self, name: str) -> np.ndarray:
         """The metric's value in each of B bootstrap resamples, `(B,)`; the same resamples for every name and call."""
         if name not in self._drawn:
-            rng = np.random.default_rng(self._seed)
-            share = np.full(self.units, 1 / self.units)
-            weights = rng.multinomial(self.units, share, size=self._resamples)[:, self._group]  # (B, C) -> (B, S)
-            self._drawn[name] = self._weighted(name, weights.astype(float))
+            self._drawn[name] = self._weighted(name, resampling_weights(self._group, self._resamples, self._seed))
         return self._drawn[name]
 
     def interval(self, name: str, level: float = 0.95) -> tuple[float, float]:
@@ -89,15 +93,7 @@ class Metrics(Mapping):
         return mean_interval(self._by_unit(values), self.resampled(name), level)
 
     def _by_unit(self, values: np.ndarray) -> np.ndarray:
-        """Values `(C,)` of the groups whose mean is that of the images' values `(S,)`, and varies as it does.
-
-        A mean over groups of different sizes is a ratio: each group stands for its part in that ratio's first-order
-        change (its influence).
-        """
-        if self.units == self.samples:
-            return values
-        mean, sizes = values.mean(), np.bincount(self._group)
-        return mean + (np.bincount(self._group, values) - mean * sizes) * self.units / self.samples
+        return values if self.units == self.samples else by_group(values, self._group)
 
     def difference(self, other: Metrics, name: str, level: float = 0.95) -> tuple[float, float, float]:
         """This minus `other` on the same samples, `(difference, low, high)`, paired: BCa, or as `interval` for AP."""
@@ -208,18 +204,8 @@ def evaluate(
             return weights @ per_sample[name] / weights.sum(1)
 
     draws = resamples or (200 if task == "detection" else 1000)
-    options: dict[str, Any] = {"note": note, "resamples": draws, "seed": seed, "groups": _numbered(groups, count)}
+    options: dict[str, Any] = {"note": note, "resamples": draws, "seed": seed, "groups": numbered(groups, count)}
     return Metrics(task, values, weighted, count, per_sample=per_sample, **options)
-
-
-def _numbered(groups: Sequence[Hashable] | None, count: int) -> np.ndarray | None:
-    """The group of each sample as a number from 0."""
-    if groups is None:
-        return None
-    if len(groups) != count:
-        raise ValueError(f"groups names the group of each sample, got {len(groups)} for {count} samples.")
-    number: dict[Hashable, int] = {}
-    return np.array([number.setdefault(group, len(number)) for group in groups])
 
 
 def _rules(rules: str, count_from: str | None) -> Rules:

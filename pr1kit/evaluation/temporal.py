@@ -11,17 +11,18 @@ tokens beside it.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from html import escape
+from pathlib import Path
 
 import numpy as np
 
 from pr1kit.data.clip_questions import KINDS, PROXY
 from pr1kit.data.clips import query_kind
 from pr1kit.data.sample import Sample
-from pr1kit.evaluation.intervals import mean_interval
+from pr1kit.evaluation.intervals import by_group, mean_interval, numbered, resampling_weights
 from pr1kit.models.answers import answer_ids, supervised_answer
 from pr1kit.models.policy import Policy
 from pr1kit.rollouts.likelihood import answer_logprobs
@@ -35,7 +36,8 @@ class TemporalPerplexity:
     """Log-likelihoods (nats) of S true answers; arrays `(S,)` in the order of the samples.
 
     `all_frames` and `one_frame`: log-likelihood of the answer, summed over its `tokens`; `frame`: which frame was
-    given; `kinds`: what each sample asks for.
+    given; `kinds`: what each sample asks for; `groups`: the number, from 0, of the clip that it asks about, None where
+    each asks about its own.
     """
 
     all_frames: np.ndarray
@@ -43,6 +45,7 @@ class TemporalPerplexity:
     tokens: np.ndarray
     frame: np.ndarray
     kinds: tuple[str, ...]
+    groups: np.ndarray | None = None
 
     @cached_property
     def per_answer(self) -> np.ndarray:
@@ -65,11 +68,10 @@ class TemporalPerplexity:
         return float(self.per_answer.sum() / self.tokens.sum())
 
     def interval(self, level: float = 0.95, seed: int = 0) -> tuple[float, float]:
-        """The bootstrap interval of `mean` over samples; nan for fewer than two. Too narrow where several samples ask
-        about one clip."""
-        rng, values = np.random.default_rng(seed), self.per_token
-        drawn = np.array([rng.choice(values, len(values)).mean() for _ in range(RESAMPLES)])
-        return mean_interval(values, drawn, level)
+        """The bootstrap interval of `mean` over clips, with all that is asked about each; nan for fewer than two."""
+        group = numbered(None, len(self.tokens)) if self.groups is None else self.groups
+        weights = resampling_weights(group, RESAMPLES, seed)  # (B, S)
+        return mean_interval(by_group(self.per_token, group), weights @ self.per_token / weights.sum(1), level)
 
     def of_kind(self, kind: str) -> TemporalPerplexity:
         """The samples that ask for `kind` alone. Raises ValueError where none does."""
@@ -77,7 +79,8 @@ class TemporalPerplexity:
         if not chosen.any():
             raise ValueError(f"No sample is of the kind {kind!r}: there are {', '.join(sorted(set(self.kinds)))}.")
         arrays = {name: getattr(self, name)[chosen] for name in ("all_frames", "one_frame", "tokens", "frame")}
-        return TemporalPerplexity(**arrays, kinds=(kind,) * int(chosen.sum()))
+        groups = None if self.groups is None else numbered(self.groups[chosen].tolist(), int(chosen.sum()))
+        return TemporalPerplexity(**arrays, kinds=(kind,) * int(chosen.sum()), groups=groups)
 
     def rows(self) -> dict[str, tuple]:
         """For all samples, then for each kind where there are several, the values of `COLUMNS`."""
@@ -90,7 +93,10 @@ class TemporalPerplexity:
 
     def __repr__(self) -> str:
         low, high = self.interval()
-        return f"TemporalPerplexity({self.mean:.3f} [{low:.3f}, {high:.3f}] nats a token, {len(self.tokens)} samples)"
+        size = f"{len(self.tokens)} samples"
+        if self.groups is not None and (clips := int(self.groups.max()) + 1) < len(self.tokens):
+            size += f" of {clips} clips"
+        return f"TemporalPerplexity({self.mean:.3f} [{low:.3f}, {high:.3f}] nats a token, {size})"
 
     def _repr_html_(self) -> str:
         body = "".join(
@@ -111,6 +117,7 @@ def temporal_perplexity(
     seed: int = 0,
     kind: Callable[[Sample], str] | None = None,
     answers: Sequence[str] | None = None,
+    groups: Sequence[Hashable] | None = None,
     recipe: str = "kit",
     batch_size: int | None = None,
     progress: str = "",
@@ -120,9 +127,10 @@ def temporal_perplexity(
     `frames`: which one, "random" (from `seed` and the sample's place), "key" (the middle one), or an index for each
     sample. `shown`: as a "still", the frame in every frame's place, so that length, positions and times stay and only
     what is seen differs; or as an "image". `kind` names what a sample asks for, by default its task and a
-    clip's kind of query. `answers` replace the truth as supervision writes it under `recipe`. Batched, equal to one by
-    one up to rounding. Raises ValueError for no samples, a sample that is no video, an index that its video lacks, and
-    other names.
+    clip's kind of query. `answers` replace the truth as supervision writes it under `recipe`. `groups` says of each
+    sample which it belongs with, by default those of the same frames: intervals are over groups. Batched, equal to one
+    by one up to rounding. Raises ValueError for no samples, a sample that is no video, an index that its video lacks,
+    and other names.
 
     >>> temporal_perplexity(policy, clips).of_kind("tracking, look").interval()  # doctest: +SKIP
     """
@@ -133,6 +141,7 @@ def temporal_perplexity(
     if shown not in ("still", "image"):
         raise ValueError(f"A frame is shown as a 'still' or as an 'image', got {shown!r}.")
     chosen = _choose(samples, frames, seed)
+    group = numbered([_clip(sample) for sample in samples] if groups is None else groups, len(samples))
     texts = answers or [supervised_answer(sample, policy, recipe=recipe) for sample in samples]
     tokens = [answer_ids(policy, text) for text in texts]
     alone = [_alone(sample, place, shown) for sample, place in zip(samples, chosen, strict=True)]
@@ -144,12 +153,18 @@ def temporal_perplexity(
         tokens=np.array([len(each) for each in tokens]),
         frame=np.array(chosen),
         kinds=tuple((kind or _kind)(sample) for sample in samples),
+        groups=group,
     )
 
 
 def _kind(sample: Sample) -> str:
     kind = query_kind(sample)
     return f"{sample.task}, {kind}" if kind in (*KINDS.get(sample.task, ()), PROXY) else sample.task
+
+
+def _clip(sample: Sample) -> Hashable:
+    """The same for samples about the same frames."""
+    return tuple(frame if isinstance(frame, str | Path) else id(frame) for frame in sample.frames)
 
 
 def _choose(samples: Sequence[Sample], frames: str | Sequence[int], seed: int) -> list[int]:

@@ -38,6 +38,14 @@ from pr1kit.training.sft import TINY_SFT, train_sft
 
 MOST_TOKENS = 72  # a box in each of eight frames
 QUERIES = ("UTR", "proxy")
+# The policy's own clips, and what is changed of them.
+DIFFICULTY: dict[str, dict] = {
+    "own": {},
+    "fast": {"speed": (6.0, 10.0)},
+    "hidden": {"occlusion": 0.8},
+    "crowded": {"num_objects": (3, 5)},
+}
+MIXED = "mixed"
 
 
 @dataclass(frozen=True)
@@ -45,15 +53,16 @@ class ClipCondition:
     """Everything that decides a run besides its seed.
 
     `method`: GRPO (`rl`) or supervision (`sft`), for `steps`; `tasks` and `queries`: what is trained on, all kinds of
-    the tasks (`UTR`) or those that one frame answers (`proxy`); `held_out` clips of each of the tasks `measured` and
-    each query, drawn from `test_seed` + the run's seed, measure it; the rest are fields of `GRPOSettings`, or, for
-    `sft`, `batch_size`.
+    the tasks (`UTR`) or those that one frame answers (`proxy`); `difficulty`: a name of `DIFFICULTY`, or `mixed`, all
+    in turn; `held_out` clips of each of the tasks `measured` and each query, of `held_out_difficulty`, drawn from
+    `test_seed` + the run's seed, measure it; the rest are fields of `GRPOSettings`, or, for `sft`, `batch_size`.
     """
 
     policy: str = "tiny-video"
     method: str = "rl"
     tasks: tuple[str, ...] = VIDEO_TASKS
     queries: str = "UTR"
+    difficulty: str = "own"
     steps: int = 24
     prompts_per_step: int = 12
     num_generations: int = 8
@@ -61,6 +70,7 @@ class ClipCondition:
     batch_size: int = 32
     measured: tuple[str, ...] = VIDEO_TASKS
     held_out: int = 30
+    held_out_difficulty: str = "own"
     test_seed: int = 300
 
     def __post_init__(self):
@@ -68,6 +78,9 @@ class ClipCondition:
             object.__setattr__(self, name, tuple(getattr(self, name)))
         if self.method not in ("rl", "sft") or self.queries not in QUERIES:
             raise ValueError(f"Unknown method {self.method!r} or queries {self.queries!r}: rl or sft, UTR or proxy.")
+        for name in (self.difficulty, self.held_out_difficulty):
+            if name not in (*DIFFICULTY, MIXED):
+                raise ValueError(f"Unknown difficulty {name!r}: choose of {', '.join(DIFFICULTY)}, {MIXED}.")
 
     @classmethod
     def of(cls, values: dict) -> ClipCondition:
@@ -76,22 +89,33 @@ class ClipCondition:
 
     def training_clips(self, policy: Policy, seed: int) -> list[Sample]:
         each = self.steps * (self.prompts_per_step if self.method == "rl" else self.batch_size) // len(self.tasks) + 1
-        clips = [clips_for(policy, task, self.queries, each, seed, "train") for task in self.tasks]
+        clips = [clips_for(policy, task, self.queries, each, seed, "train", self.difficulty) for task in self.tasks]
         return [clip for together in zip(*clips, strict=True) for clip in together]
 
     def held_out_clips(self, policy: Policy, seed: int) -> dict[str, list[Sample]]:
         """By "task, queries"."""
         return {
-            f"{task}, {queries}": clips_for(policy, task, queries, self.held_out, self.test_seed + seed, "test")
+            f"{task}, {queries}": clips_for(
+                policy, task, queries, self.held_out, self.test_seed + seed, "test", self.held_out_difficulty
+            )
             for task in self.measured
             for queries in QUERIES
         }
 
 
-def clips_for(policy: Policy, task: str, queries: str, count: int, seed: int, split: str) -> list[Sample]:
+def clips_for(
+    policy: Policy, task: str, queries: str, count: int, seed: int, split: str, difficulty: str = "own"
+) -> list[Sample]:
     """`count` clips of a task that `policy` can read, of the kinds that `queries` names."""
-    kinds = KINDS[task] if queries == "UTR" else (PROXY,)
-    return make_clips(task, count, seed, split, kinds=kinds, **scene_knobs(policy, task))
+    kinds, knobs = KINDS[task] if queries == "UTR" else (PROXY,), scene_knobs(policy, task)
+    if difficulty != MIXED:
+        return make_clips(task, count, seed, split, kinds=kinds, **knobs | DIFFICULTY[difficulty])
+    levels = list(DIFFICULTY.values())
+    return [
+        clip
+        for i in range(count)
+        for clip in make_clips(task, 1, seed, split, start=i, kinds=kinds, **knobs | levels[i % len(levels)])
+    ]
 
 
 FIVE = (0, 1, 2, 3, 4)

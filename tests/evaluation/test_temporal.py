@@ -38,6 +38,30 @@ def test_the_readings_by_hand():
         found.of_kind("where")
 
 
+def test_what_is_asked_about_one_clip_counts_as_one_piece_of_evidence():
+    """Three clips, each asked four times with nearly the same gain."""
+    gains = np.repeat([0.0, 1.0, 2.0], 4) + np.tile([0, 0.01, 0.02, 0.03], 3)
+    arrays = {"all_frames": gains, "one_frame": np.zeros(12), "tokens": np.ones(12, int), "frame": np.zeros(12, int)}
+    apart = TemporalPerplexity(**arrays, kinds=("a", "b") * 6)
+    together = TemporalPerplexity(**arrays, kinds=("a", "b") * 6, groups=np.repeat([0, 1, 2], 4))
+    once = TemporalPerplexity(**{name: values.reshape(3, 4).mean(1) for name, values in arrays.items()}, kinds=("a",) * 3)
+    assert together.mean == apart.mean == pytest.approx(once.mean)
+    assert together.interval() == pytest.approx(once.interval())
+    assert np.diff(together.interval()) > 1.5 * np.diff(apart.interval())
+    assert together.of_kind("a").groups.tolist() == [0, 0, 1, 1, 2, 2]
+    assert repr(together).endswith("12 samples of 3 clips)")
+    assert repr(apart).endswith("12 samples)")
+
+
+def test_samples_of_the_same_frames_are_told_to_be_one_clip(videos):
+    one, other = videos(2)
+    samples = [one, replace(one, question="triangle"), other]
+    assert temporal_perplexity(load_policy("tiny"), samples).groups.tolist() == [0, 0, 1]
+    assert temporal_perplexity(load_policy("tiny"), samples, groups="aba").groups.tolist() == [0, 1, 0]
+    with pytest.raises(ValueError, match="got 2 for 3 samples"):
+        temporal_perplexity(load_policy("tiny"), samples, groups="ab")
+
+
 def test_a_policy_that_finds_every_token_as_likely(videos):
     policy = load_policy("tiny")
     with torch.no_grad():

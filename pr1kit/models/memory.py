@@ -44,7 +44,7 @@ class Geometry:
         self.model_type, self.merge = config.model_type, vision.spatial_merge_size
         self.layers, self.width, self.inner = text.num_hidden_layers, text.hidden_size, text.intermediate_size
         self.vocabulary, self.grid = text.vocab_size, vision.patch_size * vision.spatial_merge_size
-        self.vision_layers = vision.depth
+        self.vision_layers, self.frames_a_token = vision.depth, vision.temporal_patch_size
         self.linear = {
             name: (module.in_features, module.out_features)
             for name, module in model.named_modules()
@@ -98,6 +98,7 @@ def estimate_memory(
     quantization: str | None = None,
     lora=None,
     image_tokens: int = 1000,
+    frames: int = 1,
     text_tokens: int = 60,
     completion_tokens: int = 768,
     num_generations: int = 8,
@@ -110,8 +111,9 @@ def estimate_memory(
 ) -> MemoryEstimate:
     """The memory of one GRPO step on one GPU, every completion at its full length.
 
-    `config` is the model's, its `Geometry`, or the name of a `PUBLISHED` model; `prompts_at_once` prompts are answered
-    in one rollout, `micro_prompts` go through the model in one update. Adapters are float32; their reference is a copy
+    `config` is the model's, its `Geometry`, or the name of a `PUBLISHED` model; a prompt shows an image, or `frames` of
+    a video, of `image_tokens` each, two of which share their tokens; `prompts_at_once` prompts are answered in one
+    rollout, `micro_prompts` go through the model in one update. Adapters are float32; their reference is a copy
     of the adapter, no second model. Raises ValueError for a dtype, a quantization or a shape that is not known.
     """
     for name, value, known in (("dtype", dtype, BYTES), ("quantization", quantization, (None, *QUANTIZED))):
@@ -129,7 +131,8 @@ def estimate_memory(
         trained_width = width
     trained = adapters or whole
 
-    prompt = image_tokens + text_tokens
+    seen = image_tokens * -(-frames // shape.frames_a_token)
+    prompt = seen + text_tokens
     branches = num_generations * prompts_at_once
     prompts = prompts_at_once if shared_prefix else branches  # branched decoding keeps a prompt's keys and values once
     cache = (prompts * prompt + branches * completion_tokens) * shape.cached * half
@@ -140,7 +143,7 @@ def estimate_memory(
     inner = 10 * shape.width + 5 * shape.inner  # normed inputs, q k v, attention, gate, up, their product, in one layer
     kept = shape.width if checkpointing else inner
     activations: float = tokens * half * (shape.layers * kept + (2 * inner if checkpointing else 0))
-    patches = (micro_prompts if shared_prefix else rows) * image_tokens * shape.merge**2
+    patches = (micro_prompts if shared_prefix else rows) * seen * shape.merge**2
     vision_inner = 10 * shape.vision_width + 5 * shape.vision_inner
     sees = lora is None or lora.vision or lora.merger
     vision_kept = (shape.vision_width if checkpointing else vision_inner) if sees else 0
@@ -179,11 +182,13 @@ def out_of_memory_advice() -> str:
     return f"in this order: {', then '.join(REMEDIES)}"
 
 
-def estimate_run(policy, settings, processes: int = 1) -> MemoryEstimate:
-    """What one GPU of `processes` needs for `settings` (`GRPOSettings`) on a loaded policy, largest images."""
+def estimate_run(policy, settings, processes: int = 1, frames: int = 1) -> MemoryEstimate:
+    """What one GPU of `processes` needs for `settings` (`GRPOSettings`) on a loaded policy, largest images, or videos of
+    so many `frames`."""
     return estimate_step(
         policy,
         settings,
+        frames=frames,
         num_generations=settings.num_generations,
         prompts_at_once=-(-settings.prompts_per_step // processes),
         micro_prompts=settings.micro_prompts,
@@ -191,17 +196,30 @@ def estimate_run(policy, settings, processes: int = 1) -> MemoryEstimate:
     )
 
 
-def estimate_step(policy, settings, **step) -> MemoryEstimate:
+def largest_picture(processor, frames: int = 1) -> int:
+    """The most tokens that a processor makes of an image, or of each of a video's `frames`."""
+    from pr1kit.models.policy import whole_videos
+
+    images = processor.image_processor
+    pixels = images.size["longest_edge"]
+    if frames > 1:
+        pixels = processor.video_processor.size["longest_edge"]
+        if whole_videos(processor.video_processor):
+            pixels //= frames
+    return pixels // (images.patch_size * images.merge_size) ** 2
+
+
+def estimate_step(policy, settings, frames: int = 1, **step) -> MemoryEstimate:
     """`estimate_memory` of a `step` on a loaded policy, largest images, answers at their full length."""
     from pr1kit.models.adapters import lora_of
 
-    images = policy.processor.image_processor
     return estimate_memory(
         policy.core.config,
         dtype=str(policy.core.dtype).removeprefix("torch."),
         quantization=policy.quantization,
         lora=lora_of(policy.model),
-        image_tokens=images.size["longest_edge"] // (images.patch_size * images.merge_size) ** 2,
+        image_tokens=largest_picture(policy.processor, frames),
+        frames=frames,
         completion_tokens=settings.max_completion_length,
         optimizer=settings.optim,
         checkpointing=settings.gradient_checkpointing,

@@ -216,6 +216,11 @@ def _source(name: str) -> str:
     return source
 
 
+def whole_videos(video_processor) -> bool:
+    """Whether its bounds of pixels are for a whole video, not for a frame."""
+    return isinstance(video_processor, Qwen3VLVideoProcessor)
+
+
 def bound_pixels(processor, least: int | None, most: int | None) -> None:
     """Set the least and the most pixels that the processor makes of an image; None leaves a bound as it is.
 
@@ -229,7 +234,7 @@ def bound_pixels(processor, least: int | None, most: int | None) -> None:
     videos = getattr(processor, "video_processor", None)
     if videos is not None and getattr(videos, "cap_pixels_per_frame", True) is None:
         videos.cap_pixels_per_frame = False  # the default until transformers 5.24, which warns that it will change
-    if videos is not None and most and not isinstance(videos, Qwen3VLVideoProcessor):
+    if videos is not None and most and not whole_videos(videos):
         videos.size = {name: min(edge, most) for name, edge in dict(videos.size).items() if edge}
 
 

@@ -87,7 +87,7 @@ def _train_grpo(policy, samples, out: Path, run: RunConfig, settings: GRPOSettin
 
     say(f"{settings.steps} steps of {settings.prompts_per_step * settings.num_generations} completions on "
         f"{len(samples)} {run.task} samples, recipe {settings.recipe}, in {out}")  # fmt: skip
-    if note := _memory(policy, settings):
+    if note := _memory(policy, settings, samples):
         say(note)
     with tqdm(total=settings.steps, desc="GRPO", unit="step", disable=say is not print) as bar:
         log = train_grpo(policy, samples, out, settings, bar=bar, trl=options, probes=probes)
@@ -102,7 +102,7 @@ def _train_on_ranked_answers(policy, samples, out: Path, run: RunConfig, setting
     from pr1kit.training.candidates import make_candidates, read_candidates
     from pr1kit.training.perpo import train_perpo
 
-    if note := _memory(policy, settings):
+    if note := _memory(policy, settings, samples):
         say(note)
     if run.candidates:
         candidates = read_candidates(run.candidates, policy, samples)
@@ -174,7 +174,7 @@ def _train_over_dialogues(
     say(f"{settings.steps} steps of {settings.prompts_per_step * settings.num_generations} dialogues of up to "
         f"{settings.turns} turns on {len(samples)} {run.task} samples, paid for {settings.pays}, in {out}")  # fmt: skip
     if note := _memory(
-        policy, replace(settings, max_completion_length=settings.turns * settings.max_completion_length)
+        policy, replace(settings, max_completion_length=settings.turns * settings.max_completion_length), samples
     ):
         say(note)
     with tqdm(total=settings.steps, desc="reflection", unit="step", disable=say is not print) as bar:
@@ -253,7 +253,7 @@ def hold_out(samples: list[Sample], run: RunConfig, seed: int = 0) -> tuple[list
     return kept, [samples[i] for i in held.values()]
 
 
-def _memory(policy, settings: ANY) -> str:
+def _memory(policy, settings: ANY, samples) -> str:
     """The estimate for this run on this GPU, with a warning where it may not fit; "" on the CPU.
 
     Raises ValueError where the weights and what training adds to them alone are too much.
@@ -264,12 +264,13 @@ def _memory(policy, settings: ANY) -> str:
 
     if policy.core.device.type != "cuda" or isinstance(settings, ReperSettings):
         return ""
+    frames = max(len(sample.frames) or 1 for sample in samples)
     if isinstance(settings, PerPOSettings):
         from pr1kit.training.perpo import estimate_perpo
 
-        estimate = estimate_perpo(policy, settings)
+        estimate = estimate_perpo(policy, settings, frames)
     else:
-        estimate = estimate_run(policy, settings, int(os.environ.get("WORLD_SIZE", 1)))
+        estimate = estimate_run(policy, settings, int(os.environ.get("WORLD_SIZE", 1)), frames)
     available = torch.cuda.get_device_properties(policy.core.device).total_memory
     return f"{estimate}{check_fits(estimate, available)}"
 

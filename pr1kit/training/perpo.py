@@ -204,7 +204,9 @@ def train_perpo(
     return train_in_folder(policy, samples, identity, args, trainer, resume=resume, bar=bar, advice=ADVICE)
 
 
-def estimate_perpo(policy: Policy, settings: PerPOSettings) -> MemoryEstimate:
-    """The memory of one step on a loaded policy, largest images, every candidate at its full length."""
+def estimate_perpo(policy: Policy, settings: PerPOSettings, frames: int = 1) -> MemoryEstimate:
+    """The memory of one step on a loaded policy, largest images, or videos of so many `frames`, every candidate at its
+    full length."""
+    group = settings.num_candidates
     # the reference's log-probabilities are on disk
-    return estimate_step(policy, settings, num_generations=settings.num_candidates, prompts_at_once=1, reference=False)
+    return estimate_step(policy, settings, frames, num_generations=group, prompts_at_once=1, reference=False)

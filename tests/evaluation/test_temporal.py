@@ -44,7 +44,9 @@ def test_what_is_asked_about_one_clip_counts_as_one_piece_of_evidence():
     arrays = {"all_frames": gains, "one_frame": np.zeros(12), "tokens": np.ones(12, int), "frame": np.zeros(12, int)}
     apart = TemporalPerplexity(**arrays, kinds=("a", "b") * 6)
     together = TemporalPerplexity(**arrays, kinds=("a", "b") * 6, groups=np.repeat([0, 1, 2], 4))
-    once = TemporalPerplexity(**{name: values.reshape(3, 4).mean(1) for name, values in arrays.items()}, kinds=("a",) * 3)
+    once = TemporalPerplexity(
+        **{name: values.reshape(3, 4).mean(1) for name, values in arrays.items()}, kinds=("a",) * 3
+    )
     assert together.mean == apart.mean == pytest.approx(once.mean)
     assert together.interval() == pytest.approx(once.interval())
     assert np.diff(together.interval()) > 1.5 * np.diff(apart.interval())

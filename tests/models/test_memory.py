@@ -8,7 +8,8 @@ from transformers import AutoConfig
 
 from pr1kit import LoRASettings, load_policy
 from pr1kit.models.families import FAMILIES
-from pr1kit.models.memory import Geometry, check_fits, estimate_memory, estimate_run
+from pr1kit.models.inputs import model_inputs
+from pr1kit.models.memory import Geometry, check_fits, estimate_memory, estimate_run, largest_picture
 from pr1kit.models.profiles import PROFILES
 from pr1kit.models.published import PUBLISHED, published_config
 from pr1kit.training.grpo_settings import TINY
@@ -116,3 +117,35 @@ def test_a_run_is_estimated_from_its_policy_and_settings(small_policies):
     assert one.weights == two.weights
     assert one.optimizer == 8 * sum(p.numel() for p in policy.model.parameters() if p.requires_grad)
     assert "estimated peak" in str(one)
+
+
+def test_a_video_has_the_tokens_of_every_second_frame():
+    shape = Geometry("Qwen/Qwen2.5-VL-3B-Instruct")
+    asked = {"text_tokens": 60, "completion_tokens": 100, "prompts_at_once": 1}
+    image, video, odd = (estimate_memory(shape, image_tokens=300, frames=n, **asked) for n in (1, 8, 7))
+    assert image.cache == (360 + 800) * shape.cached * 2
+    assert video.cache == (1260 + 800) * shape.cached * 2
+    assert video == odd == estimate_memory(shape, image_tokens=1200, **asked)
+
+
+@pytest.mark.parametrize("kind", ["qwen2_5_vl", "qwen3_vl"])
+def test_no_video_has_more_tokens_than_the_estimate_takes_it_to_have(small_policies, videos, kind):
+    """Qwen3-VL's bound of pixels is for the whole video, that of the others for a frame."""
+    policy = load_policy(small_policies[kind], verbose=False)
+    frames = 8
+    videos_ = policy.processor.video_processor
+    grid = FAMILIES[kind].grid
+    videos_.size = {"shortest_edge": grid**2, "longest_edge": 24 * grid**2}
+    (sample,) = videos(1, frames, sizes=((20 * grid,) * 2,))
+    seen = model_inputs(policy, [sample])["video_grid_thw"].prod() // videos_.merge_size**2
+    most = largest_picture(policy.processor, frames) * frames // 2
+    assert 0.6 * most <= seen <= most
+
+
+def test_a_run_on_videos_needs_more_than_one_on_images(small_policies):
+    policy = load_policy(small_policies["qwen2_5_vl"], verbose=False)
+    settings = replace(TINY, steps=2, prompts_per_step=4, num_generations=4, max_completion_length=12)
+    image, short, long = (estimate_run(policy, settings, frames=frames) for frames in (1, 4, 8))
+    assert image.fixed == short.fixed == long.fixed
+    assert image.cache < short.cache < long.cache
+    assert short.activations < long.activations

@@ -12,7 +12,7 @@ from pr1kit.experiments.grid import Grid
 from pr1kit.experiments.runs import Run, load_runs, log_file, read_lines
 from pr1kit.experiments.statistics import mean_interval
 from pr1kit.experiments.temporal_claims import CLAIMS, gain_over_clips, rank_of_gain, temporal_table
-from pr1kit.experiments.temporal_hacking import GRIDS, ClipCondition, measure, run_grid, shuffled
+from pr1kit.experiments.temporal_hacking import GRIDS, ClipCondition, clips_for, measure, run_grid, shuffled
 from pr1kit.experiments.tiny_policy.video import KNOBS
 from pr1kit.models.policy import load_policy, scene_knobs
 
@@ -41,6 +41,16 @@ def test_conditions_train_on_the_kinds_that_they_name_and_hold_out_others(policy
         held_out = condition.held_out_clips(policy, 0)
         assert len(held_out) == 6
         assert all("/test/" in clip.id for each in held_out.values() for clip in each)
+
+
+def test_clips_of_a_difficulty_are_those_with_its_knobs_and_mixed_ones_take_turns(policy):
+    own, fast, mixed = (clips_for(policy, "when", "UTR", 6, 0, "test", name) for name in ("own", "fast", "mixed"))
+    assert [clip.id for clip in own] == [clip.id for clip in mixed]  # the same random streams
+    assert np.array_equal(own[4].frames[0], mixed[4].frames[0])
+    assert np.array_equal(fast[1].frames[3], mixed[1].frames[3])
+    assert not np.array_equal(fast[1].frames[3], own[1].frames[3])
+    with pytest.raises(ValueError, match="Unknown difficulty 'dark': choose of own, fast"):
+        ClipCondition(difficulty="dark")
 
 
 @pytest.mark.parametrize("values", [{"method": "dpo"}, {"queries": "both"}, {"colour": 1}])

@@ -183,8 +183,8 @@ def out_of_memory_advice() -> str:
 
 
 def estimate_run(policy, settings, processes: int = 1, frames: int = 1) -> MemoryEstimate:
-    """What one GPU of `processes` needs for `settings` (`GRPOSettings`) on a loaded policy, largest images, or videos of
-    so many `frames`."""
+    """What one GPU of `processes` needs for `settings` (`GRPOSettings`) on a loaded policy, for the largest images, or
+    videos of so many `frames`."""
     return estimate_step(
         policy,
         settings,

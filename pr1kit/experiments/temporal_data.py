@@ -1,6 +1,6 @@
 """Does the temporal perplexity of a data set, before training, tell what training on it is worth?
 
-    python -m pr1kit.experiments.temporal_data
+    python -m pr1kit.experiments.temporal_data            # what is missing of both grids
 
 UTR's two findings (arXiv 2502.12081): data of higher temporal perplexity make a better model, and more data of low
 temporal perplexity make a worse one than less data of high ("anti-scaling"). A data set here is one kind of query at
@@ -22,7 +22,7 @@ from tqdm.auto import tqdm
 
 from pr1kit.data.sample import VIDEO_TASKS, Sample
 from pr1kit.evaluation.temporal import temporal_perplexity
-from pr1kit.experiments.grid import Grid
+from pr1kit.experiments.grid import Grid, levels
 from pr1kit.experiments.runs import FORMAT, ROOT, add_line, environment, log_file, read_lines, step_rows
 from pr1kit.experiments.temporal_hacking import FIVE, MIXED, ClipCondition, rewards
 from pr1kit.models.backends import quiet
@@ -36,27 +36,34 @@ KINDS_OF_DATA = {
     "what": {"tasks": ("what",)},
     "proxies": {"queries": "proxy"},
 }
-DATA_SETS = {
-    f"{kind}, {difficulty}": {**fields, "difficulty": difficulty}
-    for kind, fields in KINDS_OF_DATA.items()
-    for difficulty in ("own", "fast", "crowded")
+SUPERVISED = {"method": "sft", "learning_rate": 5e-4, "steps": 6, "batch_size": 16}
+MIX = {"held_out": 24, "held_out_difficulty": MIXED}
+GRIDS = {
+    grid.name: grid
+    for grid in (
+        Grid(
+            "temporal-data",
+            "The temporal perplexity of a data set before training predicts the gain, over kinds of query and "
+            "difficulty (UTR, arXiv 2502.12081).",
+            {"task": KINDS_OF_DATA, "level": levels("difficulty", "own", "fast", "crowded")},
+            SUPERVISED | MIX,
+            FIVE,
+        ),
+        Grid(
+            "temporal-amount",
+            "Few data of high temporal perplexity are worth more than many of low (UTR's anti-scaling).",
+            {
+                "data": {
+                    "UTR": {},
+                    "proxies": {"queries": "proxy"},
+                    "four times as many proxies": {"queries": "proxy", "steps": 24},
+                }
+            },
+            SUPERVISED | MIX,
+            FIVE,
+        ),
+    )
 }
-FEW, MANY = "UTR, own", "proxies, four times as many"
-GRID = Grid(
-    "temporal-data",
-    "The temporal perplexity of a data set before training predicts the gain, over kinds of query and difficulty; few "
-    "data of high temporal perplexity are worth more than many of low (UTR, arXiv 2502.12081).",
-    {"data": DATA_SETS | {FEW: {}, MANY: {"queries": "proxy", "steps": 24}}},
-    {
-        "method": "sft",
-        "learning_rate": 5e-4,
-        "steps": 6,
-        "batch_size": 16,
-        "held_out": 24,
-        "held_out_difficulty": MIXED,
-    },
-    FIVE,
-)
 
 
 def mix(condition: ClipCondition, policy: Policy, seed: int) -> list[Sample]:
@@ -93,7 +100,7 @@ def run(condition: ClipCondition, seed: int, held_out: Sequence[Sample]) -> tupl
     return results | {"processor_seconds": {"sft": round(time.process_time() - started, 1)}}, rows
 
 
-def run_grid(grid: Grid = GRID, root: Path = ROOT) -> None:
+def run_grid(grid: Grid, root: Path = ROOT) -> None:
     """Run what is missing of `grid`, seed by seed; what a seed's clips say before training is measured once."""
     path, conditions = log_file(grid, root), {cell: ClipCondition.of(each) for cell, each in grid.cells().items()}
     done = {(line["cell"], line["seed"]) for line in read_lines(path)}
@@ -120,10 +127,13 @@ def run_grid(grid: Grid = GRID, root: Path = ROOT) -> None:
 
 def main(argv: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog="python -m pr1kit.experiments.temporal_data", description=__doc__)
-    parser.add_argument("--seeds", type=int, nargs="+", default=GRID.seeds, help="default: %(default)s")
-    parser.add_argument("--out", type=Path, default=ROOT, help="where the log is (default: %(default)s)")
+    parser.add_argument("grids", nargs="*", choices=[*GRIDS, []], help="both where none is named")
+    parser.add_argument("--seeds", type=int, nargs="+", help="instead of each grid's own")
+    parser.add_argument("--out", type=Path, default=ROOT, help="where the logs are (default: %(default)s)")
     arguments = parser.parse_args(argv)
-    run_grid(replace(GRID, seeds=tuple(arguments.seeds)), arguments.out)
+    for name in arguments.grids or GRIDS:
+        grid = GRIDS[name]
+        run_grid(replace(grid, seeds=tuple(arguments.seeds)) if arguments.seeds else grid, arguments.out)
 
 
 if __name__ == "__main__":

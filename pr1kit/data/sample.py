@@ -174,8 +174,8 @@ class Sample:
             return
         if len(self.frames) < 2 or len(self.frames) != len(self.times):
             raise ValueError(
-                f"A video has two frames or more and as many times: sample {self.id!r} has {len(self.frames)} frames "
-                f"and {len(self.times)} times."
+                f"A video has two frames or more and as many times: sample {self.id!r} has frames {len(self.frames)}, "
+                f"times {len(self.times)}."
             )
         if len(self.frames) > MOST_FRAMES:
             raise ValueError(

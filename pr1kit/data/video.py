@@ -170,7 +170,8 @@ def _film(path: Path, frames: int, sampling: str, fps: float | None) -> tuple[tu
                 if len(shown) == len(wanted):
                     break
     except (av.error.FFmpegError, ValueError, OSError, MemoryError) as error:
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        said = getattr(error, "strerror", None) or str(error)  # FFmpeg's words without its number and the path again
+        reason = said.splitlines()[0] if said else type(error).__name__
         raise ValueError(f"The video {str(path)!r} cannot be decoded: {reason}.") from None
     found = sorted(shown)
     if len(found) < len(wanted):

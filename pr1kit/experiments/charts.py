@@ -20,6 +20,7 @@ from pr1kit.experiments.statistics import mean_interval, paired_values
 from pr1kit.plots.drawing import BETTER, INK, NEUTRAL, PREDICTION, TRUTH, WORSE, area_of, style
 
 TASK_COLOURS = {"grounding": TRUTH, "counting": PREDICTION, "detection": "#009E73", "ocr": "#CC79A7"}
+TASK_COLOURS |= {"tracking": TRUTH, "when": PREDICTION, "what": "#009E73", "proxies": "#CC79A7"}
 MARKERS = "osD^v"
 
 
@@ -102,15 +103,15 @@ def plot_scaling(runs: Sequence[Run], factor: str, *, value: Callable[[Run], flo
 def plot_gain_vs_headroom(runs: Sequence[Run], predictor: str, *, value: Callable[[Run], float] = Run.gain, ax=None):
     """What RL gained against what the rollouts showed before: a point for each condition, the mean over its seeds.
 
-    `predictor` is a field of `complexity.Headroom`. The title holds Spearman's rank correlation over conditions and its
-    95 % bootstrap interval.
+    `predictor` is a field of `complexity.Headroom`, or "temporal perplexity" of runs of `temporal-data`. The title
+    holds Spearman's rank correlation over conditions and its 95 % bootstrap interval.
     """
     ax = ax or plt.subplots(figsize=(4.2, 3.4))[1]
     cells = {cell: [run for run in runs if run.cell == cell] for cell in dict.fromkeys(run.cell for run in runs)}
     levels = list(dict.fromkeys(run.factors.get("level", "") for run in runs))
     points = []
     for mine in cells.values():
-        x, y = (np.mean([f(run) for run in mine]) for f in (lambda run: run.results["headroom"][predictor], value))
+        x, y = (np.mean([f(run) for run in mine]) for f in (lambda run: _known_before(run)[predictor], value))
         points.append((x, y))
         task, level = mine[0].factors.get("task", ""), mine[0].factors.get("level", "")
         colour, marker = TASK_COLOURS.get(task, INK), MARKERS[levels.index(level) % len(MARKERS)]
@@ -119,10 +120,16 @@ def plot_gain_vs_headroom(runs: Sequence[Run], predictor: str, *, value: Callabl
     ax.axhline(0, color=NEUTRAL, linewidth=0.8, zorder=1)
     ax.set(xlabel=f"before: {predictor.replace('_', ' ')}", ylabel="gain")
     ax.set_title(f"rank correlation {rho:+.2f} [{low:+.2f}, {high:+.2f}]", fontsize="medium")
-    handles = [plt.Line2D([], [], marker="s", ls="", color=c, label=t) for t, c in TASK_COLOURS.items()]
+    tasks = dict.fromkeys(run.factors.get("task", "") for run in runs)
+    handles = [plt.Line2D([], [], marker="s", ls="", color=TASK_COLOURS.get(t, INK), label=t) for t in tasks if t]
     handles += [plt.Line2D([], [], marker=MARKERS[i], ls="", color=NEUTRAL, label=n) for i, n in enumerate(levels) if n]
     ax.legend(handles=handles, fontsize="x-small")
     return ax
+
+
+def _known_before(run: Run) -> Mapping[str, float]:
+    """What is known of a condition before training: of a policy's rollouts, or of the data."""
+    return run.results.get("headroom") or run.results["data"]
 
 
 @style()

@@ -16,8 +16,7 @@ from pr1kit.experiments.paper_grids import GRIDS
 from pr1kit.experiments.reflection_claims import reflection_table
 from pr1kit.experiments.runs import ROOT, Run, load_runs, log_file, read_lines
 from pr1kit.experiments.statistics import holm, mean_interval, p_value, paired_values, seeds_needed, verdict
-from pr1kit.experiments.temporal_claims import temporal_table
-from pr1kit.experiments.temporal_hacking import GRIDS as VIDEO_GRIDS
+from pr1kit.experiments.temporal_claims import VIDEO_GRIDS, temporal_table
 
 
 @dataclass(frozen=True, eq=False)
@@ -273,10 +272,10 @@ bold where they exclude 0.
     video = f"""
 ## Video
 
-Runs of the tiny policy by `python -m pr1kit.experiments.temporal_hacking`, and what they say of temporal hacking (UTR,
-arXiv 2502.12081, whose numbers are of data sets under a real model). *Here* are the means over seeds, and over the
-three tasks about clips, of what is said to be above zero: rewards of greedy answers to held-out clips, nats a token; p
-is corrected for all of these claims together.
+Runs of the tiny policy by `python -m pr1kit.experiments.temporal_hacking` and `temporal_data`, and what they say of
+temporal hacking (UTR, arXiv 2502.12081, whose numbers are of data sets under a real model). *Here* are the means over
+seeds, and over the tasks that were measured (by GRPO, tracking alone), of what is said to be above zero: rewards of
+greedy answers to held-out clips, nats a token, rank correlations; p is corrected for all of these claims together.
 
 {temporal_table(root)}
 """ if any(log_file(grid, root).is_file() for grid in VIDEO_GRIDS.values()) else ""  # fmt: skip

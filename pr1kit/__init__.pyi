@@ -38,8 +38,11 @@ from .experiments.condition import Condition as Condition
 from .experiments.condition import templated_thought as templated_thought
 from .experiments.paper_claims import claim_table as claim_table
 from .experiments.paper_grids import GRIDS as GRIDS
+from .experiments.reflection import read_reflection_runs as read_reflection_runs
+from .experiments.reflection_claims import equal_tokens as equal_tokens
 from .experiments.runner import replay as replay
 from .experiments.runs import logs_of as logs_of
+from .experiments.statistics import mean_interval as mean_interval
 from .experiments.statistics import paired_difference as paired_difference
 from .experiments.temporal_hacking import shuffled as shuffled
 from .explorer.export import export_explorer as export_explorer
@@ -54,6 +57,7 @@ from .models.policy import chat as chat
 from .models.policy import load_policy as load_policy
 from .models.policy import scene_knobs as scene_knobs
 from .models.profiles import PROFILES as PROFILES
+from .plots.attention import plot_attention as plot_attention
 from .plots.charts import plot_forest as plot_forest
 from .plots.charts import plot_intervals as plot_intervals
 from .plots.charts import plot_metric_intervals as plot_metric_intervals
@@ -66,6 +70,8 @@ from .plots.diagnostics import plot_diagnostics as plot_diagnostics
 from .plots.drawing import BETTER as BETTER
 from .plots.drawing import INK as INK
 from .plots.drawing import NEUTRAL as NEUTRAL
+from .plots.drawing import PREDICTION as PREDICTION
+from .plots.drawing import TRUTH as TRUTH
 from .plots.drawing import WORSE as WORSE
 from .plots.drawing import compact_figures as compact_figures
 from .plots.drawing import style as style
@@ -92,6 +98,7 @@ from .rewards.score import reward_function as reward_function
 from .rewards.score import score as score
 from .rewards.score import score_batch as score_batch
 from .rewards.tasks import get_task as get_task
+from .rollouts.attention import image_attention as image_attention
 from .rollouts.dialogues import make_dialogues as make_dialogues
 from .rollouts.generate import generate_completions as generate_completions
 from .rollouts.generate import sample_rollouts as sample_rollouts
@@ -106,6 +113,9 @@ from .training.candidates import make_candidates as make_candidates
 from .training.candidates import read_candidates as read_candidates
 from .training.candidates import save_candidates as save_candidates
 from .training.candidates import select_candidates as select_candidates
+from .training.curriculum import easy_to_hard as easy_to_hard
+from .training.curriculum import offline_difficulty as offline_difficulty
+from .training.curriculum import train_curriculum as train_curriculum
 from .training.grpo import to_dataset as to_dataset
 from .training.grpo import train_grpo as train_grpo
 from .training.grpo_settings import PAPER as PAPER
@@ -113,14 +123,19 @@ from .training.grpo_settings import TINY as TINY
 from .training.grpo_settings import GRPOSettings as GRPOSettings
 from .training.grpo_trainer import PerceptionGRPOTrainer as PerceptionGRPOTrainer
 from .training.perpo import train_perpo as train_perpo
+from .training.preference_loss import method_weights as method_weights
+from .training.preference_settings import TINY_PERPO as TINY_PERPO
 from .training.preference_settings import PerPOSettings as PerPOSettings
 from .training.reflection_rl import train_reflection as train_reflection
 from .training.reflection_settings import ReflectionSettings as ReflectionSettings
+from .training.reper import reflective_losses as reflective_losses
 from .training.reper import train_reper as train_reper
+from .training.reper_settings import TINY_REPER as TINY_REPER
 from .training.reper_settings import ReperSettings as ReperSettings
 from .training.sft import TINY_SFT as TINY_SFT
 from .training.sft import supervised_answer as supervised_answer
 from .training.sft import train_sft as train_sft
+from .training.shared_prefix.logprobs import pack_answers as pack_answers
 from .training.shared_prefix.logprobs import shared_logprobs as shared_logprobs
 
 __version__: str

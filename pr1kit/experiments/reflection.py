@@ -70,16 +70,17 @@ def main(flags: Sequence[str] | None = None) -> None:
     said = parser.parse_args(flags)
     for condition in said.conditions:
         for seed in said.seeds:
-            if (condition, seed) in {(row["condition"], row["seed"]) for row in read_runs(said.out)}:
+            if (condition, seed) in {(row["condition"], row["seed"]) for row in read_reflection_runs(said.out)}:
                 continue
             began, cpu = time.time(), time.process_time()
             row = {"condition": condition, "seed": seed, **run(condition, seed, said.work, fast=said.fast)}
             row |= {"cpu_seconds": round(time.process_time() - cpu, 1), "environment": environment(time.time() - began)}
-            write_atomically(said.out, "".join(json.dumps(each) + "\n" for each in [*read_runs(said.out), row]))
+            done = [*read_reflection_runs(said.out), row]
+            write_atomically(said.out, "".join(json.dumps(each) + "\n" for each in done))
             print(f"{condition}, seed {seed}: {row['by_turn']}", flush=True)
 
 
-def read_runs(path: Path = LOG) -> list[dict]:
+def read_reflection_runs(path: Path = LOG) -> list[dict]:
     """The finished runs in `path`; none where there is no such file."""
     return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()] if path.exists() else []
 

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import numpy as np
 
-from pr1kit.experiments.reflection import CONDITIONS, LOG, read_runs
+from pr1kit.experiments.reflection import CONDITIONS, LOG, read_reflection_runs
 from pr1kit.experiments.statistics import holm, mean_interval, p_value, seeds_needed, verdict
 
 Seed = Mapping[str, dict]  # the runs of one seed by condition
@@ -148,7 +148,7 @@ def by_seed(runs: Sequence[dict]) -> list[Seed]:
 
 def reflection_table(path: Path = LOG) -> str:
     """Markdown: every claim, the paper's numbers, ours with their paired difference over seeds, p, and the verdict."""
-    seeds = by_seed(read_runs(path))
+    seeds = by_seed(read_reflection_runs(path))
     found = [np.array([(claim.one(seed), claim.other(seed)) for seed in seeds]) for claim in CLAIMS]  # (seeds, 2) each
     differences = [pair[:, 0] - pair[:, 1] for pair in found]
     corrected = holm([p_value(each) for each in differences])

@@ -4,7 +4,7 @@ import json
 
 import numpy as np
 
-from pr1kit.experiments.reflection import main, read_runs
+from pr1kit.experiments.reflection import main, read_reflection_runs
 
 FLAGS = ["--fast", "--seeds", "0", "--conditions", "before", "reper, learned critic", "rl, every"]
 
@@ -13,7 +13,7 @@ def test_conditions_are_measured_logged_and_not_run_again(tmp_path, monkeypatch)
     out = tmp_path / "runs.jsonl"
     where = ["--out", str(out), "--work", str(tmp_path / "work")]
     main([*FLAGS, *where])
-    before, learned, rl = read_runs(out)
+    before, learned, rl = read_reflection_runs(out)
     assert [run["condition"] for run in (before, learned, rl)] == FLAGS[-3:]
     assert len(before["best_of"]) == len(before["agreed_of"]) == 8
     assert (np.diff(before["best_of"]) >= 0).all(), "the best of more is no worse"

@@ -37,22 +37,36 @@ def shared_logprobs(
     if reason := unsupported_reason(base):
         raise ValueError(f"The prompt cannot be shared: {reason}.")
     ids, fields, rows, answered = _one_prompt(prompt, answers)
-    known = torch.cat([torch.ones_like(ids).expand(len(rows), -1), answered.long()], 1)
-    kinds = fields.pop("mm_token_type_ids", None)
-    packed = pack(
-        torch.cat([ids.expand(len(rows), -1), rows], 1),
-        known,
-        rows.shape[1],
-        [0],
-        prompt_positions(base, ids, torch.ones_like(ids), kinds, fields),
-        vision_tokens(base, fields),
-    )
+    packed = _pack(base, ids, fields, rows, answered)
+    fields.pop("mm_token_type_ids", None)
     places = (packed.branch[0] > 0).nonzero()[:, 0]
     outputs = model(**packed_inputs(base, packed), **fields, logits_to_keep=places, use_cache=False)
     if 0 < packed.layout.calls < base.config.get_text_config().num_hidden_layers:  # compiled layers are not counted
         raise ValueError(f"The prompt cannot be shared: not every layer of {type(base).__name__} reads packed rows.")
     values = -F.cross_entropy(outputs.logits[0].float() / temperature, packed.labels[0, places], reduction="none")
     return torch.zeros(rows.shape, device=ids.device).masked_scatter(answered, values)
+
+
+def pack_answers(model: torch.nn.Module, prompt: Mapping, answers: Sequence) -> PackedRow:
+    """The row of one prompt and G answers to it that `shared_logprobs` reads, to be looked at.
+
+    `prompt` and `answers` as there. `input_ids` and `branch` are (1, N): 0 where the prefix stands, then 1 to G;
+    `position_ids` (3, 1, N) for M-RoPE, (1, N) for a model of text alone; `labels` the token that each place predicts.
+    """
+    base = base_of(extract_model_from_parallel(model, keep_torch_compile=False))
+    return _pack(base, *_one_prompt(prompt, answers))
+
+
+def _pack(base: torch.nn.Module, ids, fields: Mapping, rows, answered) -> PackedRow:
+    plain = torch.ones_like(ids)
+    return pack(
+        torch.cat([ids.expand(len(rows), -1), rows], 1),
+        torch.cat([plain.expand(len(rows), -1), answered.long()], 1),
+        rows.shape[1],
+        [0],
+        prompt_positions(base, ids, plain, fields.get("mm_token_type_ids"), fields),
+        vision_tokens(base, fields),
+    )
 
 
 def row_logprobs(

@@ -109,16 +109,26 @@ def corrected_interval(value: float, drawn: np.ndarray, samples: int, level: flo
 
 
 def rank_correlation(
-    x: Sequence[float], y: Sequence[float], *, resamples: int = 2000, seed: int = 0
+    x: Sequence[float],
+    y: Sequence[float],
+    *,
+    groups: Sequence | None = None,
+    resamples: int = 2000,
+    seed: int = 0,
 ) -> tuple[float, float, float]:
     """Spearman's rank correlation and its 95 % percentile bootstrap interval over pairs; nan where a side is constant.
+
+    With `groups`, which name what pairs belong together, whole groups are drawn; of a few, the interval is too narrow.
 
     >>> rank_correlation([1, 2, 3, 4], [2, 4, 6, 9])[0]
     1.0
     """
     one, other = np.asarray(x, float), np.asarray(y, float)
-    ranks = np.random.default_rng(seed).integers(0, len(one), (resamples, len(one)))
-    drawn = np.array([_spearman(one[chosen], other[chosen]) for chosen in ranks])
+    names = np.arange(len(one)) if groups is None else np.unique(np.asarray(groups), return_inverse=True)[1]
+    members = [np.flatnonzero(names == name) for name in range(int(names.max()) + 1)]
+    draws = np.random.default_rng(seed).integers(0, len(members), (resamples, len(members)))
+    chosen = (np.concatenate([members[i] for i in draw]) for draw in draws)
+    drawn = np.array([_spearman(one[pairs], other[pairs]) for pairs in chosen])
     drawn = drawn[np.isfinite(drawn)]
     low, high = np.quantile(drawn, [0.025, 0.975]) if len(drawn) else (np.nan, np.nan)
     return _spearman(one, other), float(low), float(high)

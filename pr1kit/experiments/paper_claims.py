@@ -7,54 +7,17 @@ same paper (Holm).
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
-from itertools import pairwise, product
+from itertools import pairwise
 
 from pr1kit.experiments import cells
+from pr1kit.experiments.beyond_claims import CLAIMS as BEYOND_CLAIMS
+from pr1kit.experiments.claim import Claim, by_level
+from pr1kit.experiments.headroom_claim import headroom_table
 from pr1kit.experiments.paper_grids import GRIDS
 from pr1kit.experiments.reflection_claims import reflection_table
-from pr1kit.experiments.runs import ROOT, Run, load_runs, log_file, read_lines
-from pr1kit.experiments.statistics import holm, mean_interval, p_value, paired_values, seeds_needed, verdict
+from pr1kit.experiments.runs import ROOT, load_runs, log_file, read_lines
+from pr1kit.experiments.statistics import holm, mean_interval, p_value, seeds_needed, verdict
 from pr1kit.experiments.temporal_claims import VIDEO_GRIDS, temporal_table
-
-
-@dataclass(frozen=True, eq=False)
-class Claim:
-    """That `one` beats `other` (levels of factors of `grid`; None: no training) in the runs at the levels `where`.
-
-    `paper`: its numbers for the two, from one run each; `source`: which paper. Compared is the gain in the task's
-    headline metric, its level after training where the two do not start alike (`gain` False), or, with `image`, the
-    gain in its margin over the greedy answers to another image than the true one.
-    """
-
-    text: str
-    paper: str
-    grid: str
-    one: Mapping[str, str]
-    other: Mapping[str, str] | None
-    where: Mapping[str, str] = field(default_factory=dict)
-    gain: bool = True
-    source: str = "Perception-R1, arXiv 2504.07954"
-    image: str = ""
-
-    @property
-    def modes(self) -> tuple[str, ...]:
-        """The answers that are compared; the first decides."""
-        return ("greedy",) if self.image else ("sampled", "greedy")
-
-    def differences(self, runs: Sequence[Run], mode: str) -> list[float]:
-        """The paired differences in `sampled` or `greedy` answers, one for each seed."""
-        runs = [run for run in runs if all(run.factors[name] == level for name, level in self.where.items())]
-
-        def value(run: Run) -> float:
-            if self.image:
-                return run.gain(mode=mode) - run.gain(mode=f"{mode}, {self.image}")
-            return run.gain(mode=mode) if self.gain else run.results["after"][mode]["headline"]
-
-        if self.other is None:
-            return [value(run) for run in runs if all(run.factors[name] == level for name, level in self.one.items())]
-        return paired_values(runs, self.one, self.other, value)
 
 
 def _reward_design() -> list[Claim]:
@@ -71,21 +34,15 @@ def _reward_design() -> list[Claim]:
     ]
 
 
-def _by_task(text: str, paper: dict[str, str], grid: str, one: dict, other: dict | None, **how) -> list[Claim]:
-    return [
-        Claim(f"{text}, {task}", numbers, grid, one, other, {"task": task}, **how) for task, numbers in paper.items()
-    ]
-
-
 PERPO = "PerPO, arXiv 2502.04371"
 METHOD = {name: {"method": name} for name in ("PerPO", "GRPO", "DPO", "LiPO", "best of n")}
 VARIANT = {"variant": "gamma 0.5, N 20"}
 
 
-def _ranked(text: str, one: str, other: str | None, grounding: str = "–", ocr: str = "–", **how) -> list[Claim]:
-    """A claim about training on ranked answers, for each task; the paper's are RefCOCO val and OCR edit distance."""
-    paper = {"grounding": grounding, "ocr": ocr, "counting": "–", "detection": "–"}
-    return _by_task(text, paper, "preference", METHOD[one], METHOD[other] if other else None, source=PERPO, **how)
+def _ranked(text: str, one: str, other: str | None, paper: str = "–", **how) -> Claim:
+    """A claim about training on ranked answers; the paper's numbers are of RefCOCO val and of OCR edit distance."""
+    levels = METHOD[one], METHOD[other] if other else None
+    return Claim(f"{text}, mean of 4 tasks", paper, "preference", *levels, source=PERPO, **how)
 
 
 def _ranked_claims() -> list[Claim]:
@@ -96,47 +53,19 @@ def _ranked_claims() -> list[Claim]:
     }
     ocr = "preference-variants"
     return [
-        *_ranked("PerPO beats no training", "PerPO", None, "63.8, 50.0", "0.58, 0.67"),
-        *_ranked("PerPO beats DPO", "PerPO", "DPO", "63.8, 60.6", "0.58, 0.61"),
-        *_ranked("PerPO beats LiPO", "PerPO", "LiPO"),
-        *_ranked("PerPO beats the best of n", "PerPO", "best of n", "63.8, 59.4 (SFT)"),
-        *_ranked("DPO beats the best of n", "DPO", "best of n", "60.6, 59.4 (SFT)"),
-        *_ranked("PerPO beats GRPO", "PerPO", "GRPO", "not compared", "not compared"),
-        *_ranked("PerPO widens the margin over a blank image more than DPO", "PerPO", "DPO", "5.3, 3.6",
-                 image="a blank image"),
+        _ranked("PerPO beats no training", "PerPO", None, "63.8, 50.0; 0.58, 0.67"),
+        _ranked("PerPO beats DPO", "PerPO", "DPO", "63.8, 60.6; 0.58, 0.61"),
+        _ranked("PerPO beats LiPO", "PerPO", "LiPO"),
+        _ranked("PerPO beats the best of n", "PerPO", "best of n", "63.8, 59.4 (SFT)"),
+        _ranked("DPO beats the best of n", "DPO", "best of n", "60.6, 59.4 (SFT)"),
+        _ranked("PerPO beats GRPO", "PerPO", "GRPO", "not compared"),
+        _ranked("PerPO widens the margin over a blank image more than DPO", "PerPO", "DPO", "5.3, 3.6",
+                image="a blank image"),
         *(Claim(f"{text}, ocr", "–", ocr, VARIANT, {"variant": v}, source=PERPO) for text, v in variants.items()),
-        Claim("two rounds of candidates beat one, ocr", "–", ocr, {"variant": "two rounds"}, VARIANT, source=PERPO),
         *(
             Claim(f"a policy's own candidates beat those from {age} RL steps before, ocr", "–", "preference-age",
                   {"age": "0"}, {"age": age}, source=PERPO)
             for age in ("12", "24")
-        ),
-    ]  # fmt: skip
-
-
-BEYOND = "beyond the papers"
-
-
-def _beyond() -> list[Claim]:
-    tasks = dict.fromkeys(("grounding", "counting", "detection"), BEYOND)
-    training = {name: {"training": name} for name in ("alone", "together", "together, scale per task")}
-    variants = {name: {"variant": name} for name in GRIDS["algorithms-more"].factors["variant"]}
-    compared = [(name, "GRPO") for name in variants if name not in ("GRPO", "DAPO")]
-    return [
-        *_by_task("three tasks together beat one alone", tasks, "several-tasks", training["together"],
-                  training["alone"], source=BEYOND),
-        *_by_task("a scale per task beats a group's own", tasks, "several-tasks",
-                  training["together, scale per task"], training["together"], source=BEYOND),
-        *(
-            Claim(f"{one} beats {other}, grounding", BEYOND, "algorithms-more", variants[one], variants[other],
-                  source=BEYOND)
-            for one, other in [("DAPO, drawn again", "DAPO"), *compared]
-        ),
-        *(
-            Claim(f"RL beats SFT, truth {truth}, {task}", BEYOND, name, {"method": "RL"}, {"method": "SFT"},
-                  {"task": task, "truth": truth}, source=BEYOND)
-            for name in ("annotation-faults", "annotation-labels")
-            for task, truth in product(GRIDS[name].factors["task"], GRIDS[name].factors["truth"])
         ),
     ]  # fmt: skip
 
@@ -146,62 +75,31 @@ EASY_TO_HARD = {
     "from easy to hard": "easy to hard",
     "from easy to hard, with more and more rollouts,": "easy to hard, more rollouts",
 }
+HIGH = {"counting": "78.1, 58.0", "detection": "AP 31.9, 25.9"}  # where the paper says that perplexity is high
 CLAIMS = (
     *_reward_design(),
-    *_by_task(
-        "optimal beats sequential matching",
-        {"counting": "78.1, 77.1", "detection": "AP 31.9, 23.5"},
-        "matching",
-        {"matching": "optimal"},
-        {"matching": "sequential"},
-    ),
-    *_by_task(
-        "answering at once beats thinking first",
-        {"grounding": "89.1, 75.1", "counting": "78.1, 74.9", "ocr": "98.2, 93.8", "detection": "AP 28.1, 25.7"},
-        "thinking",
-        {"thinking": "no"},
-        {"thinking": "yes"},
-        gain=False,
-    ),
-    *_by_task(
-        "RL beats SFT",
-        {"grounding": "89.1, 88.2", "counting": "78.1, 58.0", "ocr": "98.2, 97.2", "detection": "AP 31.9, 25.9"},
-        "sft-and-rl",
-        {"method": "rl"},
-        {"method": "sft"},
-    ),
-    *_by_task(
-        "optimal beats sequential matching, truth in any order",
-        {"counting": "78.1, 77.1", "detection": "AP 31.9, 23.5"},
-        "truth-order",
-        {"training": "RL"},
-        {"training": "RL, sequential, any order"},
-    ),
-    *_by_task(
-        "RL beats SFT, truth in any order",
-        {"counting": "78.1, 58.0", "detection": "AP 31.9, 25.9"},
-        "truth-order",
-        {"training": "RL"},
-        {"training": "SFT, any order"},
-    ),
+    Claim("optimal beats sequential matching, mean of 2 tasks", "78.1, 77.1; AP 31.9, 23.5", "matching",
+          {"matching": "optimal"}, {"matching": "sequential"}),
+    Claim("the same, truth in any order", "78.1, 77.1; AP 31.9, 23.5", "truth-order",
+          {"training": "RL"}, {"training": "RL, sequential, any order"}),
+    Claim("answering at once beats thinking first, mean of 4 tasks", "89.1, 75.1; 78.1, 74.9; 98.2, 93.8; 28.1, 25.7",
+          "thinking", {"thinking": "no"}, {"thinking": "yes"}, gain=False),
+    *by_level("RL beats SFT", {"grounding": "89.1, 88.2", "ocr": "98.2, 97.2", **HIGH}, "sft-and-rl",
+              {"method": "rl"}, {"method": "sft"}),
+    *by_level("RL beats SFT, truth in any order", HIGH, "truth-order",
+              {"training": "RL"}, {"training": "SFT, any order"}),
     *(
-        claim
+        Claim(f"{more} rollouts beat {less}, mean of 2 tasks", "rises (Figure 2)", "rollouts",
+              {"rollouts": more}, {"rollouts": less})
         for more, less in (("8", "4"), ("16", "8"), ("16", "4"))
-        for claim in _by_task(
-            f"{more} rollouts beat {less}",
-            {"grounding": "rises (Figure 2)", "counting": "rises (Figure 2)"},
-            "rollouts",
-            {"rollouts": more},
-            {"rollouts": less},
-        )
     ),
     *(
         Claim(f"{text} beats a shuffled order", "used, not ablated", "curriculum", {"order": order}, SHUFFLED)
         for text, order in EASY_TO_HARD.items()
     ),
     *_ranked_claims(),
-    *_beyond(),
-)
+    *BEYOND_CLAIMS,
+)  # fmt: skip
 
 
 def claim_table(*grids: str, root=ROOT) -> str:
@@ -258,6 +156,17 @@ p is corrected for all of these claims together.
 
 {reflection_table(log)}
 """ if log.is_file() else ""  # fmt: skip
+    predictor = headroom_table(root)
+    headroom = f"""
+## What RL will gain
+
+Of nine measures of a policy's rollouts before training the mean reward went best with what RL gained, on the conditions
+of the grid `headroom`. Here it is asked of others, on which nothing was chosen: Spearman's rank correlation over
+conditions, the mean over seeds each, of the reward before with the gain in reward, sampled answers; 95 % intervals by
+drawing whole tasks anew, as conditions of one task are related (of four tasks such intervals are rather too narrow).
+
+{predictor}
+""" if predictor else ""  # fmt: skip
     lines = read_lines(root / cells.LOG)
     photographs = f"""
 ## Real photographs
@@ -287,11 +196,14 @@ One compressed JSON Lines file for each grid of `pr1kit/experiments/paper_grids.
 missing; several processes may share the work.
 
 Written by `python -m pr1kit experiments --claims --write`: paired differences over seeds with 95 % t-intervals, in
-mean IoU, accuracy, AP50 or 1 − edit distance. A claim holds where the interval of sampled answers lies above zero;
-*not shown* is not *equal*: beside the number of seeds stands how many would give ± 0.02. The first claims are
-Perception-R1's (arXiv 2504.07954), those on ranked answers PerPO's (arXiv 2502.04371: RefCOCO val, OCR edit distance,
-and the margin over a blank image on RefCOCOg), the last of neither. Runs of the earlier grids under the recipe `kit`
-were trained before its rule about near-duplicate boxes.
+mean IoU, accuracy, AP50 or 1 − edit distance. A claim *holds* where the interval of sampled answers lies above zero;
+two are *less than 0.02 apart* where it has zero and lies within ± 0.02; *not shown* is neither, and beside the number
+of seeds stands how many would give ± 0.02. What a paper claims of several tasks alike is one claim here, in the mean
+over its tasks (each alone is in the notebooks); where it says that tasks differ, each is one. Dropped is that a second
+round of candidates helps, which 32 seeds would decide. The first claims are Perception-R1's (arXiv 2504.07954), those
+on ranked answers PerPO's (arXiv 2502.04371: RefCOCO val, OCR edit distance, and the margin over a blank image on
+RefCOCOg), the last of neither. Runs of the earlier grids under the recipe `kit` were trained before its rule about
+near-duplicate boxes.
 
 {claim_table(root=root)}
-{photographs}{reflection}{video}"""
+{headroom}{photographs}{reflection}{video}"""

@@ -47,7 +47,7 @@ def seeds_needed(differences: Sequence[float], half: float = 0.02, level: float 
 def paired_difference(
     runs: Sequence[Run], one: Mapping[str, str], other: Mapping[str, str], value=lambda run: run.gain()
 ) -> tuple[float, float, float]:
-    """Mean of `value` at the levels `one` less that at `other`, with its t interval; paired by seed and other factors.
+    """Mean of `value` at the levels `one` less that at `other`, paired by seed and other factors, with its t interval.
 
     Raises ValueError where no pair of runs differs by these levels alone.
     """
@@ -57,7 +57,7 @@ def paired_difference(
 def paired_values(
     runs: Sequence[Run], one: Mapping[str, str], other: Mapping[str, str], value=lambda run: run.gain()
 ) -> list[float]:
-    """The differences that `paired_difference` averages, one for each pair."""
+    """The differences that `paired_difference` averages, one for each seed: the mean over its pairs."""
 
     def at(levels):
         return {
@@ -69,7 +69,19 @@ def paired_values(
     ones, others = at(one), at(other)
     if not (pairs := sorted(set(ones) & set(others))):
         raise ValueError(f"No runs to pair: {dict(one)} with {dict(other)}.")
-    return [ones[pair] - others[pair] for pair in pairs]
+    return values_by_seed({pair: ones[pair] - others[pair] for pair in pairs})
+
+
+def values_by_seed(values: Mapping[tuple, float]) -> list[float]:
+    """The mean of the values of each seed, which their keys begin with: seeds are independent, what else differs not.
+
+    >>> values_by_seed({(0, "ocr"): 1.0, (0, "counting"): 3.0, (1, "ocr"): 5.0})
+    [2.0, 5.0]
+    """
+    by_seed: dict[int, list[float]] = {}
+    for (seed, *_), value in values.items():
+        by_seed.setdefault(seed, []).append(value)
+    return [float(np.mean(by_seed[seed])) for seed in sorted(by_seed)]
 
 
 def p_value(differences: Sequence[float]) -> float:
@@ -101,11 +113,16 @@ def holm(p_values: Sequence[float]) -> np.ndarray:
     return corrected
 
 
-def verdict(difference: tuple[float, float, float]) -> str:
-    """Whether a claim that the difference is above zero holds, by its interval.
+def verdict(difference: tuple[float, float, float], margin: float = 0.02) -> str:
+    """Whether a claim that the difference is above zero holds, by its interval; where that has zero and lies within ±
+    `margin`, that the two are no further apart.
 
     >>> verdict((0.2, 0.1, 0.3)), verdict((0.2, -0.1, 0.5)), verdict((-0.2, -0.3, -0.1))
     ('holds', 'not shown', 'the opposite holds')
+    >>> verdict((0.0, -0.01, 0.01))
+    'less than 0.02 apart'
     """
     _, low, high = difference
-    return "holds" if low > 0 else "the opposite holds" if high < 0 else "not shown"
+    if low > 0 or high < 0:
+        return "holds" if low > 0 else "the opposite holds"
+    return f"less than {margin:g} apart" if -margin < low and high < margin else "not shown"

@@ -20,10 +20,12 @@ from pr1kit import (
 )
 from pr1kit.evaluation.intervals import rank_correlation
 from pr1kit.experiments import cells
+from pr1kit.experiments.claim import BEYOND, Claim
 from pr1kit.experiments.condition import HEADLINE, Condition, templated_thought
 from pr1kit.experiments.demo import DEMO
 from pr1kit.experiments.grid import fast, full, of_policy
-from pr1kit.experiments.paper_claims import BEYOND, CLAIMS, claim_table, claims_page
+from pr1kit.experiments.headroom_claim import headroom_table, predicted_and_gained
+from pr1kit.experiments.paper_claims import CLAIMS, claim_table, claims_page
 from pr1kit.experiments.paper_grids import GRIDS
 from pr1kit.experiments.run_condition import run_condition
 from pr1kit.experiments.runs import FORMAT, ROOT, Run, load_runs, log_file, read_lines, step_rows
@@ -230,6 +232,35 @@ def test_differences_are_paired_over_seeds():
     assert np.isnan(mean_interval([0.5])[1])
 
 
+def test_a_claim_about_several_tasks_has_one_difference_a_seed():
+    runs = runs_of({("ocr", "4"): (0.0, 0.0), ("ocr", "8"): (0.1, 0.2), ("counting", "4"): (0.0, 0.1)})
+    runs += runs_of({("counting", "8"): (0.3, 0.0), ("grounding", "8"): (9.0, 9.0)})  # one without its pair
+    claim = Claim("", "", "", {"level": "8"}, {"level": "4"})
+    assert claim.differences(runs, "sampled") == pytest.approx([(0.1 + 0.3) / 2, (0.2 - 0.1) / 2])
+    alone = Claim("", "", "", {"level": "4"}, None)
+    assert alone.differences(runs, "sampled") == pytest.approx([0.0, 0.05])
+
+
+def test_related_conditions_widen_the_interval_of_a_rank_correlation():
+    """Ten groups of ten equal pairs say as much as ten pairs."""
+    rng = np.random.default_rng(1)
+    x = rng.normal(size=10)
+    y = x + rng.normal(size=10)
+    often, groups = (np.repeat(x, 10), np.repeat(y, 10)), np.repeat(np.arange(10), 10)
+    width = {name: np.ptp(rank_correlation(*often, groups=g)[1:]) for name, g in (("all", None), ("groups", groups))}
+    assert width["groups"] > 2 * width["all"]
+    assert rank_correlation(x, y) == rank_correlation(x, y, groups=np.arange(10))
+
+
+def test_the_predictor_of_gain_is_asked_of_each_condition_once(tmp_path):
+    runs = runs_of({("ocr", "few"): (0.1, 0.3), ("counting", "few"): (0.2, 0.2)}, headroom=lambda i: i)
+    for run in runs:
+        run.results["before"]["sampled"]["reward"], run.results["after"]["sampled"]["reward"] = 0.5, 0.5 + run.seed
+    assert predicted_and_gained(runs, "gap") == (["ocr", "counting"], [0.0, 1.0], [0.5, 0.5])
+    assert headroom_table(tmp_path) == ""
+    assert headroom_table().count("`headroom`") == 1
+
+
 def test_rank_correlation_has_an_interval_that_shrinks_with_evidence():
     rng = np.random.default_rng(0)
     x = rng.normal(size=200)
@@ -344,7 +375,8 @@ def test_claims_are_judged_by_the_logs_and_stand_beside_them():
             assert all(level in factors[name] for name, level in levels_.items())
     _, _, *rows = claim_table().splitlines()
     assert len(rows) == len([claim for claim in CLAIMS if claim.grid in LOGGED])
-    assert {row.split(" | ")[-2] for row in rows} <= {"holds", "not shown", "the opposite holds"}
+    verdicts = {"holds", "the opposite holds", "less than 0.02 apart", "not shown"}
+    assert {row.split(" | ")[-2] for row in rows} <= verdicts
     assert (ROOT / "README.md").read_text(encoding="utf-8") == claims_page(), "write it: experiments --claims --write"
     assert claim_table("curriculum").splitlines()[2:] == [row for row in rows if "shuffled" in row]
 

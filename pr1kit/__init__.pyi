@@ -44,6 +44,8 @@ from .experiments.runner import replay as replay
 from .experiments.runs import logs_of as logs_of
 from .experiments.statistics import mean_interval as mean_interval
 from .experiments.statistics import paired_difference as paired_difference
+from .experiments.temporal_claims import VIDEO_GRIDS as VIDEO_GRIDS
+from .experiments.temporal_claims import temporal_table as temporal_table
 from .experiments.temporal_hacking import shuffled as shuffled
 from .explorer.export import export_explorer as export_explorer
 from .explorer.widget import RewardExplorer as RewardExplorer

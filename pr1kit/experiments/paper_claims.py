@@ -186,7 +186,7 @@ temporal hacking (UTR, arXiv 2502.12081, whose numbers are of data sets under a 
 seeds, and over the tasks that were measured (by GRPO, tracking alone), of what is said to be above zero: rewards of
 greedy answers to held-out clips, nats a token, rank correlations; p is corrected for all of these claims together.
 
-{temporal_table(root)}
+{temporal_table(root=root)}
 """ if any(log_file(grid, root).is_file() for grid in VIDEO_GRIDS.values()) else ""  # fmt: skip
     return f"""# Logged runs, and what they say of the papers' claims
 

@@ -15,6 +15,7 @@ from scipy.stats import spearmanr
 
 from pr1kit.data.sample import VIDEO_TASKS
 from pr1kit.experiments import temporal_data, temporal_hacking
+from pr1kit.experiments.grid import Grid
 from pr1kit.experiments.runs import ROOT, Run, load_runs, log_file
 from pr1kit.experiments.statistics import holm, mean_interval, p_value, seeds_needed, verdict
 from pr1kit.experiments.temporal_hacking import QUERIES
@@ -161,19 +162,18 @@ CLAIMS = (
 )  # fmt: skip
 
 
-def by_seed(runs: list[Run]) -> list[Seed]:
-    """The runs of each seed by cell, of the seeds that have all cells."""
-    cells, seeds = {run.cell for run in runs}, sorted({run.seed for run in runs})
-    found = ({run.cell: run for run in runs if run.seed == seed} for seed in seeds)
-    return [each for each in found if set(each) == cells]
+def by_seed(grid: Grid, root=ROOT) -> list[Seed]:
+    """The logged runs of each seed by cell, of the seeds that have all cells."""
+    runs = load_runs(grid, root) if log_file(grid, root).is_file() else []
+    found = ({run.cell: run for run in runs if run.seed == seed} for seed in sorted({run.seed for run in runs}))
+    return [each for each in found if set(each) == set(grid.cells())]
 
 
-def temporal_table(root=ROOT) -> str:
-    """Markdown: every claim about a grid that was run, the paper's numbers, ours over seeds, p and the verdict."""
-    seeds = {
-        name: by_seed(load_runs(grid, root)) for name, grid in VIDEO_GRIDS.items() if log_file(grid, root).is_file()
-    }
-    claims = [claim for claim in CLAIMS if claim.grid in seeds]
+def temporal_table(*grids: str, root=ROOT) -> str:
+    """Markdown: the claims about these grids (where none is named: all that were run), the paper's numbers, ours over
+    seeds, p of all the claims together, whichever are shown (Holm), and the verdict of each by itself."""
+    seeds = {name: by_seed(grid, root) for name, grid in VIDEO_GRIDS.items()}
+    claims = [claim for claim in CLAIMS if seeds[claim.grid]]
     found = [[claim.value(seed) for seed in seeds[claim.grid]] for claim in claims]
     corrected = holm([p_value(values) for values in found])
     lines = [
@@ -181,6 +181,8 @@ def temporal_table(root=ROOT) -> str:
         "|---|---|---|---|---|---|",
     ]
     for claim, values, p in zip(claims, found, corrected, strict=True):
+        if grids and claim.grid not in grids:
+            continue
         mean, low, high = mean_interval(values)
         lines.append(
             f"| {claim.text} | {claim.paper} | {mean:+.3f} [{low:+.3f}, {high:+.3f}] | {p:.3f} "

@@ -435,11 +435,13 @@ def videos(report, known, runs, answer=100, group=8):
     """A group of answers as long as a trajectory to one clip: the update, and 4 such groups decoded."""
     for frames, side in CLIPS:
         about, policy = f"{frames} frames of {side} x {side}", random_policy("5M")
-        if known(f"update, {about}"):
-            continue
         clips = make_clips("tracking", 8, frames=frames, size=side)
-        stock, shared, prompt = updates(policy, None, answer, group, runs, clips)
-        report(f"update, {about}", "5M", prompt, answer, group, stock, shared, token_ratio(prompt, answer, group))
+        prompt = model_inputs(policy, clips[:1])["input_ids"].shape[1]
+        if not known(f"update, {about}"):
+            stock, shared, prompt = updates(policy, None, answer, group, runs, clips)
+            report(f"update, {about}", "5M", prompt, answer, group, stock, shared, token_ratio(prompt, answer, group))
+        if known(f"rollouts against num_return_sequences, {about}"):
+            continue
         times = rollouts(policy, clips[:4], group, runs)
         for peer in ("a row for each answer", "num_return_sequences"):
             report(f"rollouts against {peer}, {about}", "5M", prompt, "drawn", group, times[peer], times["branches"])

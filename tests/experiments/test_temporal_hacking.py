@@ -119,7 +119,8 @@ def test_gains_over_clips_and_their_rank_correlation_are_those_counted_by_hand()
 
 
 def test_claims_are_told_of_the_grids_that_were_run_alone(tmp_path):
-    assert len(temporal_table(tmp_path).splitlines()) == 2
+    assert len(temporal_table(root=tmp_path).splitlines()) == 2
     rows = temporal_table().splitlines()[2:]
     assert len(rows) == sum(log_file(VIDEO_GRIDS[claim.grid]).exists() for claim in CLAIMS)
+    assert temporal_table("temporal-hacking-sft").splitlines()[2:] == [row for row in rows if ", SFT |" in row]
     assert {row.split(" | ")[-2] for row in rows} <= {"holds", "not shown", "the opposite holds"}

@@ -10,8 +10,6 @@ from itertools import cycle
 
 import matplotlib.pyplot as plt
 import numpy as np
-from matplotlib.colors import LinearSegmentedColormap
-from matplotlib.patches import Rectangle
 
 from pr1kit.evaluation.complexity import log10_matchings, perceptual_perplexity
 from pr1kit.evaluation.intervals import rank_correlation
@@ -22,6 +20,13 @@ from pr1kit.plots.drawing import BETTER, INK, NEUTRAL, PREDICTION, TRUTH, WORSE,
 TASK_COLOURS = {"grounding": TRUTH, "counting": PREDICTION, "detection": "#009E73", "ocr": "#CC79A7"}
 TASK_COLOURS |= {"tracking": TRUTH, "when": PREDICTION, "what": "#009E73", "proxies": "#CC79A7"}
 MARKERS = "osD^v"
+METHOD_COLOURS = {"RL": BETTER, "SFT": WORSE}
+FAULTS_IN_WORDS = {
+    "jitter": "boxes jittered",
+    "loose": "boxes too large",
+    "missing": "objects missing",
+    "labels": "wrong labels",
+}
 
 
 @style()
@@ -134,53 +139,67 @@ def _known_before(run: Run) -> Mapping[str, float]:
 
 @style()
 def plot_fault_map(runs: Sequence[Run], *, mode: str = "sampled", ax=None) -> np.ndarray:
-    """Where does RL beat SFT? For each fault of the truth that both train on, and its size, the gain of RL less SFT's.
+    """What do RL and SFT gain from a truth with faults? A row for each task, a column for each fault, a line for each.
 
-    Green: RL gains more, vermillion: SFT does. A cell holds the mean over seeds and its 95 % t-interval, and is framed
-    where that leaves out 0. One panel for each task. `runs` have the factors `task`, `truth` ("clean", or a fault and
-    its size, as "jitter 15 %") and `method` ("RL", "SFT"), as those of the grids `annotation-faults` and
-    `annotation-labels`. They fill a new figure, or the place of `ax`; returns the panels' Axes `(tasks,)`. Raises
-    ValueError where a truth has no pair of runs.
+    To the right the fault grows; at 0 both train on the clean truth, the same in every column. Dots are seeds, upright
+    lines 95 % t-intervals; the ground has the colour of who leads. On top stands RL's gain less SFT's, in bold where
+    its paired interval leaves out 0. `runs` have the factors `task`, `truth` ("clean", or a fault and its size, as
+    "jitter 15 %") and `method` ("RL", "SFT"), as those of the grids `annotation-faults` and `annotation-labels`. They
+    fill a new figure, or the place of `ax`; returns the panels' Axes `(tasks, faults)`. Raises ValueError where there
+    is no fault, or a truth without both methods.
     """
-    truths = {task: list(dict.fromkeys(run.factors["truth"] for run in runs if run.factors["task"] == task))
-              for task in dict.fromkeys(run.factors["task"] for run in runs)}  # fmt: skip
-    found = {}
-    for task, names in truths.items():
-        for truth in names:
-            own = [run for run in runs if (run.factors["task"], run.factors["truth"]) == (task, truth)]
-            values = paired_values(own, {"method": "RL"}, {"method": "SFT"}, lambda run: run.gain(mode=mode))
-            found[task, truth] = mean_interval(values)
-    if not found:
-        raise ValueError("There are no runs to draw a map of.")
-    most = max(abs(mean) for mean, _, _ in found.values()) or 1.0
-    colours = LinearSegmentedColormap.from_list("lead", [WORSE, "white", BETTER])
-    kinds = list(dict.fromkeys(truth.split()[0] for names in truths.values() for truth in names))
-    sizes = list(
-        dict.fromkeys(truth.split(maxsplit=1)[1] for names in truths.values() for truth in names if " " in truth)
-    )
-    figure = area_of(ax, (1.4 + 2.7 * len(truths), 1.1 + 0.62 * len(kinds)))
-    axes = figure.subplots(1, len(truths), sharex=True, sharey=True, squeeze=False)[0]
-    for panel, (task, names) in zip(axes, truths.items(), strict=True):
-        for truth in names:
-            kind, *size = truth.split(maxsplit=1)
-            left, width = (sizes.index(size[0]), 1) if size else (0, max(len(sizes), 1))  # no fault has no size
-            row, (mean, low, high) = kinds.index(kind), found[task, truth]
-            sure = low > 0 or high < 0
-            shape = {"facecolor": colours(0.5 + mean / most / 2), "edgecolor": INK if sure else "white"}
-            panel.add_patch(Rectangle((left + 0.03, row + 0.04), width - 0.06, 0.92, lw=2 if sure else 1, **shape))
-            words = [
-                (f"{mean:+.2f}", 0.4, 11, "bold" if sure else "normal"),
-                (f"[{low:+.2f}, {high:+.2f}]", 0.73, 7.5, "normal"),
-            ]
-            for text, down, points, weight in words:
-                panel.text(left + width / 2, row + down, text.replace("-", "−"), ha="center", va="center", color=INK,
-                           fontsize=points, fontweight=weight)  # fmt: skip
-        panel.set(
-            xlim=(0, max(len(sizes), 1)), ylim=(len(kinds), 0), title=f"{task}: RL − SFT", xlabel="size of the fault"
-        )
-        panel.set(xticks=np.arange(len(sizes)) + 0.5, xticklabels=sizes)
-        panel.set(yticks=np.arange(len(kinds)) + 0.5, yticklabels=kinds)
-        panel.grid(False)
-        panel.tick_params(length=0)
-        panel.spines[:].set_visible(False)
+    at: dict[str, dict[tuple[str, float], list[Run]]] = {}
+    for run in runs:
+        kind, *size = run.factors["truth"].split()
+        at.setdefault(run.factors["task"], {}).setdefault((kind, float(size[0]) if size else 0.0), []).append(run)
+    kinds = list(dict.fromkeys(kind for cells in at.values() for kind, size in cells if size))
+    if not kinds:
+        raise ValueError("There are no runs with faults to draw a map of.")
+    figure = area_of(ax, (0.8 + 2.4 * len(kinds), 0.6 + 2.3 * len(at)))
+    axes = figure.subplots(len(at), len(kinds), sharex=True, sharey="row", squeeze=False)
+    for row, (task, cells) in zip(axes, at.items(), strict=True):
+        for panel, kind in zip(row, kinds, strict=True):
+            mine = {size: cells[name, size] for name, size in sorted(cells, key=lambda c: c[1]) if name == kind}
+            if not mine:
+                panel.set_visible(False)
+                continue
+            clean = {size: each for (_, size), each in cells.items() if size == 0}
+            _draw_fault(panel, {**clean, **mine}, mode)
+            panel.set_title(f"{task}: {FAULTS_IN_WORDS.get(kind, kind)}")
+        row[0].set_ylabel(f"gain, {mode} answers")
+    for panel, kind in zip(axes[-1], kinds, strict=True):
+        panel.set_xlabel(f"size of the fault ({kind}), %")
+    figure.suptitle("numbers: gain of RL less that of SFT, bold where the interval leaves out 0", fontsize="small")
+    axes[0, 0].legend(handles=[plt.Line2D([], [], color=c, label=name) for name, c in METHOD_COLOURS.items()],
+                      loc="lower left")  # fmt: skip
     return axes
+
+
+def _draw_fault(ax, cells: Mapping[float, Sequence[Run]], mode: str) -> None:
+    """One panel: `cells` maps the size of a fault to its runs of both methods, smallest first."""
+
+    def value(run: Run) -> float:
+        return run.gain(mode=mode)
+
+    for size, mine in cells.items():
+        mean, low, high = mean_interval(paired_values(mine, {"method": "RL"}, {"method": "SFT"}, value))
+        sure = low > 0 or high < 0
+        ax.annotate(f"{mean:+.2f}".replace("-", "−"), (size, 1.0), xycoords=("data", "axes fraction"), xytext=(0, -3),
+                    textcoords="offset points", ha="center", va="top", fontsize=9,
+                    fontweight="bold" if sure else "normal", color=BETTER if mean > 0 else WORSE)  # fmt: skip
+    means = {}
+    for shift, (method, colour) in zip((-0.4, 0.4), METHOD_COLOURS.items(), strict=True):
+        values = {size: [value(run) for run in mine if run.factors["method"] == method] for size, mine in cells.items()}
+        means[method] = [mean_interval(each)[0] for each in values.values()]
+        for size, each in values.items():
+            _, low, high = mean_interval(each)
+            ax.plot([size + shift] * 2, [low, high], color=colour, linewidth=1.6, zorder=3)
+            ax.scatter([size + shift] * len(each), each, s=10, color=colour, alpha=0.5, linewidths=0, zorder=3)
+        ax.plot(list(cells), means[method], color=colour, linewidth=2.4, zorder=4)
+    ahead = np.subtract(means["RL"], means["SFT"])
+    for leads, colour in ((ahead >= 0, BETTER), (ahead <= 0, WORSE)):
+        ax.fill_between(list(cells), means["RL"], means["SFT"], where=leads, interpolate=True, color=colour, alpha=0.14)
+    ax.axhline(0, color=NEUTRAL, linewidth=0.8, zorder=1)
+    ax.margins(x=0.12, y=0.2)
+    ax.set_xticks(list(cells))
+    ax.grid(axis="x", visible=False)

@@ -39,7 +39,40 @@ for task, name in HEADLINE.items():
 assert [row["step"] for row in log] == [1, 2] and len(before["sampled"]) == len(after["greedy"]) == len(held_out) == 8
 assert not {s.id for s in train} & {s.id for s in held_out}
 """,
-    "01_rewards": """
+    "01_rollouts": """
+assert len(groups) == len(conditions) == len(table) == 12
+for condition, r in rewards.items():
+    assert r.shape == (N, G) == (6, 8) and np.isfinite(r).all() and 0 <= r.min() <= r.max() <= 1
+    assert (table.loc[condition, "best of 8"] >= table.loc[condition, "mean"]).all()
+    assert (np.diff(pass_k[condition]) >= -1e-12).all() and len(pass_k[condition]) == G
+assert any(table.loc[condition, "within"] > 0 for condition in tasks)
+assert all(len(s.target.boxes) == 3 for s in scenes["counting", 1.0, "3 objects"])
+assert np.mean([table.loc[(task, 0.3, ""), "within"] < table.loc[(task, 1.0, ""), "within"]
+                for task in ("grounding", "counting")]) > 0, "cold answers are as varied as warm ones"
+""",
+    "02_grpo_step": """
+assert abs(A.sum()) < 1e-6 and np.allclose(A, batch["advantages"].numpy(), atol=1e-4) and A.std() > 0.5
+assert batch["num_images"] == [1, 0, 0, 0] and mask.sum() == (logps != 0).sum()
+assert np.abs(push - formula).max() < 1e-6 and norm > 0.01 and abs(loss.item()) < 1e-6
+assert abs(by_hand - trainers) < 1e-5 and abs(by_hand) > 1e-4
+assert (np.sign(np.diag(influence)) == np.sign(A)).all() and influence.shape == (G, G)
+assert change[A.argmin()] < 0 and ((A > 0) & (change < 0)).any(), "every good answer became likelier"
+""",
+    "03_grpo_run": """
+import json
+assert [row["step"] for row in log] == [1, 2, 3] and log_again == log and same
+assert all(np.isfinite(row[name]) and 0 <= row[name] <= 1 for row in log for name in ("reward", "reward/location"))
+assert all((folder / name).is_file() for name in ("settings.json", "log.jsonl", "rollouts.jsonl"))
+assert (folder / "checkpoint-3" / "model.safetensors").is_file()
+assert json.loads((folder / "settings.json").read_text())["steps"] == 3
+assert grid.shape == (3, 2, 8) and len(rollouts) == 6
+assert all(abs(sum(group["advantages"])) < 1e-3 for group in rollouts)
+assert {len(texts["sampled"][0]) for texts in (before, after)} == {4} and len(held_out) == 8
+assert not {s.id for s in scenes} & {s.id for s in held_out}
+fresh = load_policy(POLICY).model.parameters()
+assert any(not torch.equal(one, other) for one, other in zip(policy.model.parameters(), fresh, strict=True))
+""",
+    "04_rewards": """
 off = np.abs(shifts) >= box[2] - box[0]
 assert (shifted["kit"][off] == 0).all() and (shifted["paper"][off] == 1).all()
 assert shifted["kit"].max() == 1 and np.allclose(shifted["released"] - 1, shifted["kit"] ** 2)
@@ -49,16 +82,7 @@ assert [round(float(v), 2) for v in paid["kit"]] == [1.0, 0.82, 0.75, 0.75, 0.8,
 assert [int((g > 0).sum()) for g in gains.values()] == [6, 3, 2, 1, 0]
 assert list(gains) == ["naive", "released", "paper", "kit before", "kit"]
 """,
-    "02_matching": """
-assert abs(total(trap, "optimal") - 0.632) < 1e-2 and abs(total(trap, "greedy") - 0.389) < 1e-2
-assert total(after, "greedy") < total(before, "greedy") and total(after, "optimal") > total(before, "optimal")
-assert largest < 1e-12 and tried >= 48 and 0.5 <= ratio.min() <= ratio.max() <= 1 + 1e-12
-perfect = rewards["perfect boxes", "sequential"]
-assert len(perfect) == 120 and abs(perfect.mean() - 0.2) < 1e-12 and (perfect == 0).sum() == 44
-assert np.allclose(missing["optimal"], 7 / 8) and np.allclose(missing["sequential"], np.arange(8) / 8)
-assert due["any order"][0] == 0 and five_objects > 0.6 and (wrong["any order"][1:] > 0.25).all()
-""",
-    "03_reward_explorer": """
+    "05_reward_explorer": """
 assert len(with_greedy["matches"]) == 1 and len(with_optimal["matches"]) == 2
 assert with_optimal["total"] > with_greedy["total"] + 0.1
 assert [bool(item["fault"]) for item in reading.readout["items"]] == [False, True, True]
@@ -75,46 +99,41 @@ logged, shown = run.run["rewards"], [each["total"] for each in run.readout["resu
 assert log.last_step == 75 and run.run["step"] == 1 and np.allclose(logged, shown, atol=1e-5)
 assert 0 < disagree < 0.5
 """,
-    "04_perceptual_complexity": """
-assert str(whole).startswith("3.965e+83 over 5000") and 71.4 < without.log10_mean < 71.5 and whole.largest_share > 0.999
-assert round(images) == 5713 or round(images) == 5714
-assert len(runs) == 36 and len(cells) == 12 and set(table) == {*names, "perplexity"}
-assert all(-1 <= low <= rho <= high <= 1 for rho, low, high in table.values())
+    "06_matching": """
+assert abs(total(trap, "optimal") - 0.632) < 1e-2 and abs(total(trap, "greedy") - 0.389) < 1e-2
+assert total(after, "greedy") < total(before, "greedy") and total(after, "optimal") > total(before, "optimal")
+assert largest < 1e-12 and tried >= 48 and 0.5 <= ratio.min() <= ratio.max() <= 1 + 1e-12
+perfect = rewards["perfect boxes", "sequential"]
+assert len(perfect) == 120 and abs(perfect.mean() - 0.2) < 1e-12 and (perfect == 0).sum() == 44
+assert np.allclose(missing["optimal"], 7 / 8) and np.allclose(missing["sequential"], np.arange(8) / 8)
+assert due["any order"][0] == 0 and five_objects > 0.6 and (wrong["any order"][1:] > 0.25).all()
 """,
-    "05_rollouts": """
-assert len(groups) == len(conditions) == len(table) == 12
-for condition, r in rewards.items():
-    assert r.shape == (N, G) == (6, 8) and np.isfinite(r).all() and 0 <= r.min() <= r.max() <= 1
-    assert (table.loc[condition, "best of 8"] >= table.loc[condition, "mean"]).all()
-    assert (np.diff(pass_k[condition]) >= -1e-12).all() and len(pass_k[condition]) == G
-assert any(table.loc[condition, "within"] > 0 for condition in tasks)
-assert all(len(s.target.boxes) == 3 for s in scenes["counting", 1.0, "3 objects"])
-assert np.mean([table.loc[(task, 0.3, ""), "within"] < table.loc[(task, 1.0, ""), "within"]
-                for task in ("grounding", "counting")]) > 0, "cold answers are as varied as warm ones"
+    "07_custom_reward": """
+earn = lambda rule, text: score("grounding", text, scene.target, recipe=rule).total
+whole = cheats["the whole picture"][0]
+assert earn(cover, whole) == earn(cover, exact) == earn(priced, exact) == 1 and earn(capped, whole) == 0
+assert all(earn(priced, cheat) <= earn(priced, honest) + 1e-9 for cheat, honest in cheats.values())
+assert earn(capped, around) == 1 > earn(capped, near) and earn(priced, around) < earn(priced, near)
+assert curves["cover"][-1] == max(curves["cover"]) and not any(np.array(curves["capped"])[sides > side / 2])
+assert curves["capped"][6] == curves["cover"][6] > curves["priced"][6] > curves["kit"][6] and sides[6] == side / 2
+assert len(log) == len(log_priced) == 3 and len(groups) == 6
+assert all(abs(r - h) < 1e-4 or r == 0 for g in groups for r, h in zip(g["rewards"], g["parts"]["hidden"]))
+assert set(found) == {"start", "capped", "priced"}
+assert all(values.shape == (8,) for each in found.values() for values in each.values())
 """,
-    "06_grpo_step": """
-assert abs(A.sum()) < 1e-6 and np.allclose(A, batch["advantages"].numpy(), atol=1e-4) and A.std() > 0.5
-assert batch["num_images"] == [1, 0, 0, 0] and mask.sum() == (logps != 0).sum()
-assert np.abs(push - formula).max() < 1e-6 and norm > 0.01 and abs(loss.item()) < 1e-6
-assert abs(by_hand - trainers) < 1e-5 and abs(by_hand) > 1e-4
-assert (np.sign(np.diag(influence)) == np.sign(A)).all() and influence.shape == (G, G)
-assert change[A.argmin()] < 0 and ((A > 0) & (change < 0)).any(), "every good answer became likelier"
+    "08_failure_clinic": """
+logs = healthy, collapsed, varied, leaping, held, silent, speaking, wordy, brief, hacked
+assert all([row["step"] for row in log] == [1, 2, 3] for log in logs)
+assert all(np.isfinite(row["kl"]) for row in [*healthy, *leaping, *held]) and "kl" not in collapsed[0]
+assert {group["id"] for group in read_log(RUNS / "eight scenes" / "rollouts.jsonl")} == {scene.id for scene in few}
+assert blame(pr1kit.parse("grounding", "no box"), few[0].target, None).total == 0
+assert blame(pr1kit.parse("grounding", "(60,60),(63,63)"), few[0].target, None).total < 0
+assert wordy[0]["reward"] > 1 >= brief[0]["reward"] and all(0 <= row["reward"] <= 1 for row in hacked)
+logged = [row["reward"] for row in hacked]
+assert np.allclose(seen["insides"]["object in the box"], logged, atol=1e-4), "answers scored again are not those paid"
+assert set(paid) == {"start", "eight scenes", "fresh scenes", "insides"}
 """,
-    "07_grpo_run": """
-import json
-assert [row["step"] for row in log] == [1, 2, 3] and log_again == log and same
-assert all(np.isfinite(row[name]) and 0 <= row[name] <= 1 for row in log for name in ("reward", "reward/location"))
-assert all((folder / name).is_file() for name in ("settings.json", "log.jsonl", "rollouts.jsonl"))
-assert (folder / "checkpoint-3" / "model.safetensors").is_file()
-assert json.loads((folder / "settings.json").read_text())["steps"] == 3
-assert grid.shape == (3, 2, 8) and len(rollouts) == 6
-assert all(abs(sum(group["advantages"])) < 1e-3 for group in rollouts)
-assert {len(texts["sampled"][0]) for texts in (before, after)} == {4} and len(held_out) == 8
-assert not {s.id for s in scenes} & {s.id for s in held_out}
-fresh = load_policy(POLICY).model.parameters()
-assert any(not torch.equal(one, other) for one, other in zip(policy.model.parameters(), fresh, strict=True))
-""",
-    "08_reward_ablations": """
+    "09_reward_ablations": """
 assert len(runs) == 15 and len(matched) == 18 and list(rungs) == ["format", "+ IoU", "+ class", "+ F1", "+ missing"]
 paid = {what: [score("detection", text, scene.target, recipe="paper", drop=d).total for d in rungs.values()]
         for what, text in answers.items()}
@@ -122,41 +141,21 @@ assert {values[0] for values in paid.values()} == {1}
 assert paid["the truth"][2] == paid["the truth and six guesses"][2]
 assert paid["the truth"][3] > paid["the truth and six guesses"][3]
 """,
-    "09_sft_thinking_rl": """
+    "10_sft_thinking_rl": """
 assert len(runs) == 36 and len(thought) == 24 and set(of) == set(of_thought) == set(points)
 assert points["grounding"][0] == points["ocr"][0] == 0 < points["detection"][0] < points["counting"][0]
 """,
-    "10_scaling_and_curriculum": """
+    "11_scaling_and_curriculum": """
 assert len(runs) == 18 and len(ordered) == 9 and len(variants) == 30
 assert [stage.num_generations for stage in stages] == [4, 8, 16] and sum(stage.steps for stage in stages) == 40
 objects = [np.mean([len(sample.target.boxes) for sample in stage.samples]) for stage in stages]
 assert objects[0] < objects[-1]
 """,
-    "11_real_model": """
-assert 60e9 < estimates["all weights, Adam"].total and estimates["16GB"].total < 15e9 < estimates["80GB"].total < 76e9
-trained = {name for name, p in policy.model.named_parameters() if p.requires_grad}
-assert trained and all(".lora_" in name for name in trained) and any("visual.blocks" in name for name in trained)
-assert [row["step"] for row in log] == [1, 2] and all(0 <= row["reward"] <= 1 for row in log)
-assert list(policy.model.peft_config) == ["default"], "the reference's copy of the adapter was left behind"
-assert (folder / "adapter" / "adapter_config.json").is_file() and (folder / "merged" / "config.json").is_file()
-assert not (folder / "merged" / "adapter_config.json").exists()
-assert same["adapter"] == 1 and same["merged"] >= 7 / 8
-assert {len(texts["sampled"][0]) for texts in (before, after)} == {4} and len(held_out) == 8
-assert not {s.id for s in train} & {s.id for s in held_out}
-""",
-    "12_evaluation": """
-assert set(samples) == set(results) == set(kept) == set(NAMES.values())
-assert all(len(each) == len(kept[name]) == N == 8 for name, each in samples.items())
-assert [name for name, _ in some.skipped] == ["pages/1", "pages/2"] and len(some) == 2
-assert rescored["metrics"] == results[NAMES["grounding"]]["metrics"]
-assert frames["as normalised 0–1000"]["acc@0.5"] == 0 and (np.diff(curve) <= 0).all()
-assert np.isclose(curve[50], metrics["acc@0.5"]) and np.isclose(ious.mean(), metrics["mean_iou"])
-assert np.isclose(plain.values["ap"], results[NAMES["detection"]]["metrics"]["ap"][0])
-assert abs(plain.values["ar100"] - oracle.values["ar100"]) < 0.05
-assert 3 < width["PixMo-Count val"] < 4 and width["RefCOCO val"] < 1
-assert len(other) == 8 and low <= change <= high
-text = (out / "report.md").read_text()
-assert all(f"scenes_{task}" in text for task in NAMES) and "Perception-R1, Table" not in text
+    "12_perceptual_complexity": """
+assert str(whole).startswith("3.965e+83 over 5000") and 71.4 < without.log10_mean < 71.5 and whole.largest_share > 0.999
+assert round(images) == 5713 or round(images) == 5714
+assert len(runs) == 36 and len(cells) == 12 and set(table) == {*names, "perplexity"}
+assert all(-1 <= low <= rho <= high <= 1 for rho, low, high in table.values())
 """,
     "13_shared_prefix": """
 assert (one - other).abs().max() < 1e-5 and apart < 1e-4 and logps.shape == (G, max(lengths))
@@ -187,7 +186,31 @@ first, taught = (logged(name, "by_turn") for name in ("before", "reper, alpha 0.
 assert first.shape == taught.shape == (5, 5) and (taught[:, 1] > first[:, 1]).all()
 assert (logged("before", "best_of")[:, 5] > logged("reper, alpha 0.1", "best_so_far")[:, 2] - 0.05).all()
 """,
-    "16_your_own_data": """
+    "16_video": """
+assert [round(reward, 3) for reward in paid.values()][:4] == [1, 0.875, 0.889, 0.889]
+assert paid["the first box for all"] < 1
+assert result.total == 0.5 and result.parts["location"] == 1, "a switch costs the frames behind it"
+assert (matrix.loc["the truth"] == 1).all() and matrix.loc["one frame", "tracking\\nproxy"] == 1
+assert all(matrix.loc[cheat, "tracking\\nUTR"] < 0.6 for cheat in matrix.index[1:] if cheat != "always")
+assert len(clips) == len(tpl.tokens) == 36 and tpl.of_kind("tracking, look").mean > tpl.of_kind("tracking, proxy").mean
+assert set(taught) == {"before", "taught proxy", "taught UTR"} == set(depends) and len(held_out) == 8
+assert depends["taught UTR"].mean != depends["taught proxy"].mean != depends["before"].mean
+""",
+    "17_evaluation": """
+assert set(samples) == set(results) == set(kept) == set(NAMES.values())
+assert all(len(each) == len(kept[name]) == N == 8 for name, each in samples.items())
+assert [name for name, _ in some.skipped] == ["pages/1", "pages/2"] and len(some) == 2
+assert rescored["metrics"] == results[NAMES["grounding"]]["metrics"]
+assert frames["as normalised 0–1000"]["acc@0.5"] == 0 and (np.diff(curve) <= 0).all()
+assert np.isclose(curve[50], metrics["acc@0.5"]) and np.isclose(ious.mean(), metrics["mean_iou"])
+assert np.isclose(plain.values["ap"], results[NAMES["detection"]]["metrics"]["ap"][0])
+assert abs(plain.values["ar100"] - oracle.values["ar100"]) < 0.05
+assert 3 < width["PixMo-Count val"] < 4 and width["RefCOCO val"] < 1
+assert len(other) == 8 and low <= change <= high
+text = (out / "report.md").read_text()
+assert all(f"scenes_{task}" in text for task in NAMES) and "Perception-R1, Table" not in text
+""",
+    "18_your_own_data": """
 where = {what: set(photographs(samples)) for what, samples in (("t", train), ("p", probes), ("h", held_out))}
 assert not where["t"] & where["p"] and not (where["t"] | where["p"]) & where["h"]
 assert was["sampled"].units == len(where["h"]) < was["sampled"].samples == len(held_out) == 8
@@ -197,40 +220,17 @@ assert [row["step"] for row in log] == [1, 2] and {len(t["sampled"][0]) for t in
 assert texts[0] == texts[1] and (exported / "config.json").is_file()
 assert totals[worst] == totals.min() and len(totals) == 8
 """,
-    "17_custom_reward": """
-earn = lambda rule, text: score("grounding", text, scene.target, recipe=rule).total
-whole = cheats["the whole picture"][0]
-assert earn(cover, whole) == earn(cover, exact) == earn(priced, exact) == 1 and earn(capped, whole) == 0
-assert all(earn(priced, cheat) <= earn(priced, honest) + 1e-9 for cheat, honest in cheats.values())
-assert earn(capped, around) == 1 > earn(capped, near) and earn(priced, around) < earn(priced, near)
-assert curves["cover"][-1] == max(curves["cover"]) and not any(np.array(curves["capped"])[sides > side / 2])
-assert curves["capped"][6] == curves["cover"][6] > curves["priced"][6] > curves["kit"][6] and sides[6] == side / 2
-assert len(log) == len(log_priced) == 3 and len(groups) == 6
-assert all(abs(r - h) < 1e-4 or r == 0 for g in groups for r, h in zip(g["rewards"], g["parts"]["hidden"]))
-assert set(found) == {"start", "capped", "priced"}
-assert all(values.shape == (8,) for each in found.values() for values in each.values())
-""",
-    "18_failure_clinic": """
-logs = healthy, collapsed, varied, leaping, held, silent, speaking, wordy, brief, hacked
-assert all([row["step"] for row in log] == [1, 2, 3] for log in logs)
-assert all(np.isfinite(row["kl"]) for row in [*healthy, *leaping, *held]) and "kl" not in collapsed[0]
-assert {group["id"] for group in read_log(RUNS / "eight scenes" / "rollouts.jsonl")} == {scene.id for scene in few}
-assert blame(pr1kit.parse("grounding", "no box"), few[0].target, None).total == 0
-assert blame(pr1kit.parse("grounding", "(60,60),(63,63)"), few[0].target, None).total < 0
-assert wordy[0]["reward"] > 1 >= brief[0]["reward"] and all(0 <= row["reward"] <= 1 for row in hacked)
-logged = [row["reward"] for row in hacked]
-assert np.allclose(seen["insides"]["object in the box"], logged, atol=1e-4), "answers scored again are not those paid"
-assert set(paid) == {"start", "eight scenes", "fresh scenes", "insides"}
-""",
-    "19_video": """
-assert [round(reward, 3) for reward in paid.values()][:4] == [1, 0.875, 0.889, 0.889]
-assert paid["the first box for all"] < 1
-assert result.total == 0.5 and result.parts["location"] == 1, "a switch costs the frames behind it"
-assert (matrix.loc["the truth"] == 1).all() and matrix.loc["one frame", "tracking\\nproxy"] == 1
-assert all(matrix.loc[cheat, "tracking\\nUTR"] < 0.6 for cheat in matrix.index[1:] if cheat != "always")
-assert len(clips) == len(tpl.tokens) == 36 and tpl.of_kind("tracking, look").mean > tpl.of_kind("tracking, proxy").mean
-assert set(taught) == {"before", "taught proxy", "taught UTR"} == set(depends) and len(held_out) == 8
-assert depends["taught UTR"].mean != depends["taught proxy"].mean != depends["before"].mean
+    "19_real_model": """
+assert 60e9 < estimates["all weights, Adam"].total and estimates["16GB"].total < 15e9 < estimates["80GB"].total < 76e9
+trained = {name for name, p in policy.model.named_parameters() if p.requires_grad}
+assert trained and all(".lora_" in name for name in trained) and any("visual.blocks" in name for name in trained)
+assert [row["step"] for row in log] == [1, 2] and all(0 <= row["reward"] <= 1 for row in log)
+assert list(policy.model.peft_config) == ["default"], "the reference's copy of the adapter was left behind"
+assert (folder / "adapter" / "adapter_config.json").is_file() and (folder / "merged" / "config.json").is_file()
+assert not (folder / "merged" / "adapter_config.json").exists()
+assert same["adapter"] == 1 and same["merged"] >= 7 / 8
+assert {len(texts["sampled"][0]) for texts in (before, after)} == {4} and len(held_out) == 8
+assert not {s.id for s in train} & {s.id for s in held_out}
 """,
 }
 
@@ -262,7 +262,7 @@ def texts(output):
 
 
 def test_there_are_notebooks_and_every_one_has_facts():
-    assert {"00_start_here", "05_rollouts", "07_grpo_run"} <= {path.stem for path in NOTEBOOKS}
+    assert {"00_start_here", "01_rollouts", "03_grpo_run"} <= {path.stem for path in NOTEBOOKS}
     assert {path.stem for path in NOTEBOOKS} == set(FACTS)
 
 
@@ -278,7 +278,7 @@ def test_runs_from_the_first_cell_to_the_last_and_its_facts_hold(path, tmp_path)
     assert [cell.execution_count for cell in code_cells(notebook)] == list(range(1, len(code_cells(notebook)) + 1))
 
 
-@pytest.mark.parametrize("name", ["00_start_here", "06_grpo_step"])
+@pytest.mark.parametrize("name", ["00_start_here", "02_grpo_step"])
 def test_runs_with_another_family_by_name(real_grid_policy, name, tmp_path):
     """Coordinates of 0–1000 and scenes of 512 pixels: nothing in a cell may hold for the tiny policy alone."""
     path = ROOT / "notebooks" / f"{name}.ipynb"
@@ -378,18 +378,24 @@ def test_names_no_place_on_the_writers_machine(path):
 # Numbers in prose that no cell prints, each with its reason. What all notebooks may say stands under "".
 UNPRINTED = {
     "": {"3.11": "version of Python", "95 %": "level of an interval", "1000": "normalised coordinates"},
-    "01_rewards": {
+    "03_grpo_run": {"2,000": "scenes of tests/benchmarks/greedy_counting.py"},
+    "04_rewards": {
         "500": "pictures of a run outside",
         "0.928": "measured on COCO val2017, which is not in a clone",
         "0.927": "measured on COCO val2017, which is not in a clone",
         "1,198": "recorded rewards, tests/rewards",
     },
-    "04_perceptual_complexity": {"229,202": "the paper's number", "118,287": "images of COCO train2017"},
-    "07_grpo_run": {"2,000": "scenes of tests/benchmarks/greedy_counting.py"},
-    "09_sft_thinking_rl": {"128": "a setting of the logged runs"},
-    "10_scaling_and_curriculum": {"128": "a question for the reader"},
-    "11_real_model": {"1,275": "1,000,000 pixels / 28²", "3.75": "billions of weights, from the model's card"},
-    "12_evaluation": {
+    "10_sft_thinking_rl": {"128": "a setting of the logged runs"},
+    "11_scaling_and_curriculum": {"128": "a question for the reader"},
+    "12_perceptual_complexity": {"229,202": "the paper's number", "118,287": "images of COCO train2017"},
+    "13_shared_prefix": {"990": "a data sheet", "3.35": "a data sheet"},
+    "14_preference": {
+        "200": "scenes of a search of rates, docstring of preference_settings",
+        "0.445": "that search",
+        "0.125": "that search",
+    },
+    "15_reflection": {"1.4": "the last of a row of temperatures", "192": "a setting of the logged runs"},
+    "17_evaluation": {
         "1,200": "an example",
         "0.65": "read off a figure",
         "77.1": "the paper's Table 7",
@@ -401,13 +407,7 @@ UNPRINTED = {
         "97 %": "data/benchmarks/interval_coverage.md",
         "80 %": "data/benchmarks/interval_coverage.md",
     },
-    "13_shared_prefix": {"990": "a data sheet", "3.35": "a data sheet"},
-    "14_preference": {
-        "200": "scenes of a search of rates, docstring of preference_settings",
-        "0.445": "that search",
-        "0.125": "that search",
-    },
-    "15_reflection": {"1.4": "the last of a row of temperatures", "192": "a setting of the logged runs"},
+    "19_real_model": {"1,275": "1,000,000 pixels / 28²", "3.75": "billions of weights, from the model's card"},
 }
 REACHES_IN = {"13", "14", "15"}  # into the rooms: to be mended, or their subject
 NUMBER = re.compile(r"(?<![\w.,])\d[\d,]*(?:\.\d+)?(?:e[+-]?\d+)?(?:\s?%)?")

@@ -95,9 +95,10 @@ def crop_samples(
             f"({small[0][0]}) as {small[0][1]}: choose smaller crops."
         )
     if not found:
+        objects = sum(len(sample.target.boxes) or len(sample.target.points) for sample in samples)
         raise ValueError(
-            f"None of {crops} crops of {width}x{height} pixels from {len(places)} pictures holds {keep:.0%} of an "
-            "object: choose larger crops, or a smaller keep."
+            f"None of {crops} crops of {width}x{height} pixels from {len(places)} pictures holds {keep:.0%} of any of "
+            f"their {objects} objects: choose larger crops, or a smaller keep."
         )
     result = Samples(found, f"crops of {getattr(samples, 'source', '') or 'samples'}", small)
     if small:

@@ -123,4 +123,5 @@ def test_claims_are_told_of_the_grids_that_were_run_alone(tmp_path):
     rows = temporal_table().splitlines()[2:]
     assert len(rows) == sum(log_file(VIDEO_GRIDS[claim.grid]).exists() for claim in CLAIMS)
     assert temporal_table("temporal-hacking-sft").splitlines()[2:] == [row for row in rows if ", SFT |" in row]
-    assert {row.split(" | ")[-2] for row in rows} <= {"holds", "not shown", "the opposite holds"}
+    verdicts = {"holds", "the opposite holds", "less than 0.02 apart", "not shown"}
+    assert {row.split(" | ")[-2] for row in rows} <= verdicts

@@ -150,12 +150,10 @@ def _claims(method: str, grid: str) -> list[TemporalClaim]:
 
 
 CLAIMS = (
-    TemporalClaim("GRPO on tracking raises its reward, greedy", "video-tracking",
-                  lambda s: s["GRPO"].gain("as it is", "tracking, UTR")),
-    TemporalClaim("GRPO on tracking raises its reward, sampled", "video-tracking",
-                  lambda s: s["GRPO"].gain("sampled", "tracking, UTR")),
-    TemporalClaim("GRPO on tracking raises temporal perplexity", "video-tracking",
-                  lambda s: s["GRPO"].gain(TPL, "tracking, UTR")),
+    TemporalClaim("trained on UTR's queries, their reward rises, sampled answers, GRPO", "temporal-hacking",
+                  lambda s: gain(s["UTR"], "sampled", "UTR")),
+    TemporalClaim("trained on proxies, their reward rises, sampled answers, GRPO", "temporal-hacking",
+                  lambda s: gain(s["proxy"], "sampled", "proxy")),
     *_claims("SFT", "temporal-hacking-sft"),
     *_claims("GRPO", "temporal-hacking"),
     *_data_claims(),

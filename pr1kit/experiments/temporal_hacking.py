@@ -124,12 +124,6 @@ GRIDS = {
     grid.name: grid
     for grid in (
         Grid(
-            "video-tracking",
-            "GRPO on UTR's queries raises the tracking reward of held-out clips.",
-            {"training": {"GRPO": {}}},
-            {"tasks": ("tracking",), "measured": ("tracking",), "held_out": 60, "steps": 80},
-        ),
-        Grid(
             "temporal-hacking-sft",
             "A policy taught proxies stops watching: temporal perplexity falls, shuffled frames cost nothing; one "
             "taught UTR's watches more (UTR, arXiv 2502.12081, whose training is supervision).",

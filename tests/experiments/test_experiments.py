@@ -30,7 +30,7 @@ from pr1kit.experiments.paper_grids import GRIDS
 from pr1kit.experiments.run_condition import run_condition
 from pr1kit.experiments.runs import FORMAT, ROOT, Run, load_runs, log_file, read_lines, step_rows
 from pr1kit.experiments.statistics import holm, mean_interval, p_value, paired_difference, seeds_needed
-from pr1kit.experiments.temporal_hacking import GRIDS as VIDEO_GRIDS
+from pr1kit.experiments.temporal_claims import VIDEO_GRIDS
 from pr1kit.models.tiny import build_tokenizer
 from pr1kit.plots.drawing import BETTER
 from pr1kit.rewards.tasks import get_task

@@ -109,7 +109,7 @@ def plot_gain_vs_headroom(runs: Sequence[Run], predictor: str, *, value: Callabl
     """What RL gained against what the rollouts showed before: a point for each condition, the mean over its seeds.
 
     `predictor` is a field of `complexity.Headroom`, or "temporal perplexity" of runs of `temporal-data`. The title
-    holds Spearman's rank correlation over conditions and its 95 % bootstrap interval.
+    holds Spearman's rank correlation over conditions and its 95 % bootstrap interval, which draws whole tasks.
     """
     ax = ax or plt.subplots(figsize=(4.2, 3.4))[1]
     cells = {cell: [run for run in runs if run.cell == cell] for cell in dict.fromkeys(run.cell for run in runs)}
@@ -121,12 +121,13 @@ def plot_gain_vs_headroom(runs: Sequence[Run], predictor: str, *, value: Callabl
         task, level = mine[0].factors.get("task", ""), mine[0].factors.get("level", "")
         colour, marker = TASK_COLOURS.get(task, INK), MARKERS[levels.index(level) % len(MARKERS)]
         ax.plot([x], [y], marker, color=colour, markersize=7)
-    rho, low, high = rank_correlation(*zip(*points, strict=True))
+    tasks = [mine[0].factors.get("task", "") for mine in cells.values()]
+    rho, low, high = rank_correlation(*zip(*points, strict=True), groups=tasks if len(set(tasks)) > 1 else None)
     ax.axhline(0, color=NEUTRAL, linewidth=0.8, zorder=1)
     ax.set(xlabel=f"before: {predictor.replace('_', ' ')}", ylabel="gain")
     ax.set_title(f"rank correlation {rho:+.2f} [{low:+.2f}, {high:+.2f}]", fontsize="medium")
-    tasks = dict.fromkeys(run.factors.get("task", "") for run in runs)
-    handles = [plt.Line2D([], [], marker="s", ls="", color=TASK_COLOURS.get(t, INK), label=t) for t in tasks if t]
+    shown = [task for task in dict.fromkeys(tasks) if task]
+    handles = [plt.Line2D([], [], marker="s", ls="", color=TASK_COLOURS.get(t, INK), label=t) for t in shown]
     handles += [plt.Line2D([], [], marker=MARKERS[i], ls="", color=NEUTRAL, label=n) for i, n in enumerate(levels) if n]
     ax.legend(handles=handles, fontsize="x-small")
     return ax

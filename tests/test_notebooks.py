@@ -338,6 +338,15 @@ def test_is_short_and_ends_with_what_was_learned_and_what_to_try(path):
 
 
 @every_notebook
+def test_builds_on_notebooks_that_stand_before_it(path):
+    notebook = nbformat.read(path, as_version=4)
+    needed = re.search(r"\*\*You need\*\*.*", notebook.cells[0].source)[0]
+    assert all(name < path.name for name in re.findall(r"\((\d\d_\w+\.ipynb)\)", needed))
+    links = {name for cell in notebook.cells for name in re.findall(r"\((\d\d_\w+\.ipynb)\)", cell.source)}
+    assert links <= {each.name for each in NOTEBOOKS}
+
+
+@every_notebook
 def test_is_committed_with_clean_outputs_of_one_full_run(path):
     assert path.stat().st_size <= 300_000
     notebook = nbformat.read(path, as_version=4)

@@ -3,7 +3,8 @@
 Tasks pay on scales of their own: dividing by the spread within a group (GRPO) makes a group of near-equal answers as
 loud as one of very unequal ones, and dividing by nothing (Dr. GRPO) lets the task with the widest rewards decide. In
 between stands one divisor for each task, from exponential moving averages of its rewards' first two moments, after
-OneThinker's EMA-GRPO (arXiv 2512.03043).
+OneThinker's EMA-GRPO (arXiv 2512.03043, equations 9 to 11). OneThinker clips advantages to ±5 until a spread has
+settled; here the averages begin with a task's first batch, whose spread is right at once.
 
 The KL of a whole answer, `sum(log π − log π_ref)` over its tokens, may be taken off its reward before answers are
 compared, as in TRL's RLOO; unlike k1 as a term of the loss it then pulls to the reference, see `kl`.

@@ -146,7 +146,7 @@ assert len(runs) == 36 and len(thought) == 24 and set(of) == set(of_thought) == 
 assert points["grounding"][0] == points["ocr"][0] == 0 < points["detection"][0] < points["counting"][0]
 """,
     "11_scaling_and_curriculum": """
-assert len(runs) == 18 and len(ordered) == 9 and len(variants) == 30
+assert len(runs) == 18 and len(ordered) == 9 and len(variants) == 30 and len(more) == 15
 assert [stage.num_generations for stage in stages] == [4, 8, 16] and sum(stage.steps for stage in stages) == 40
 objects = [np.mean([len(sample.target.boxes) for sample in stage.samples]) for stage in stages]
 assert objects[0] < objects[-1]
@@ -395,7 +395,6 @@ UNPRINTED = {
         "1,198": "recorded rewards, tests/rewards",
     },
     "10_sft_thinking_rl": {"128": "a setting of the logged runs"},
-    "11_scaling_and_curriculum": {"128": "a question for the reader"},
     "12_perceptual_complexity": {"229,202": "the paper's number", "118,287": "images of COCO train2017"},
     "13_shared_prefix": {"990": "a data sheet", "3.35": "a data sheet"},
     "14_preference": {

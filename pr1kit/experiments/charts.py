@@ -157,7 +157,7 @@ def plot_fault_map(runs: Sequence[Run], *, mode: str = "sampled", ax=None) -> np
     if not kinds:
         raise ValueError("There are no runs with faults to draw a map of.")
     figure = area_of(ax, (0.8 + 2.4 * len(kinds), 0.6 + 2.3 * len(at)))
-    axes = figure.subplots(len(at), len(kinds), sharex=True, sharey="row", squeeze=False)
+    axes = figure.subplots(len(at), len(kinds), sharex=True, sharey=True, squeeze=False)
     for row, (task, cells) in zip(axes, at.items(), strict=True):
         for panel, kind in zip(row, kinds, strict=True):
             mine = {size: cells[name, size] for name, size in sorted(cells, key=lambda c: c[1]) if name == kind}

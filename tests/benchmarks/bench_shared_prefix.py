@@ -436,7 +436,7 @@ def videos(report, known, runs, answer=100, group=8):
     for frames, side in CLIPS:
         about, policy = f"{frames} frames of {side} x {side}", random_policy("5M")
         clips = make_clips("tracking", 8, frames=frames, size=side)
-        prompt = model_inputs(policy, clips[:1])["input_ids"].shape[1]
+        prompt = model_inputs(policy, clips[:4])["input_ids"].shape[1]
         if not known(f"update, {about}"):
             stock, shared, prompt = updates(policy, None, answer, group, runs, clips)
             report(f"update, {about}", "5M", prompt, answer, group, stock, shared, token_ratio(prompt, answer, group))

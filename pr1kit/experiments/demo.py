@@ -31,7 +31,7 @@ DEMO = Grid(
     "GRPO lifts what the tiny policy samples, and its greedy answers with it.",
     {
         "task": {
-            "counting": {"task": "counting", "prompts_per_step": 8, "num_generations": 16, "steps": 75},
+            "counting": {"task": "counting", "prompts_per_step": 8, "num_generations": 16, "steps": 100},
             "grounding": {"task": "grounding", "steps": 120},
         }
     },

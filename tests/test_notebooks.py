@@ -144,6 +144,7 @@ assert paid["the truth"][3] > paid["the truth and six guesses"][3]
     "10_sft_thinking_rl": """
 assert len(runs) == 36 and len(thought) == 24 and set(of) == set(of_thought) == set(points)
 assert points["grounding"][0] == points["ocr"][0] == 0 < points["detection"][0] < points["counting"][0]
+assert len(faulty) == 140 and len(of_truth) == 14 and len(photographs) == 6
 """,
     "11_scaling_and_curriculum": """
 assert len(runs) == 18 and len(ordered) == 9 and len(variants) == 30 and len(more) == 15
@@ -402,7 +403,11 @@ UNPRINTED = {
         "0.927": "measured on COCO val2017, which is not in a clone",
         "1,198": "recorded rewards, tests/rewards",
     },
-    "10_sft_thinking_rl": {"128": "a setting of the logged runs"},
+    "10_sft_thinking_rl": {
+        "128": "a setting of the logged runs",
+        "192": "likewise: 24 steps of 8 prompts",
+        "60.2": "the paper's Table 5",
+    },
     "12_perceptual_complexity": {"229,202": "the paper's number", "118,287": "images of COCO train2017"},
     "13_shared_prefix": {"990": "a data sheet", "3.35": "a data sheet"},
     "14_preference": {

@@ -96,7 +96,7 @@ def test_its_numbers_are_those_of_the_completions_it_kept(finished):
     for task in DEMO.cells():
         kept = json.loads((folder / task / "after.json").read_text())
         assert {mode: len(texts[0]) for mode, texts in kept.items()} == {"greedy": 1, "sampled": 4}
-        targets = [sample.target for sample in make_scenes(task, 8, 200, split="test")]
+        targets = [sample.target for sample in make_scenes(task, 8, 400, split="test")]
         key, name = HEADLINE[task]
         row = next(row for row in rows if row["metric"] == f"{task} {name}, temperature 1")
         assert row["after"][0] == evaluate(task, kept["sampled"], targets)[key]
@@ -108,7 +108,7 @@ def test_what_it_watched_is_a_page(finished, tmp_path):
     for task in DEMO.cells():
         steps = read_probes(folder / task / "rl")
         assert list(steps) == [0, 1, 2, 3, 4]
-        assert list(steps[0]) == [f"scenes/{task}/test/200/{i}" for i in range(WATCHED)]
+        assert list(steps[0]) == [f"scenes/{task}/test/400/{i}" for i in range(WATCHED)]
         answers = json.loads((folder / task / "after.json").read_text())["greedy"][:WATCHED]
         assert [row["completion"] for row in steps[4].values()] == [texts[0] for texts in answers]
     assert main(["explore", str(folder), "--export", str(tmp_path)]) == 0

@@ -64,8 +64,7 @@ def test_every_grid_can_be_run_and_fast_is_small():
 
 def test_what_is_trained_is_what_the_condition_names():
     demo = {task: Condition.of(fields) for task, fields in DEMO.cells().items()}
-    sixteen = {"prompts_per_step": 8, "micro_prompts": 8, "num_generations": 16}
-    assert demo["counting"].rl_settings() == replace(TINY, learning_rate=1e-4, steps=100, **sixteen)
+    assert demo["counting"].rl_settings() == replace(TINY, learning_rate=1e-4, steps=50, num_generations=16)
     assert demo["grounding"].rl_settings() == replace(TINY, learning_rate=5e-5, steps=120)
     own = {"recipe": "paper", "drop": ("class",), "beta": 0.1, "kl_estimator": "kimi", "num_generations": 4}
     settings = Condition("detection", lr_scale=0.5, prompts_per_step=8, start="thoughts", **own).rl_settings(3, 0.5)

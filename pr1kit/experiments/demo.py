@@ -17,10 +17,12 @@ import matplotlib
 
 from pr1kit.data.durable_files import write_atomically
 from pr1kit.data.run_folder import RunFolder
+from pr1kit.data.sample import Sample
 from pr1kit.experiments.condition import HEADLINE, Condition
 from pr1kit.experiments.grid import Grid, fast
 from pr1kit.experiments.run_condition import Outcome, run_condition
 from pr1kit.experiments.runs import device_name
+from pr1kit.rewards.score import score_batch
 
 # Both under the recommended recipe. Counting takes 16 rollouts to a prompt, as the grid `rollouts` suggests: twice as
 # many steps of half the size cost one seed of three greedy accuracy on the scenes that measured it then; others measure
@@ -136,7 +138,7 @@ def _report(conditions: dict, rows: list[dict], seed: int, seconds: float) -> st
 
 
 def _draw(folder: Path, outcomes: dict[str, Outcome], rows: list[dict], each: int = 3) -> None:
-    """Write the pictures; before and after show each task's first `each` scenes, not a selection of the best."""
+    """Write the pictures; before and after show each task's first `each` scenes whose reward moved, up or down."""
     import matplotlib.pyplot as plt
 
     from pr1kit.plots.charts import plot_metric_intervals, plot_reward_curves
@@ -148,15 +150,22 @@ def _draw(folder: Path, outcomes: dict[str, Outcome], rows: list[dict], each: in
     for ax, (task, outcome) in zip(axes, outcomes.items(), strict=True):
         plot_reward_curves(outcome.rows, ax=ax)
         ax.set_title(task)
-    samples = [sample for outcome in outcomes.values() for sample in outcome.before.samples[:each]]
-    before, after = (
-        [texts[0] for outcome in outcomes.values() for texts in getattr(outcome, when).answers["sampled"][:each]]
-        for when in ("before", "after")
-    )
-    figures = plot_metric_intervals(rows).figure, curves, plot_before_after(samples, before, after).flat[0].figure
+    shown = [scene for outcome in outcomes.values() for scene in moved(outcome)[:each]]
+    figures = plot_metric_intervals(rows).figure, curves, plot_before_after(*zip(*shown, strict=True)).flat[0].figure
     for name, figure in zip(PICTURES, figures, strict=True):
         figure.savefig(folder / name, dpi=150, bbox_inches="tight")
     plt.close("all")
+
+
+def moved(outcome: Outcome, by: float = 0.1) -> list[tuple[Sample, str, str]]:
+    """The held-out scenes, each with an answer at temperature 1 before and after training: first those whose answer
+    earns at least `by` more or less than before, then the others."""
+    samples = outcome.before.samples
+    answers = [[texts[0] for texts in each.answers["sampled"]] for each in (outcome.before, outcome.after)]
+    targets = [sample.target for sample in samples]
+    before, after = ([r.total for r in score_batch(samples[0].task, each, targets)] for each in answers)
+    scenes = zip(samples, *answers, before, after, strict=True)
+    return [scene[:3] for scene in sorted(scenes, key=lambda scene: abs(scene[4] - scene[3]) < by)]
 
 
 def seeds_table(rows_of: dict[int, list[dict]]) -> str:

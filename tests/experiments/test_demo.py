@@ -6,6 +6,7 @@ import re
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -17,8 +18,9 @@ from pr1kit.data.run_folder import RunFolder
 from pr1kit.data.scenes import make_scenes
 from pr1kit.evaluation.metrics import evaluate
 from pr1kit.experiments.condition import HEADLINE
-from pr1kit.experiments.demo import DEMO, PICTURES, WATCHED, demo_run
+from pr1kit.experiments.demo import DEMO, PICTURES, WATCHED, demo_run, moved
 from pr1kit.experiments.grid import fast
+from pr1kit.explorer.readout import perfect_answer
 from pr1kit.rollouts.probes import read_probes
 
 DIGITS = Path(__file__).with_name("demo_fast_digits.json")  # written by `python tests/experiments/test_demo.py`
@@ -113,6 +115,19 @@ def test_what_it_watched_is_a_page(finished, tmp_path):
         assert [row["completion"] for row in steps[4].values()] == [texts[0] for texts in answers]
     assert main(["explore", str(folder), "--export", str(tmp_path)]) == 0
     assert (tmp_path / "index.html").stat().st_size < 500_000
+
+
+def test_the_scenes_whose_reward_moved_are_shown_first():
+    scenes = make_scenes("grounding", 4, seed=3)
+    right = [perfect_answer(scene) for scene in scenes]
+    texts = {"before": [*right[:3], "no box"], "after": [right[0], "no box", *right[2:]]}
+    measured = {
+        when: SimpleNamespace(samples=scenes, answers={"sampled": [[t] for t in texts[when]]}) for when in texts
+    }
+    shown = moved(SimpleNamespace(**measured))
+    assert [scene.id for scene, _, _ in shown] == [scenes[i].id for i in (1, 3, 0, 2)]
+    assert shown[0][1:] == (right[1], "no box")
+    assert shown[1][1:] == ("no box", right[3])
 
 
 def test_running_it_again_does_no_work_twice(finished, monkeypatch):

@@ -149,6 +149,27 @@ def _claims(method: str, grid: str) -> list[TemporalClaim]:
     ]  # fmt: skip
 
 
+def _key_frame_claims() -> list[TemporalClaim]:
+    utr, key = "UTR", "UTR, key frame"
+    paid = "paid for the truth of the key frame"
+    values: dict[str, Callable[[Seed], float]] = {
+        f"{paid}, that reward rises": lambda s: gain(s[key], "paid by the key frame", utr),
+        f"{paid}, the reward of the truth falls": lambda s: -gain(s[key], GREEDY, utr),
+        f"{paid}, temporal perplexity falls": lambda s: -gain(s[key], TPL, utr),
+        f"{paid}, shuffling costs less than before": lambda s: -gain(s[key], SHUFFLING, utr),
+        "the truth of all frames beats that of the key frame, reward of the truth": lambda s: (
+            after(s[utr], GREEDY, utr) - after(s[key], GREEDY, utr)
+        ),
+        "the truth of all frames beats that of the key frame, temporal perplexity": lambda s: (
+            after(s[utr], TPL, utr) - after(s[key], TPL, utr)
+        ),
+        "the truth of all frames beats that of the key frame, what shuffling costs": lambda s: (
+            after(s[utr], SHUFFLING, utr) - after(s[key], SHUFFLING, utr)
+        ),
+    }
+    return [TemporalClaim(f"{text}, GRPO", "temporal-hacking", value) for text, value in values.items()]
+
+
 CLAIMS = (
     TemporalClaim("trained on UTR's queries, their reward rises, sampled answers, GRPO", "temporal-hacking",
                   lambda s: gain(s["UTR"], "sampled", "UTR")),
@@ -156,6 +177,7 @@ CLAIMS = (
                   lambda s: gain(s["proxy"], "sampled", "proxy")),
     *_claims("SFT", "temporal-hacking-sft"),
     *_claims("GRPO", "temporal-hacking"),
+    *_key_frame_claims(),
     *_data_claims(),
 )  # fmt: skip
 

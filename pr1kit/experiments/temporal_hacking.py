@@ -38,6 +38,7 @@ from pr1kit.training.sft import TINY_SFT, train_sft
 
 MOST_TOKENS = 72  # a box in each of eight frames
 QUERIES = ("UTR", "proxy")
+TRUTHS = ("all frames", "key frame")
 # The policy's own clips, and what is changed of them.
 DIFFICULTY: dict[str, dict] = {
     "own": {},
@@ -53,15 +54,17 @@ class ClipCondition:
     """Everything that decides a run besides its seed.
 
     `method`: GRPO (`rl`) or supervision (`sft`), for `steps`; `tasks` and `queries`: what is trained on, all kinds of
-    the tasks (`UTR`) or those that one frame answers (`proxy`); `difficulty`: a name of `DIFFICULTY`, or `mixed`, all
-    in turn; `held_out` clips of each of the tasks `measured` and each query, of `held_out_difficulty`, drawn from
-    `test_seed` + the run's seed, measure it; the rest are fields of `GRPOSettings`, or, for `sft`, `batch_size`.
+    the tasks (`UTR`) or those that one frame answers (`proxy`); `truth`: that of all frames, or what `of_key_frame`
+    makes of it (tracking); `difficulty`: a name of `DIFFICULTY`, or `mixed`, all in turn; `held_out` clips of each of
+    the tasks `measured` and each query, of `held_out_difficulty`, drawn from `test_seed` + the run's seed, measure it;
+    the rest are fields of `GRPOSettings`, or, for `sft`, `batch_size`.
     """
 
     policy: str = "tiny-video"
     method: str = "rl"
     tasks: tuple[str, ...] = VIDEO_TASKS
     queries: str = "UTR"
+    truth: str = "all frames"
     difficulty: str = "own"
     steps: int = 24
     prompts_per_step: int = 12
@@ -78,6 +81,9 @@ class ClipCondition:
             object.__setattr__(self, name, tuple(getattr(self, name)))
         if self.method not in ("rl", "sft") or self.queries not in QUERIES:
             raise ValueError(f"Unknown method {self.method!r} or queries {self.queries!r}: rl or sft, UTR or proxy.")
+        if self.truth not in TRUTHS or (self.truth == "key frame" and self.tasks != ("tracking",)):
+            raise ValueError(f"Unknown truth {self.truth!r} of {', '.join(self.tasks)}: that of all frames, or for "
+                             "tracking that of the key frame.")  # fmt: skip
         for name in (self.difficulty, self.held_out_difficulty):
             if name not in (*DIFFICULTY, MIXED):
                 raise ValueError(f"Unknown difficulty {name!r}: choose of {', '.join(DIFFICULTY)}, {MIXED}.")
@@ -90,7 +96,8 @@ class ClipCondition:
     def training_clips(self, policy: Policy, seed: int) -> list[Sample]:
         each = self.steps * (self.prompts_per_step if self.method == "rl" else self.batch_size) // len(self.tasks) + 1
         clips = [clips_for(policy, task, self.queries, each, seed, "train", self.difficulty) for task in self.tasks]
-        return [clip for together in zip(*clips, strict=True) for clip in together]
+        clips = [clip for together in zip(*clips, strict=True) for clip in together]
+        return clips if self.truth == "all frames" else [of_key_frame(clip) for clip in clips]
 
     def held_out_clips(self, policy: Policy, seed: int) -> dict[str, list[Sample]]:
         """By "task, queries"."""
@@ -118,6 +125,17 @@ def clips_for(
     ]
 
 
+def of_key_frame(clip: Sample) -> Sample:
+    """The clip with the truth of an annotator who has seen the middle frame alone: in every frame the box of that one,
+    or of the frame nearest to it in which the object is seen."""
+    tracks = []
+    for track in clip.target.tracks:
+        seen = np.flatnonzero(track.seen)
+        key = seen[np.abs(seen - len(track) // 2).argmin()]
+        tracks.append(replace(track, boxes=np.tile(track.boxes[key], (len(track), 1))))
+    return replace(clip, target=replace(clip.target, tracks=tuple(tracks)))
+
+
 FIVE = (0, 1, 2, 3, 4)
 HACKING = {"queries": {name: {"queries": name} for name in QUERIES}}
 GRIDS = {
@@ -134,9 +152,10 @@ GRIDS = {
         # Of tracking alone: elsewhere the policy hardly watches before training, and has little to unlearn.
         Grid(
             "temporal-hacking",
-            "GRPO on UTR's queries raises the tracking reward of held-out clips; paid for proxies, where a box that "
-            "stands earns as much as the truth, a policy stops watching.",
-            HACKING,
+            "GRPO on UTR's queries raises the tracking reward of held-out clips; paid for what one frame tells, a "
+            "policy stops watching. One frame tells the truth of proxies, whose objects stand still, and, of moving "
+            "objects, that of an annotator who has seen the key frame alone.",
+            {"queries": HACKING["queries"] | {"UTR, key frame": {"queries": "UTR", "truth": "key frame"}}},
             {"tasks": ("tracking",), "measured": ("tracking",), "held_out": 60, "steps": 80},
             FIVE,
         ),
@@ -153,7 +172,11 @@ def shuffled(sample: Sample, rng: np.random.Generator) -> Sample:
 
 def rewards(policy: Policy, samples: Sequence[Sample], **sampling) -> np.ndarray:
     """The mean `kit` reward of each sample's answers, `(S,)`."""
-    answers = generate_completions(policy, samples, max_new_tokens=MOST_TOKENS, **sampling)
+    return scored(policy, samples, generate_completions(policy, samples, max_new_tokens=MOST_TOKENS, **sampling))
+
+
+def scored(policy: Policy, samples: Sequence[Sample], answers: Sequence[Sequence[str]]) -> np.ndarray:
+    """The mean `kit` reward of the answers `(S, K)` to each sample, `(S,)`."""
     scores = [
         score_batch(sample.task, texts, [sample.target] * len(texts), frame=policy.frame_of(sample))
         for sample, texts in zip(samples, answers, strict=True)
@@ -163,12 +186,14 @@ def rewards(policy: Policy, samples: Sequence[Sample], **sampling) -> np.ndarray
 
 def measure(policy: Policy, held_out: dict[str, list[Sample]], seed: int) -> dict[str, dict]:
     """For each kind of query: the mean reward of greedy answers to clips as they are and with shuffled frames, of
-    sampled ones to them as they are, and the temporal perplexity per token; and of each of the `clips` its kind, its
-    reward as it is and its temporal perplexity."""
+    sampled ones to them as they are, and the temporal perplexity per token; for tracking also what the truth of the key
+    frame pays the greedy answers; and of each of the `clips` its kind, its reward as it is and its temporal perplexity.
+    """
     found = {}
     for name, clips in held_out.items():
         rng = np.random.default_rng([seed, 1])
-        each = rewards(policy, clips)
+        answers = generate_completions(policy, clips, max_new_tokens=MOST_TOKENS)
+        each = scored(policy, clips, answers)
         whole, mixed = each.mean(), rewards(policy, [shuffled(clip, rng) for clip in clips]).mean()
         tpl = temporal_perplexity(policy, clips, seed=seed)
         values = {
@@ -178,6 +203,8 @@ def measure(policy: Policy, held_out: dict[str, list[Sample]], seed: int) -> dic
             "sampled": rewards(policy, clips, temperature=1.0, num_generations=2, seed=seed).mean(),
             "temporal perplexity": tpl.mean,
         }
+        if clips[0].task == "tracking":
+            values["paid by the key frame"] = scored(policy, [of_key_frame(clip) for clip in clips], answers).mean()
         found[name] = {key: round(float(value), 5) for key, value in values.items()}
         found[name]["clips"] = {
             "kind": [query_kind(clip) for clip in clips],

@@ -12,9 +12,18 @@ from pr1kit.experiments.grid import Grid
 from pr1kit.experiments.runs import Run, load_runs, log_file, read_lines
 from pr1kit.experiments.statistics import mean_interval
 from pr1kit.experiments.temporal_claims import CLAIMS, VIDEO_GRIDS, gain_over_clips, rank_of_gain, temporal_table
-from pr1kit.experiments.temporal_hacking import GRIDS, ClipCondition, clips_for, measure, run_grid, shuffled
+from pr1kit.experiments.temporal_hacking import (
+    GRIDS,
+    ClipCondition,
+    clips_for,
+    measure,
+    run_grid,
+    shuffled,
+)
 from pr1kit.experiments.tiny_policy.video import KNOBS
+from pr1kit.models.answers import supervised_answer
 from pr1kit.models.policy import load_policy, scene_knobs
+from pr1kit.rewards.score import score
 
 
 @pytest.fixture(scope="module")
@@ -51,6 +60,27 @@ def test_clips_of_a_difficulty_are_those_with_its_knobs_and_mixed_ones_take_turn
     assert not np.array_equal(fast[1].frames[3], own[1].frames[3])
     with pytest.raises(ValueError, match="Unknown difficulty 'dark': choose of own, fast"):
         ClipCondition(difficulty="dark")
+
+
+def test_the_truth_of_the_key_frame_stands_where_the_object_is_in_the_middle(policy):
+    clips = ClipCondition(tasks=("tracking",), steps=2).training_clips(policy, 0)
+    standing = ClipCondition(tasks=("tracking",), steps=2, truth="key frame").training_clips(policy, 0)
+    assert [clip.question for clip in standing] == [clip.question for clip in clips]
+    hidden = 0
+    for clip, other in zip(clips, standing, strict=True):
+        (track,), (still,) = clip.target.tracks, other.target.tracks
+        assert (still.boxes == still.boxes[0]).all()
+        if track.seen[4]:
+            assert (still.boxes[0] == track.boxes[4]).all()
+        else:
+            hidden += 1
+            assert still.boxes[0].tolist() in track.boxes.tolist()
+        assert (
+            score("tracking", supervised_answer(other, policy), other.target, frame=policy.frame_of(clip)).total > 0.9
+        )
+    assert 0 < hidden < len(clips)
+    with pytest.raises(ValueError, match="Unknown truth 'key frame' of when"):
+        ClipCondition(tasks=("when",), truth="key frame")
 
 
 @pytest.mark.parametrize("values", [{"method": "dpo"}, {"queries": "both"}, {"colour": 1}])

@@ -9,8 +9,10 @@ READY := $(VENV)/.installed
 demo: $(READY)
 	$(RUN) -m pr1kit demo
 
+# Tests run in a process for each core, four at most, one thread each (tests/conftest.py).
+IN_PARALLEL := -n logical --maxprocesses 4 --dist worksteal
 test: $(READY) lint browser
-	$(RUN) -m pytest
+	$(RUN) -m pytest $(IN_PARALLEL)
 
 # The explorer is tested in Chromium, which root can install on Debian. Elsewhere those tests are left out, and say so.
 browser:
@@ -40,7 +42,7 @@ gpu: $(READY)
 # The tests with every requirement at its lower bound (pyproject.toml), in a folder of its own.
 LOWEST := .venv-lowest
 test-lowest: $(LOWEST)/.installed
-	$(LOWEST)/bin/python -m pytest --ignore=tests/explorer/test_explorer_browser.py --ignore=tests/test_notebooks.py
+	$(LOWEST)/bin/python -m pytest $(IN_PARALLEL) --ignore=tests/explorer/test_explorer_browser.py --ignore=tests/test_notebooks.py
 
 $(LOWEST)/.installed: pyproject.toml tests/environments/lowest.py
 	test -x $(LOWEST)/bin/python || $(PYTHON) -m venv $(LOWEST)

@@ -1,5 +1,10 @@
 """Small random-weight policies of the real classes, saved to disk once a test run."""
 
+import os
+
+if "PYTEST_XDIST_WORKER" in os.environ:  # a process for each core, and a thread for each process
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
+
 import pr1kit  # noqa: F401  before torch: it sets how long OpenMP's threads spin
 
 # isort: split

@@ -200,7 +200,9 @@ assert all(matrix.loc[cheat, "tracking\\nUTR"] < 0.6 for cheat in matrix.index[1
 assert len(clips) == len(tpl.tokens) == 36 and tpl.of_kind("tracking, look").mean > tpl.of_kind("tracking, proxy").mean
 assert set(taught) == {"before", "taught proxy", "taught UTR"} == set(depends) and len(held_out) == 8
 assert depends["taught UTR"].mean != depends["taught proxy"].mean != depends["before"].mean
-assert all({run.cell for run in runs} == {"UTR", "proxy"} for runs in logged.values())
+assert [len({run.cell for run in runs}) for runs in logged.values()] == [2, 3]
+watches = {run.cell: run.gain("temporal perplexity", "tracking, UTR") for run in logged["GRPO"]}
+assert watches["UTR, key frame"] < -0.05 < min(watches["UTR"], watches["proxy"]), "who is paid for one frame stops"
 assert len({run.cell for run in data}) == 12 and len({run.cell for run in amounts}) == 3
 worth = lambda task: np.mean([run.gain("log-likelihood", "mix") for run in data if run.factors["task"] == task])
 assert worth("tracking") > worth("proxies")

@@ -11,7 +11,6 @@ difficulties in turn. Runs are logged as those of `temporal_hacking`.
 
 from __future__ import annotations
 
-import argparse
 import tempfile
 import time
 from collections.abc import Sequence
@@ -24,7 +23,7 @@ from pr1kit.data.sample import VIDEO_TASKS, Sample
 from pr1kit.evaluation.temporal import temporal_perplexity
 from pr1kit.experiments.grid import Grid, levels
 from pr1kit.experiments.runs import FORMAT, ROOT, add_line, environment, log_file, read_lines, step_rows
-from pr1kit.experiments.temporal_hacking import FIVE, MIXED, ClipCondition, rewards
+from pr1kit.experiments.temporal_hacking import FIVE, MIXED, ClipCondition, main, rewards
 from pr1kit.models.backends import quiet
 from pr1kit.models.policy import Policy, load_policy
 from pr1kit.training.sft import TINY_SFT, train_sft
@@ -125,16 +124,5 @@ def run_grid(grid: Grid, root: Path = ROOT) -> None:
             add_line(path, line)
 
 
-def main(argv: Sequence[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(prog="python -m pr1kit.experiments.temporal_data", description=__doc__)
-    parser.add_argument("grids", nargs="*", choices=[*GRIDS, []], help="both where none is named")
-    parser.add_argument("--seeds", type=int, nargs="+", help="instead of each grid's own")
-    parser.add_argument("--out", type=Path, default=ROOT, help="where the logs are (default: %(default)s)")
-    arguments = parser.parse_args(argv)
-    for name in arguments.grids or GRIDS:
-        grid = GRIDS[name]
-        run_grid(replace(grid, seeds=tuple(arguments.seeds)) if arguments.seeds else grid, arguments.out)
-
-
 if __name__ == "__main__":
-    main()
+    main(run_grid, GRIDS, __doc__)

@@ -15,7 +15,7 @@ import argparse
 import json
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
@@ -253,16 +253,17 @@ def run_grid(grid: Grid, root: Path = ROOT, work: Path = Path("runs/video")) -> 
         add_line(path, line)
 
 
-def main(argv: Sequence[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(prog="python -m pr1kit.experiments.temporal_hacking", description=__doc__)
-    parser.add_argument("grids", nargs="*", choices=[*GRIDS, []], help="all where none is named")
+def main(run: Callable[[Grid, Path], None], grids: Mapping[str, Grid], description: str | None) -> None:
+    """The command line that runs what is missing of `grids`."""
+    parser = argparse.ArgumentParser(description=description)
+    parser.add_argument("grids", nargs="*", choices=[*grids, []], help="all where none is named")
     parser.add_argument("--seeds", type=int, nargs="+", help="instead of each grid's own")
     parser.add_argument("--out", type=Path, default=ROOT, help="where the logs are (default: %(default)s)")
-    arguments = parser.parse_args(argv)
-    for name in arguments.grids or GRIDS:
-        grid = GRIDS[name]
-        run_grid(replace(grid, seeds=tuple(arguments.seeds)) if arguments.seeds else grid, arguments.out)
+    arguments = parser.parse_args()
+    for name in arguments.grids or grids:
+        grid = grids[name]
+        run(replace(grid, seeds=tuple(arguments.seeds)) if arguments.seeds else grid, arguments.out)
 
 
 if __name__ == "__main__":
-    main()
+    main(run_grid, GRIDS, __doc__)

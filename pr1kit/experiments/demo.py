@@ -40,9 +40,9 @@ DEMO = Grid(
     {"held_out": 300, "sampled": 4, "probes": 0, "test_seed": 400, "max_new_tokens": 96},
     seeds=(0,),
 )
-STEP_SECONDS = {"counting": 2.0, "grounding": 0.8}  # of 128 completions on two cores, for the estimate at the start
+STEP_SECONDS = {"counting": 1.0, "grounding": 0.5}  # of 128 completions on two cores, for the estimate at the start
 WATCHED = 6  # held-out scenes whose answers are kept along the run, for `pr1kit explore --export`
-MEASURING_SECONDS = 40  # before and after, 300 scenes
+MEASURING_SECONDS = 25  # before and after, 300 scenes
 BAR = "{desc:<28}{percentage:3.0f}%|{bar}| {n_fmt}/{total_fmt} steps, {elapsed}<{remaining}{postfix}"
 PICTURES = ("intervals.png", "reward_curve.png", "before_after.png")
 

@@ -41,6 +41,7 @@ DEMO = Grid(
     seeds=(0,),
 )
 STEP_SECONDS = {"counting": 1.0, "grounding": 0.5}  # of 128 completions on two cores, for the estimate at the start
+MEASURED_BESIDE = {"counting": (("matched_iou", "matched IoU"),)}  # right counts, and of the right boxes?
 WATCHED = 6  # held-out scenes whose answers are kept along the run, for `pr1kit explore --export`
 MEASURING_SECONDS = 25  # before and after, 300 scenes
 BAR = "{desc:<28}{percentage:3.0f}%|{bar}| {n_fmt}/{total_fmt} steps, {elapsed}<{remaining}{postfix}"
@@ -104,8 +105,7 @@ def completions(condition: Condition) -> int:
 
 def _rows(outcomes: dict[str, Outcome]) -> list[dict]:
     rows = []
-    named = [(task, *HEADLINE[task]) for task in outcomes]
-    named.insert(1, ("counting", "matched_iou", "matched IoU"))  # right counts, and of the right boxes?
+    named = [(task, *metric) for task in outcomes for metric in (HEADLINE[task], *MEASURED_BESIDE.get(task, ()))]
     for task, key, name in named:
         for mode, words in (("sampled", "temperature 1"), ("greedy", "greedy")):
             before, after = outcomes[task].before.metrics[mode], outcomes[task].after.metrics[mode]

@@ -120,7 +120,7 @@ def _data_claims() -> list[TemporalClaim]:
                 "anti-scaling",
             ),
         ]
-    return claims  # fmt: skip
+    return claims
 
 
 def _claims(method: str, grid: str) -> list[TemporalClaim]:
@@ -131,19 +131,19 @@ def _claims(method: str, grid: str) -> list[TemporalClaim]:
 
     tpl = "data of TPL 0.004, 0.030: score 54.0, 58.8"
     return [
-        claim("trained on proxies, their reward rises", lambda s: gain(s[proxy], "as it is", "proxy")),
-        claim("trained on proxies, the reward of UTR's queries falls", lambda s: -gain(s[proxy], "as it is", "UTR"),
+        claim("trained on proxies, their reward rises", lambda s: gain(s[proxy], GREEDY, "proxy")),
+        claim("trained on proxies, the reward of UTR's queries falls", lambda s: -gain(s[proxy], GREEDY, "UTR"),
               "54.0 (lowest TPL)"),
         claim("trained on proxies, temporal perplexity falls (UTR's queries)", lambda s: -gain(s[proxy], TPL, "UTR")),
         claim("trained on proxies, shuffling costs less than before (UTR's queries)",
               lambda s: -gain(s[proxy], SHUFFLING, "UTR")),
         claim("trained on proxies, shuffling costs them less than 0.02",
               lambda s: 0.02 - after(s[proxy], SHUFFLING, "proxy")),
-        claim("trained on UTR's queries, their reward rises", lambda s: gain(s[utr], "as it is", "UTR"), "58.8"),
+        claim("trained on UTR's queries, their reward rises", lambda s: gain(s[utr], GREEDY, "UTR"), "58.8"),
         claim("trained on UTR's queries, temporal perplexity rises", lambda s: gain(s[utr], TPL, "UTR")),
         claim("trained on UTR's queries, shuffling costs more than before", lambda s: gain(s[utr], SHUFFLING, "UTR")),
         claim("UTR's queries beat proxies, reward of UTR's queries",
-              lambda s: after(s[utr], "as it is", "UTR") - after(s[proxy], "as it is", "UTR"), tpl),
+              lambda s: after(s[utr], GREEDY, "UTR") - after(s[proxy], GREEDY, "UTR"), tpl),
         claim("UTR's queries beat proxies, temporal perplexity",
               lambda s: after(s[utr], TPL, "UTR") - after(s[proxy], TPL, "UTR"), "0.030, 0.004 (of data)"),
     ]  # fmt: skip

@@ -11,10 +11,8 @@ difficulties in turn. Runs are logged as those of `temporal_hacking`.
 
 from __future__ import annotations
 
-import tempfile
 import time
 from collections.abc import Sequence
-from dataclasses import asdict, replace
 from pathlib import Path
 
 from tqdm.auto import tqdm
@@ -22,11 +20,9 @@ from tqdm.auto import tqdm
 from pr1kit.data.sample import VIDEO_TASKS, Sample
 from pr1kit.evaluation.temporal import temporal_perplexity
 from pr1kit.experiments.grid import Grid, levels
-from pr1kit.experiments.runs import FORMAT, ROOT, add_line, environment, log_file, read_lines, step_rows
-from pr1kit.experiments.temporal_hacking import FIVE, MIXED, ClipCondition, main, rewards
-from pr1kit.models.backends import quiet
+from pr1kit.experiments.runs import ROOT, log_file, read_lines
+from pr1kit.experiments.temporal_hacking import FIVE, MIXED, ClipCondition, log_run, main, rewards, train
 from pr1kit.models.policy import Policy, load_policy
-from pr1kit.training.sft import TINY_SFT, train_sft
 
 READ = 24  # clips of a data set whose temporal perplexity is measured
 KINDS_OF_DATA = {
@@ -87,10 +83,7 @@ def run(condition: ClipCondition, seed: int, held_out: Sequence[Sample]) -> tupl
     policy = load_policy(condition.policy, verbose=False)
     clips, started = condition.training_clips(policy, seed), time.process_time()
     data = temporal_perplexity(policy, clips[:READ], seed=seed)
-    with tempfile.TemporaryDirectory() as folder, quiet():
-        size = {"batch_size": condition.batch_size, "micro_batch": condition.batch_size}
-        own = {"steps": condition.steps, "learning_rate": condition.learning_rate, "save_steps": condition.steps}
-        rows = train_sft(policy, clips, folder, replace(TINY_SFT, **own, **size, seed=seed))
+    rows = train(policy, clips, condition, seed)
     results = {
         "steps": len(rows),
         "data": {"temporal perplexity": round(data.mean, 5), "clips": len(rows) * condition.batch_size},
@@ -114,14 +107,8 @@ def run_grid(grid: Grid, root: Path = ROOT) -> None:
         for cell in left:
             started = time.time()
             results, rows = run(conditions[cell], seed, held_out)
-            name = {"format": FORMAT, "cell": cell, "seed": seed, "condition": asdict(conditions[cell])}
-            line = {
-                **name,
-                "environment": environment(time.time() - started),
-                "results": {"before": before, **results},
-                "steps": step_rows([{"phase": "sft", **row} for row in rows]),
-            }
-            add_line(path, line)
+            results = {"before": before, **results}
+            log_run(path, cell, seed, conditions[cell], results, rows, time.time() - started)
 
 
 if __name__ == "__main__":

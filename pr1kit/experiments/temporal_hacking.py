@@ -214,6 +214,19 @@ def measure(policy: Policy, held_out: dict[str, list[Sample]], seed: int) -> dic
     return found
 
 
+def train(policy: Policy, clips: Sequence[Sample], condition: ClipCondition, seed: int, bar=None) -> list[dict]:
+    """Train `policy` on `clips` as `condition` says; the rows of the run's log."""
+    with tempfile.TemporaryDirectory() as folder, quiet():
+        own = {"steps": condition.steps, "learning_rate": condition.learning_rate, "save_steps": condition.steps}
+        if condition.method == "sft":
+            size = {"batch_size": condition.batch_size, "micro_batch": condition.batch_size}
+            return train_sft(policy, clips, folder, replace(TINY_SFT, **own, **size, seed=seed), bar=bar)
+        settings = replace(TINY, **own, num_generations=condition.num_generations, seed=seed,
+                           prompts_per_step=condition.prompts_per_step, micro_prompts=condition.prompts_per_step,
+                           max_completion_length=MOST_TOKENS)  # fmt: skip
+        return train_grpo(policy, clips, folder, settings, bar=bar)
+
+
 def run(condition: ClipCondition, seed: int, before: Path, bar=None) -> tuple[dict, list[dict]]:
     """Measure, train, measure again; the results and the rows of training. `before` keeps what was measured before."""
     policy = load_policy(condition.policy, verbose=False)
@@ -221,19 +234,19 @@ def run(condition: ClipCondition, seed: int, before: Path, bar=None) -> tuple[di
     if not before.exists():
         write_atomically(before, json.dumps(measure(policy, held_out, seed)))
     clips, started = condition.training_clips(policy, seed), time.process_time()
-    with tempfile.TemporaryDirectory() as folder, quiet():
-        own = {"steps": condition.steps, "learning_rate": condition.learning_rate, "save_steps": condition.steps}
-        if condition.method == "rl":
-            settings = replace(TINY, **own, num_generations=condition.num_generations, seed=seed,
-                               prompts_per_step=condition.prompts_per_step, micro_prompts=condition.prompts_per_step,
-                               max_completion_length=MOST_TOKENS)  # fmt: skip
-            rows = train_grpo(policy, clips, folder, settings, bar=bar)
-        else:
-            size = {"batch_size": condition.batch_size, "micro_batch": condition.batch_size}
-            rows = train_sft(policy, clips, folder, replace(TINY_SFT, **own, **size, seed=seed), bar=bar)
+    rows = train(policy, clips, condition, seed, bar)
     seconds = round(time.process_time() - started, 1)
     results = {"before": json.loads(before.read_text()), "after": measure(policy, held_out, seed)}
     return {"steps": len(rows), **results, "processor_seconds": {condition.method: seconds}}, rows
+
+
+def log_run(
+    path: Path, cell: str, seed: int, condition: ClipCondition, results: dict, rows: Sequence[dict], seconds: float
+) -> None:
+    """Log a run that took `seconds`, with the `rows` of its training, as a line of `path`."""
+    name = {"format": FORMAT, "cell": cell, "seed": seed, "condition": asdict(condition)}
+    steps = step_rows([{"phase": condition.method, **row} for row in rows])
+    add_line(path, {**name, "environment": environment(seconds), "results": results, "steps": steps})
 
 
 def run_grid(grid: Grid, root: Path = ROOT, work: Path = Path("runs/video")) -> None:
@@ -247,10 +260,7 @@ def run_grid(grid: Grid, root: Path = ROOT, work: Path = Path("runs/video")) -> 
         same = (Path(condition.policy).name, *condition.measured, condition.held_out, condition.test_seed, seed)
         before = work / f"before-{'-'.join(map(str, same))}.json"
         results, rows = run(condition, seed, before)
-        name = {"format": FORMAT, "cell": cell, "seed": seed, "condition": asdict(condition)}
-        rows = step_rows([{"phase": condition.method, **row} for row in rows])
-        line = {**name, "environment": environment(time.time() - started), "results": results, "steps": rows}
-        add_line(path, line)
+        log_run(path, cell, seed, condition, results, rows, time.time() - started)
 
 
 def main(run: Callable[[Grid, Path], None], grids: Mapping[str, Grid], description: str | None) -> None:

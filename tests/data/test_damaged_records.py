@@ -163,6 +163,13 @@ def test_two_images_of_one_id_are_left_out_since_nobody_knows_whose_the_boxes_ar
     assert read(instances(folder, put("images", 1, "id", "0"))).skipped[0][1] == "it is one of 2 images with the id 0"
 
 
+def test_a_file_without_annotations_has_nothing_to_count_and_all_to_detect(folder):
+    bare = instances(folder, lambda content: content["annotations"].clear())
+    with pytest.raises(ValueError, match=r"json' has 3 images and no annotation: there is nothing to count\.$"):
+        read(bare, task="counting")
+    assert [len(sample.target.boxes) for sample in read(bare)] == [0, 0, 0]
+
+
 def test_two_categories_of_one_id_are_refused_and_two_ids_of_one_name_are_one_class(folder):
     with pytest.raises(ValueError, match=r"'cat' and 'dog' of .*instances.json' both have the id 1: give each its own"):
         read(instances(folder, put("categories", 1, "id", 1)))

@@ -62,7 +62,8 @@ def read_coco(path: Path, task: str, skipped: list[tuple[str, str]]) -> tuple[It
 
     None where the file has not all three lists. Images without annotations are asked about too: saying nothing is right
     there. A class with a crowd region cannot be counted and is left out. What is damaged goes to `skipped`, (id,
-    reason), as the records are drawn. Raises ValueError where a list is none, or two categories have one id.
+    reason), as the records are drawn. Raises ValueError where a list is none, two categories have one id, or there is
+    no annotation to count.
     """
     with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as text:
         if not all(text.find(b'"%s"' % key.encode()) >= 0 for key in LISTS):  # far faster than reading
@@ -83,6 +84,8 @@ def read_coco(path: Path, task: str, skipped: list[tuple[str, str]]) -> tuple[It
         first.setdefault(name, kind)  # two ids of one name are one class
     notes.sort(names)
     found, known = _images(images, path.stem, skipped)
+    if task == "counting" and found and not any(notes.counts()) and not notes.lost:
+        raise ValueError(f"{str(path)!r} has {len(found)} images and no annotation: there is nothing to count.")
     skipped += [(f"{path.stem}/annotation {place}", reason) for place, reason in notes.lost]
     for owner, count in notes.counts():
         if owner not in known:

@@ -44,6 +44,7 @@ def main(argv: list[str] | None = None) -> int:
     )
     tiny.add_argument("--out", type=Path, help="default: data/tiny-policy; with --data runs/policy-<its name>")
     tiny.add_argument("--work", type=Path, help="its checkpoints (default: runs/make-tiny-policy, or make-<its name>)")
+    tiny.add_argument("--demo", action="store_true", help="the demo's: the tiny policy, taught on for half an hour")
     tiny.add_argument("--video", action="store_true", help="the one that sees clips, from the one that sees images")
     tiny.add_argument("--data", type=Path, help="your photographs with their boxes: a COCO file or folder, or VOC")
     tiny.add_argument("--split", help="with --data: which split of it")
@@ -133,10 +134,11 @@ def _make_tiny_policy(arguments) -> int:
         return _make_own_policy(arguments)
     if arguments.video:
         return _make_tiny_video_policy(arguments)
-    from pr1kit.experiments.tiny_policy.warm_start import Recipe, make_tiny_policy
+    from pr1kit.experiments.tiny_policy.warm_start import DEMO_RECIPE, Recipe, make_tiny_policy
 
-    out, work = arguments.out or Path("data/tiny-policy"), arguments.work or Path("runs/make-tiny-policy")
-    recipe = Recipe(seed=arguments.seed)
+    name, recipe = ("tiny-demo", DEMO_RECIPE) if arguments.demo else ("tiny-policy", Recipe())
+    recipe = replace(recipe, seed=recipe.seed + arguments.seed)
+    out, work = arguments.out or Path("data") / name, arguments.work or Path(f"runs/make-{name}")
     if arguments.fast:
         lessons = tuple(replace(lesson, steps=2) for lesson in recipe.lessons)
         recipe = replace(recipe, vision_steps=2, vision_batch=8, lessons=lessons)

@@ -153,17 +153,22 @@ class Condition:
         return self.start == "thoughts"
 
     @property
+    def is_tiny(self) -> bool:
+        """Whether the settings of a policy of this size hold."""
+        return self.policy in ("tiny", "tiny-demo")
+
+    @property
     def max_tokens(self) -> int:
-        return self.max_new_tokens or (112 if self.policy == "tiny" else PAPER.max_completion_length)
+        return self.max_new_tokens or (112 if self.is_tiny else PAPER.max_completion_length)
 
     @property
     def profile(self) -> str | None:
-        return "auto" if self.policy != "tiny" and torch.cuda.is_available() else None
+        return "auto" if not self.is_tiny and torch.cuda.is_available() else None
 
     def rl_settings(self, seed: int = 0, share: float = 1.0) -> GRPOSettings:
         """GRPO with this `share` of the compute: what a policy of this size needs, then the condition's own factors."""
         settings = PAPER
-        if self.policy == "tiny":
+        if self.is_tiny:
             settings = replace(TINY, micro_prompts=self.prompts_per_step, learning_rate=LEARNING_RATE[self.task])
         elif profile := get_profile(self.profile)[1]:
             settings = replace(PAPER, learning_rate=profile.learning_rate, optim=profile.optim)
@@ -177,15 +182,15 @@ class Condition:
 
     def sft_settings(self, seed: int = 0, share: float = 1.0) -> SFTSettings:
         """Supervision with this `share` of the compute."""
-        settings = TINY_SFT if self.policy == "tiny" else SFTSettings(batch_size=TINY_SFT.batch_size)
+        settings = TINY_SFT if self.is_tiny else SFTSettings(batch_size=TINY_SFT.batch_size)
         completions = self.prompts_per_step * self.num_generations / (16 * 8)
         steps = max(1, round(self.steps * share * completions * SFT_STEPS_PER_RL_STEP[self.task]))
         return replace(settings, steps=steps, seed=seed, thinking=self.thinking)
 
     def ranked_settings(self, seed: int = 0) -> PerPOSettings:
         """Training on ranked answers: what a policy of this size needs, then the condition's own factors."""
-        settings = TINY_PERPO if self.policy == "tiny" else PerPOSettings()
-        if self.policy == "tiny":
+        settings = TINY_PERPO if self.is_tiny else PerPOSettings()
+        if self.is_tiny:
             settings = replace(settings, learning_rate=RANKED_LEARNING_RATE[self.task])
         rate = settings.learning_rate * self.lr_scale
         own = {"method": self.method, "gamma": self.gamma, "num_candidates": self.num_candidates, "seed": seed}

@@ -37,7 +37,7 @@ DEMO = Grid(
             "grounding": {"task": "grounding", "steps": 120},
         }
     },
-    {"held_out": 300, "sampled": 4, "probes": 0, "test_seed": 400, "max_new_tokens": 96},
+    {"policy": "tiny-demo", "held_out": 300, "sampled": 4, "probes": 0, "test_seed": 400, "max_new_tokens": 96},
     seeds=(0,),
 )
 STEP_SECONDS = {"counting": 1.0, "grounding": 0.5}  # of 128 completions on two cores, for the estimate at the start

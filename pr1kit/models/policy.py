@@ -128,7 +128,8 @@ def load_policy(
     profile: str | None = None,
     verbose: bool = True,
 ) -> Policy:
-    """Load what ships with the kit (`"tiny"`, `"tiny-video"`, `"tiny-cells"`), a folder or a hub id, for evaluation.
+    """Load what ships with the kit (`"tiny"`, `"tiny-demo"`, `"tiny-video"`, `"tiny-cells"`), a folder or a hub id, for
+    evaluation.
 
     A folder holds a whole model, or an adapter saved by `export_adapter` or training, whose base is then loaded too.
     `lora` adds fresh adapters, drawn from torch's generator (True, or `LoRASettings`; False keeps a profile from it);

@@ -181,6 +181,9 @@ def test_the_tiny_policy_can_be_made_from_nothing_and_its_making_resumed(tmp_pat
     assert main([*arguments, "--seed", "1"]) == 2
     assert "holds a run with other settings (recipe was" in capsys.readouterr().err
 
+    assert main([*arguments[:-3], str(tmp_path / "demo"), "--work", str(tmp_path / "more"), "--demo"]) == 0
+    assert "from `tiny` by\n\n    python -m pr1kit make-tiny-policy --demo\n" in capsys.readouterr().out
+
     class Attack:
         def __reduce__(self):
             return (Path.touch, (tmp_path / "executed",))

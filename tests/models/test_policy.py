@@ -11,7 +11,7 @@ from transformers import AutoConfig, AutoProcessor, Qwen2_5_VLForConditionalGene
 
 from pr1kit import evaluate, generate_completions, load_policy, make_scenes
 from pr1kit.data.sample import IMAGE_TASKS
-from pr1kit.data.shipped import shipped
+from pr1kit.data.shipped import policy_folder
 from pr1kit.models.policy import chat
 from pr1kit.models.tiny import SPECIAL_TOKENS, build_model, build_processor
 from pr1kit.rewards.tasks import get_task
@@ -22,20 +22,25 @@ def processor():
     return build_processor()
 
 
-def test_the_shipped_policy_is_the_real_thing_and_small():
-    policy = load_policy("tiny")
+SHIPPED = pytest.mark.parametrize("name", ["tiny", "tiny-demo"])
+
+
+@SHIPPED
+def test_the_shipped_policy_is_the_real_thing_and_small(name):
+    policy, folder = load_policy(name), policy_folder(name)
     assert type(policy.model) is Qwen2_5_VLForConditionalGeneration
     assert type(policy.processor) is Qwen2_5_VLProcessor
     assert not policy.model.training
-    size = sum(file.stat().st_size for file in shipped("tiny-policy").iterdir())
-    assert size <= 16_000_000
-    card = json.loads((shipped("tiny-policy") / "training.json").read_text())
+    assert policy.model.dtype == torch.float32
+    assert sum(file.stat().st_size for file in folder.iterdir()) <= {"tiny": 8_200_000, "tiny-demo": 4_200_000}[name]
+    card = json.loads((folder / "training.json").read_text())
     assert card["parameters"] == sum(p.numel() for p in policy.model.parameters())
 
 
-def test_the_shipped_policy_is_a_useful_warm_start():
+@SHIPPED
+def test_the_shipped_policy_is_a_useful_warm_start(name):
     """It answers some held-out questions of each task and not all, about as many as its model card says of 500."""
-    policy, card = load_policy("tiny"), json.loads((shipped("tiny-policy") / "training.json").read_text())["final"]
+    policy, card = load_policy(name), json.loads((policy_folder(name) / "training.json").read_text())["final"]
     for task, headline in (("grounding", "mean_iou"), ("counting", "matched_iou"), ("ocr", "edit_distance")):
         scenes = make_scenes(task, 32, 0, split="test")
         answers = [answer for (answer,) in generate_completions(policy, scenes, temperature=0.0)]

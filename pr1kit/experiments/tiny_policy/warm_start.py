@@ -5,6 +5,8 @@
    then mostly grounding and counting, where the object asked for must be found among others.
 3. A lesson of faulty answers (`faults`), as large-scale annotations are. A policy that was only shown the truth answers
    almost deterministically, and its errors are errors of sight: GRPO has nothing to choose from.
+
+The demo's policy is the tiny one, taught on (`DEMO_RECIPE`): it sees better and errs as much, so that GRPO gains more.
 """
 
 from __future__ import annotations
@@ -56,9 +58,13 @@ SEARCH = {"grounding": 48, "ocr": 4, "counting": 24, "detection": 4}
 
 @dataclass(frozen=True)
 class Recipe:
-    """Everything the tiny policy is made from; learning rates warm up and fall to a tenth by cosine in each stage."""
+    """Everything a tiny policy is made from; learning rates warm up and fall to a tenth by cosine in each stage.
+
+    `start`: the shipped policy that is taught on, "" for random weights.
+    """
 
     seed: int = 0
+    start: str = ""
     vision_steps: int = 800
     vision_batch: int = 64
     vision_lr: float = 2e-3
@@ -69,6 +75,16 @@ class Recipe:
         Lesson("4-search", 900, SEARCH),
         Lesson("5-faults", 300, EQUAL, lr=5e-4, faulty=True),
     )
+
+
+MOSTLY_TWO = {"grounding": 40, "ocr": 4, "counting": 32, "detection": 4}
+DEMO_RECIPE = Recipe(
+    seed=7,
+    start="tiny",
+    vision_steps=100,
+    vision_lr=1e-3,
+    lessons=(Lesson("2-further", 1200, MOSTLY_TWO), Lesson("3-mild", 60, MOSTLY_TWO, lr=3e-4, faulty=True)),
+)
 
 
 def draw_batch(task: str, seed: int, start: int, count: int, **easier) -> tuple[list[Sample], torch.Tensor]:
@@ -192,24 +208,26 @@ def _measured(policy: Policy, held_out: int) -> dict[str, dict[str, float]]:
 
 
 def make_tiny_policy(out: str | Path, recipe: Recipe, *, work: str | Path, held_out: int = 500) -> None:
-    """Make the tiny policy from nothing and write it with its model card to `out`; `work` keeps checkpoints.
+    """Make a tiny policy and write it with its model card to `out`; `work` keeps checkpoints.
 
     Raises ValueError where `work` holds another recipe's.
     """
     out, work = Path(out), Path(work)
     RunFolder(work).begin({"recipe": asdict(recipe)})
-    processor = build_processor()
-    policy = Policy(build_model(processor, recipe.seed), processor, "tiny")
-    torch.manual_seed(recipe.seed + 1)
+    policy = _start(recipe)
+    torch.manual_seed(1)  # the head is not shipped: it starts alike in every recipe
     head = DenseHead()
     seconds = {"1-vision": pretrain_vision(policy, head, recipe, work)}
     clean = None
     for lesson in recipe.lessons:
         clean = clean or (_measured(policy, held_out) if lesson.faulty else None)
         seconds[lesson.name] = finetune(policy, head, recipe, lesson, work)
+    if recipe.start:
+        policy = save_in_half(policy, out)
+    else:
+        policy.model.save_pretrained(out)
+        policy.processor.save_pretrained(out)
     final = _measured(policy, held_out)
-    policy.model.save_pretrained(out)
-    processor.save_pretrained(out)
     card = {
         "recipe": asdict(recipe),
         "seconds": {stage: round(value) for stage, value in seconds.items()},
@@ -220,6 +238,16 @@ def make_tiny_policy(out: str | Path, recipe: Recipe, *, work: str | Path, held_
     }
     write_atomically(out / "training.json", json.dumps(card, indent=1) + "\n")
     write_atomically(out / "README.md", model_card(card))
+
+
+def _start(recipe: Recipe) -> Policy:
+    """What the recipe starts from, in float32, all of it to be trained."""
+    if not recipe.start:
+        processor = build_processor()
+        return Policy(build_model(processor, recipe.seed), processor, "tiny")
+    policy = load_policy(recipe.start, dtype="float32", verbose=False)
+    policy.model.train().requires_grad_(True)
+    return policy
 
 
 def save_in_half(policy: Policy, out: Path) -> Policy:
@@ -242,20 +270,23 @@ def model_card(card: dict) -> str:
         f"- {lesson['name']}: {lesson['steps']} steps of {lesson['share']} images" for lesson in recipe["lessons"]
     )
     minutes = sum(card["seconds"].values()) / 60
+    name, weights, flag = ("The tiny policy", "random weights", "")
+    if recipe["start"]:
+        name, weights, flag = "The demo's policy", f"`{recipe['start']}`", " --demo"
     return f"""---
 license: apache-2.0
 library_name: transformers
 pipeline_tag: image-text-to-text
 ---
-# The tiny policy
+# {name}
 
 `Qwen2_5_VLForConditionalGeneration` with {card["parameters"] / 1e6:.1f} million parameters and a tokenizer of its own,
 for learning and testing on a CPU. It knows 64×64 pictures of coloured shapes and of made-up words, nothing else, and is
 evidence about nothing else.
 
-Made from random weights by
+Made from {weights} by
 
-    python -m pr1kit make-tiny-policy
+    python -m pr1kit make-tiny-policy{flag}
 
 in {minutes:.0f} minutes on {card["threads"]} CPU threads (torch {card["torch"]}), seed {recipe["seed"]}: dense vision
 pretraining ({recipe["vision_steps"]} steps), then lessons:

@@ -271,8 +271,8 @@ def model_card(card: dict) -> str:
     )
     minutes = sum(card["seconds"].values()) / 60
     name, weights, flag = ("The tiny policy", "random weights", "")
-    if recipe["start"]:
-        name, weights, flag = "The demo's policy", f"`{recipe['start']}`", " --demo"
+    if recipe.get("start"):
+        name, weights, flag = "The demo's policy, `tiny-demo`", f"`{recipe['start']}`", " --demo"
     return f"""---
 license: apache-2.0
 library_name: transformers
@@ -288,7 +288,7 @@ Made from {weights} by
 
     python -m pr1kit make-tiny-policy{flag}
 
-in {minutes:.0f} minutes on {card["threads"]} CPU threads (torch {card["torch"]}), seed {recipe["seed"]}: dense vision
+in {minutes:.0f} minutes on {card["threads"]} CPU thread{"s" * (card["threads"] > 1)} (torch {card["torch"]}), seed {recipe["seed"]}: dense vision
 pretraining ({recipe["vision_steps"]} steps), then lessons:
 
 {lessons}

@@ -24,10 +24,10 @@ from pr1kit.experiments.run_condition import Outcome, run_condition
 from pr1kit.experiments.runs import device_name
 from pr1kit.rewards.score import score_batch
 
-# Both under the recommended recipe. Counting takes 16 rollouts to a prompt, as the grid `rollouts` suggests: twice as
-# many steps of half the size cost one seed of three greedy accuracy on the scenes that measured it then; others measure
-# it now. Grounding takes the task's own rate of 5e-5: at the tiny default of 1.5e-4 boxes grow tight but the policy
-# forgets which object was asked for. No choice of settings has seen the test scenes.
+# Both under the recommended recipe. Counting takes 16 rollouts to a prompt, as the grid `rollouts` suggests: with twice
+# as many steps of half the size `tiny` lost greedy accuracy in one seed of three. Grounding takes the task's own rate,
+# 5e-5: at the tiny default of 1.5e-4 boxes grow tight but the policy forgets which object was asked for. No choice of
+# settings or of the policy has seen the test scenes.
 DEMO = Grid(
     "demo",
     "GRPO lifts what the tiny policy samples, and its greedy answers with it.",

@@ -270,6 +270,7 @@ def model_card(card: dict) -> str:
         f"- {lesson['name']}: {lesson['steps']} steps of {lesson['share']} images" for lesson in recipe["lessons"]
     )
     minutes = sum(card["seconds"].values()) / 60
+    threads = f"{card['threads']} CPU thread{'s' * (card['threads'] > 1)}"
     name, weights, flag = ("The tiny policy", "random weights", "")
     if recipe.get("start"):
         name, weights, flag = "The demo's policy, `tiny-demo`", f"`{recipe['start']}`", " --demo"
@@ -288,7 +289,7 @@ Made from {weights} by
 
     python -m pr1kit make-tiny-policy{flag}
 
-in {minutes:.0f} minutes on {card["threads"]} CPU thread{"s" * (card["threads"] > 1)} (torch {card["torch"]}), seed {recipe["seed"]}: dense vision
+in {minutes:.0f} minutes on {threads} (torch {card["torch"]}), seed {recipe["seed"]}: dense vision
 pretraining ({recipe["vision_steps"]} steps), then lessons:
 
 {lessons}

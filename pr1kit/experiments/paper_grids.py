@@ -186,8 +186,7 @@ GRIDS = {
         ),
         Grid(
             "annotation-amount",
-            "Beyond the papers, at equal seconds: more truth mends what SFT learns of faults that cancel out, not of "
-            "those that all lie on one side; RL after SFT mends both.",
+            "Beyond the papers, at equal seconds: does more truth mend what SFT learns of faults, does RL after SFT?",
             {
                 "case": {
                     "counting, missing 30 %": {"task": "counting", "fault": "missing", "fault_size": 0.3},

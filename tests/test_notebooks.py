@@ -144,7 +144,8 @@ assert paid["the truth"][3] > paid["the truth and six guesses"][3]
     "10_sft_thinking_rl": """
 assert len(runs) == 36 and len(thought) == 24 and set(of) == set(of_thought) == set(points)
 assert points["grounding"][0] == points["ocr"][0] == 0 < points["detection"][0] < points["counting"][0]
-assert len(faulty) == 140 and len(of_truth) == 14 and len(photographs) == 6
+assert len(faulty) == 160 and len(of_truth) == 16 and len(photographs) == 6
+assert [sum(len(v) for panel in panels.values() for v in panel.values()) for panels in gains.values()] == [60, 40]
 """,
     "11_scaling_and_curriculum": """
 assert len(runs) == 18 and len(ordered) == 9 and len(variants) == 30 and len(more) == 15
@@ -399,7 +400,6 @@ def test_names_no_place_on_the_writers_machine(path):
 # Numbers in prose that no cell prints, each with its reason. What all notebooks may say stands under "".
 UNPRINTED = {
     "": {"3.11": "version of Python", "95 %": "level of an interval", "1000": "normalised coordinates"},
-    "03_grpo_run": {"2,000": "scenes of tests/benchmarks/greedy_counting.py"},
     "04_rewards": {
         "500": "pictures of a run outside",
         "0.928": "measured on COCO val2017, which is not in a clone",
@@ -408,7 +408,6 @@ UNPRINTED = {
     },
     "10_sft_thinking_rl": {
         "128": "a setting of the logged runs",
-        "192": "likewise: 24 steps of 8 prompts",
         "60.2": "the paper's Table 5",
     },
     "12_perceptual_complexity": {"229,202": "the paper's number", "118,287": "images of COCO train2017"},

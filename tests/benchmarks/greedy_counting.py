@@ -18,7 +18,7 @@ if __name__ == "__main__":
         completions = generate_completions(load_policy(name), scenes, max_new_tokens=96)
         return evaluate("counting", completions, [scene.target for scene in scenes])
 
-    before = measure("tiny")
+    before = measure("tiny-demo")
     print(f"before: accuracy {before['accuracy']:.3f}")
     for run in sorted(Path(sys.argv[1]).glob("seed-*/counting/rl")):
         change, low, high = measure(get_last_checkpoint(str(run))).difference(before, "accuracy")

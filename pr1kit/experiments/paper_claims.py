@@ -203,8 +203,8 @@ over its tasks (each alone is in the notebooks); where it says that tasks differ
 round of candidates helps, which 32 seeds would decide. The first claims are Perception-R1's (arXiv 2504.07954), those
 on ranked answers PerPO's (arXiv 2502.04371: RefCOCO val, OCR edit distance, and the margin over a blank image on
 RefCOCOg), the last of neither. Runs of the earlier grids under the recipe `kit` were trained before its rule about
-near-duplicate boxes. GRPO's relatives take GRPO's learning rate, so that claims about them compare rates too: the grid
-`algorithm-rates` asks whether that rate is near the best of each, and has not been run.
+near-duplicate boxes. GRPO's relatives take GRPO's learning rate: by the grid `algorithm-rates` (validation
+scenes) rates rank alike with and without a group's spread in the advantage, and double the rate gains a little more.
 
 {claim_table(root=root)}
 {headroom}{photographs}{reflection}{video}"""

@@ -148,7 +148,7 @@ assert len(faulty) == 160 and len(of_truth) == 16 and len(photographs) == 6
 assert [sum(len(v) for panel in panels.values() for v in panel.values()) for panels in gains.values()] == [60, 40]
 """,
     "11_scaling_and_curriculum": """
-assert len(runs) == 18 and len(ordered) == 9 and len(variants) == 30 and len(more) == 15
+assert len(runs) == 18 and len(ordered) == 15 and len(variants) == 30 and len(more) == 15
 assert len(equal) == 20 and len(tasks) == 27 and len(rates) == 18
 assert [stage.num_generations for stage in stages] == [4, 8, 16] and sum(stage.steps for stage in stages) == 40
 objects = [np.mean([len(sample.target.boxes) for sample in stage.samples]) for stage in stages]

@@ -40,10 +40,10 @@ DEMO = Grid(
     {"policy": "tiny-demo", "held_out": 300, "sampled": 4, "probes": 0, "test_seed": 400, "max_new_tokens": 96},
     seeds=(0,),
 )
-STEP_SECONDS = {"counting": 1.0, "grounding": 0.5}  # of 128 completions on two cores, for the estimate at the start
+STEP_SECONDS = {"counting": 1.3, "grounding": 0.6}  # of 128 completions on two cores, for the estimate at the start
 MEASURED_BESIDE = {"counting": (("matched_iou", "matched IoU"),)}  # right counts, and of the right boxes?
 WATCHED = 6  # held-out scenes whose answers are kept along the run, for `pr1kit explore --export`
-MEASURING_SECONDS = 25  # before and after, 300 scenes
+MEASURING_SECONDS = 30  # before and after, 300 scenes
 BAR = "{desc:<28}{percentage:3.0f}%|{bar}| {n_fmt}/{total_fmt} steps, {elapsed}<{remaining}{postfix}"
 PICTURES = ("intervals.png", "reward_curve.png", "before_after.png")
 

@@ -11,7 +11,7 @@ TASKS = levels("task", "grounding", "counting", "ocr", "detection")
 # changed for counting alone; DPO, LiPO and best of n take PerPO's.
 SHORT = {"prompts_per_step": 8, "held_out": 100, "probes": 0, "blind": True, "save_steps": 50}
 SHORT_STEPS = {"ocr": 40, "grounding": 26, "counting": 9, "detection": 11}
-RANKED_SEEDS = (0, 1, 2, 3, 4)
+FIVE_SEEDS = (0, 1, 2, 3, 4)
 FEW = {"steps": 24, "prompts_per_step": 8, "probes": 0, "save_steps": 50}
 RL_OR_SFT = {"RL": {}, "SFT": {"method": "sft"}}
 RUNGS = ("location", "class", "recall", "missing")  # of the paper's Table 6, each added to those before
@@ -92,13 +92,14 @@ GRIDS = {
                 },
             },
             {**FEW, "held_out": 400},
-            RANKED_SEEDS,
+            FIVE_SEEDS,
         ),
         Grid(
             "curriculum",
             "From easy to hard, with more and more rollouts, beats a shuffled order (section 4.1).",
             {"order": levels("order", "shuffled", "easy to hard", "easy to hard, more rollouts")},
             {"task": "detection"},
+            FIVE_SEEDS,
         ),
         Grid(
             "algorithms",
@@ -175,14 +176,14 @@ GRIDS = {
                 "method": RL_OR_SFT,
             },
             {**FEW, "truth_order": "any"},
-            RANKED_SEEDS,
+            FIVE_SEEDS,
         ),
         Grid(
             "annotation-labels",
             "Beyond the papers: the same of wrong labels.",
             {"task": levels("task", "detection"), "truth": faults("labels"), "method": RL_OR_SFT},
             {**FEW, "truth_order": "any"},
-            RANKED_SEEDS,
+            FIVE_SEEDS,
         ),
         Grid(
             "annotation-amount",
@@ -202,7 +203,7 @@ GRIDS = {
                 },
             },
             {**FEW, "truth_order": "any"},
-            RANKED_SEEDS,
+            FIVE_SEEDS,
         ),
         Grid(
             "annotation-order",
@@ -222,7 +223,7 @@ GRIDS = {
                 },
             },
             {**FEW, "truth_order": "any"},
-            RANKED_SEEDS,
+            FIVE_SEEDS,
         ),
         Grid(
             "headroom",
@@ -256,7 +257,7 @@ GRIDS = {
                 },
             },
             SHORT,
-            RANKED_SEEDS,
+            FIVE_SEEDS,
         ),
         Grid(
             "preference-variants",
@@ -272,14 +273,14 @@ GRIDS = {
                 }
             },
             {"task": "ocr", "steps": SHORT_STEPS["ocr"], "method": "perpo", **SHORT},
-            RANKED_SEEDS,
+            FIVE_SEEDS,
         ),
         Grid(
             "preference-age",
             "Beyond the paper: the older its candidates, the less a policy learns from them.",
             {"age": levels("age", 0, 12, 24)},
             {"task": "ocr", "steps": SHORT_STEPS["ocr"], "method": "perpo", "rl_start": 24, **SHORT},
-            RANKED_SEEDS,
+            FIVE_SEEDS,
         ),
     )
 }

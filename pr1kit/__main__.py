@@ -42,7 +42,7 @@ def main(argv: list[str] | None = None) -> int:
     tiny = commands.add_parser(
         "make-tiny-policy", help="train the tiny policy, or one of your photographs, from nothing"
     )
-    tiny.add_argument("--out", type=Path, help="default: data/tiny-policy; with --data runs/policy-<its name>")
+    tiny.add_argument("--out", type=Path, help="default: its folder in data/; with --data runs/policy-<its name>")
     tiny.add_argument("--work", type=Path, help="its checkpoints (default: runs/make-tiny-policy, or make-<its name>)")
     tiny.add_argument("--demo", action="store_true", help="the demo's: the tiny policy, taught on for half an hour")
     tiny.add_argument("--video", action="store_true", help="the one that sees clips, from the one that sees images")

@@ -3,7 +3,7 @@
 from pathlib import Path
 
 # name of a policy: its folder
-POLICIES = {"tiny": "tiny-policy", **{name: name for name in ("tiny-demo", "tiny-video", "tiny-cells")}}
+POLICIES = {"tiny": "tiny-policy", "tiny-demo": "tiny-demo", "tiny-video": "tiny-video", "tiny-cells": "tiny-cells"}
 PACKAGE = Path(__file__).resolve().parents[1]
 
 

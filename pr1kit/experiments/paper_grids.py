@@ -6,12 +6,12 @@ from __future__ import annotations
 from pr1kit.experiments.grid import Grid, levels
 
 TASKS = levels("task", "grounding", "counting", "ocr", "detection")
+FIVE_SEEDS = (0, 1, 2, 3, 4)
 # Of training on ranked answers: as many RL steps of 64 completions as take about 13 seconds of one CPU thread. PerPO's
 # learning rates were chosen among two or three on validation scenes, with one seed and by no single rule; GRPO's was
 # changed for counting alone; DPO, LiPO and best of n take PerPO's.
 SHORT = {"prompts_per_step": 8, "held_out": 100, "probes": 0, "blind": True, "save_steps": 50}
 SHORT_STEPS = {"ocr": 40, "grounding": 26, "counting": 9, "detection": 11}
-FIVE_SEEDS = (0, 1, 2, 3, 4)
 FEW = {"steps": 24, "prompts_per_step": 8, "probes": 0, "save_steps": 50}
 RL_OR_SFT = {"RL": {}, "SFT": {"method": "sft"}}
 RUNGS = ("location", "class", "recall", "missing")  # of the paper's Table 6, each added to those before

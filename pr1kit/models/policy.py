@@ -128,7 +128,7 @@ def load_policy(
     profile: str | None = None,
     verbose: bool = True,
 ) -> Policy:
-    """Load to evaluate what is shipped (`"tiny"`, `"tiny-demo"`, `"tiny-video"`, `"tiny-cells"`), a folder or hub id.
+    """Load a shipped policy (`"tiny"`, `"tiny-demo"`, `"tiny-video"`, `"tiny-cells"`), a folder or a hub id.
 
     A folder holds a whole model, or an adapter saved by `export_adapter` or training, whose base is then loaded too.
     `lora` adds fresh adapters, drawn from torch's generator (True, or `LoRASettings`; False keeps a profile from it);

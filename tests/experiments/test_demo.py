@@ -168,6 +168,12 @@ def test_several_seeds_make_one_table(tmp_path, capsys):
     assert (tmp_path / "seeds" / "seed-1" / "report.md").exists()
 
 
+def test_the_demos_policy_is_made_from_the_tiny_one(tmp_path, capsys):
+    folders = ("--out", str(tmp_path / "policy"), "--work", str(tmp_path / "work"))
+    assert main(["make-tiny-policy", "--demo", "--fast", *folders]) == 0
+    assert "from `tiny` by\n\n    python -m pr1kit make-tiny-policy --demo\n" in capsys.readouterr().out
+
+
 def test_the_tiny_policy_can_be_made_from_nothing_and_its_making_resumed(tmp_path, capsys):
     arguments = ["make-tiny-policy", "--fast", "--out", str(tmp_path / "policy"), "--work", str(tmp_path / "work")]
     assert main(arguments) == 0
@@ -180,9 +186,6 @@ def test_the_tiny_policy_can_be_made_from_nothing_and_its_making_resumed(tmp_pat
     assert "| grounding mean_iou | " in (tmp_path / "policy" / "README.md").read_text()
     assert main([*arguments, "--seed", "1"]) == 2
     assert "holds a run with other settings (recipe was" in capsys.readouterr().err
-
-    assert main([*arguments[:-3], str(tmp_path / "demo"), "--work", str(tmp_path / "more"), "--demo"]) == 0
-    assert "from `tiny` by\n\n    python -m pr1kit make-tiny-policy --demo\n" in capsys.readouterr().out
 
     class Attack:
         def __reduce__(self):

@@ -30,7 +30,7 @@ from pr1kit.data.sample import Sample, Target
 from pr1kit.experiments.condition import Condition
 from pr1kit.experiments.run_condition import measure
 from pr1kit.experiments.tiny_policy.dense_vision import DenseHead, dense_truth_of, object_loss
-from pr1kit.experiments.tiny_policy.warm_start import answer_loss, save_in_half, supervised_batch, train
+from pr1kit.experiments.tiny_policy.stages import answer_loss, save_in_half, supervised_batch, train
 from pr1kit.models.policy import Policy
 from pr1kit.models.tiny import IMAGE_SIZE, build_model, build_processor, build_tokenizer
 from pr1kit.rewards.tasks import get_task

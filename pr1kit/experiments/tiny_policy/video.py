@@ -31,7 +31,7 @@ from pr1kit.data.run_folder import RunFolder
 from pr1kit.data.sample import VIDEO_TASKS, Target
 from pr1kit.experiments.temporal_hacking import ClipCondition, measure
 from pr1kit.experiments.tiny_policy.clip_vision import ClipHead, clip_loss, clip_truth
-from pr1kit.experiments.tiny_policy.warm_start import save_in_half, train
+from pr1kit.experiments.tiny_policy.stages import save_in_half, train
 from pr1kit.models.policy import Policy, load_policy
 from pr1kit.models.tiny import IMAGE_SIZE, SPECIAL_TOKENS, build_model, build_processor, build_tokenizer
 from pr1kit.rewards.tasks import get_task

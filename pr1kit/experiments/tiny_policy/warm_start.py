@@ -12,16 +12,12 @@ The demo's policy is the tiny one, taught on (`DEMO_RECIPE`): it sees better and
 from __future__ import annotations
 
 import json
-import math
-import time
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
 import torch
 from torch import nn
-from torch.nn import functional as F
-from tqdm.auto import tqdm
 
 from pr1kit.data.durable_files import write_atomically
 from pr1kit.data.label_noise import corrupt_labels
@@ -31,8 +27,7 @@ from pr1kit.data.scenes import DEFAULTS, draw_scene, make_scenes, scene_rng
 from pr1kit.experiments.condition import HEADLINE, Condition
 from pr1kit.experiments.run_condition import measure
 from pr1kit.experiments.tiny_policy.dense_vision import DenseHead, dense_loss, dense_truth
-from pr1kit.models.answers import supervised_answer
-from pr1kit.models.inputs import model_inputs
+from pr1kit.experiments.tiny_policy.stages import answer_loss, save_in_half, supervised_batch, train
 from pr1kit.models.policy import Policy, load_policy
 from pr1kit.models.tiny import build_model, build_processor
 
@@ -54,6 +49,7 @@ class Lesson:
 
 EQUAL = {"grounding": 16, "ocr": 16, "counting": 16, "detection": 16}
 SEARCH = {"grounding": 48, "ocr": 4, "counting": 24, "detection": 4}
+DEMO_SHARE = {"grounding": 40, "ocr": 4, "counting": 32, "detection": 4}
 
 
 @dataclass(frozen=True)
@@ -77,13 +73,12 @@ class Recipe:
     )
 
 
-MOSTLY_TWO = {"grounding": 40, "ocr": 4, "counting": 32, "detection": 4}
 DEMO_RECIPE = Recipe(
     seed=7,
     start="tiny",
     vision_steps=100,
     vision_lr=1e-3,
-    lessons=(Lesson("2-further", 1200, MOSTLY_TWO), Lesson("3-mild", 60, MOSTLY_TWO, lr=3e-4, faulty=True)),
+    lessons=(Lesson("2-further", 1200, DEMO_SHARE), Lesson("3-faults", 60, DEMO_SHARE, lr=3e-4, faulty=True)),
 )
 
 
@@ -93,69 +88,6 @@ def draw_batch(task: str, seed: int, start: int, count: int, **easier) -> tuple[
     knobs = replace(DEFAULTS[task], **easier)
     scenes = [draw_scene(task, scene_rng(task, seed, "train", i), knobs)[0] for i in range(start, start + count)]
     return samples, torch.from_numpy(np.concatenate([dense_truth(scene) for scene in scenes]))
-
-
-def supervised_batch(policy: Policy, samples: list[Sample]) -> tuple[dict[str, torch.Tensor], torch.Tensor]:
-    """Model inputs and `labels` (B, L): left-padded prompts, then right-padded answers, as in a rollout."""
-    tokenizer = policy.processor.tokenizer
-    answers = [supervised_answer(s, policy) + tokenizer.eos_token for s in samples]
-    inputs = model_inputs(policy, samples)
-    said = tokenizer(answers, padding=True, padding_side="right", return_tensors="pt")
-    labels = said["input_ids"].masked_fill(said["attention_mask"] == 0, -100)
-    labels = torch.cat([torch.full_like(inputs["input_ids"], -100), labels], dim=1)
-    inputs["input_ids"] = torch.cat([inputs["input_ids"], said["input_ids"]], dim=1)
-    inputs["attention_mask"] = torch.cat([inputs["attention_mask"], said["attention_mask"]], dim=1)
-    inputs["mm_token_type_ids"] = F.pad(inputs["mm_token_type_ids"], (0, said["input_ids"].shape[1]))
-    return dict(inputs), labels
-
-
-def answer_loss(policy: Policy, inputs: dict, labels: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """The next-token loss on answers, and the merged image tokens `(N, width)`, of which the image is seen once."""
-    model = policy.model
-    pixels, grid = inputs.pop("pixel_values"), inputs["image_grid_thw"]
-    tokens = model.model.visual(pixels, grid_thw=grid).pooler_output
-    embeds = model.get_input_embeddings()(inputs["input_ids"])
-    is_image = (inputs["input_ids"] == model.config.image_token_id).unsqueeze(-1)
-    inputs["inputs_embeds"] = embeds.masked_scatter(is_image, tokens)
-    hidden = model.model(**inputs).last_hidden_state
-    answered = labels[:, 1:] >= 0
-    return F.cross_entropy(model.lm_head(hidden[:, :-1][answered]), labels[:, 1:][answered]), tokens
-
-
-def train(name: str, parts: nn.ModuleList, steps: int, lr: float, folder: Path, step_loss) -> float:
-    """Call `step_loss(step)`, which back-propagates and returns what to log, `steps` times; returns seconds.
-
-    AdamW with warm-up and cosine; a checkpoint every 100 steps, from which the same call goes on.
-    """
-    optimizer = torch.optim.AdamW(parts.parameters(), lr=lr, betas=(0.9, 0.98), weight_decay=0.02)
-    warm = max(1, min(100, steps // 10))
-    schedule = torch.optim.lr_scheduler.LambdaLR(
-        optimizer, lambda i: min((i + 1) / warm, 0.1 + 0.45 * (1 + math.cos(math.pi * min(1.0, i / steps))))
-    )
-    saved, done, seconds = {"parts": parts, "optimizer": optimizer, "schedule": schedule}, 0, 0.0
-    if (path := folder / f"{name}.pt").exists():
-        try:
-            state = torch.load(path, weights_only=True)
-        except Exception as error:  # torch, pickle and zipfile each have their own
-            raise ValueError(f"{path} is damaged: remove it to make that stage again.") from error
-        done, seconds = state["step"], state["seconds"]
-        for key, part in saved.items():
-            part.load_state_dict(state[key])
-    started = time.time() - seconds
-    bar = tqdm(range(done, steps), desc=name, initial=done, total=steps)
-    for step in bar:
-        logs = step_loss(step)
-        nn.utils.clip_grad_norm_(parts.parameters(), 1.0)
-        optimizer.step()
-        schedule.step()
-        optimizer.zero_grad(set_to_none=True)
-        if step % 10 == 0:
-            bar.set_postfix({key: f"{value:.3f}" for key, value in logs.items()})
-        if (step + 1) % 100 == 0 or step + 1 == steps:
-            state = {"step": step + 1, "seconds": time.time() - started}
-            torch.save(state | {key: part.state_dict() for key, part in saved.items()}, path.with_suffix(".tmp"))
-            path.with_suffix(".tmp").replace(path)
-    return time.time() - started
 
 
 def pretrain_vision(policy: Policy, head: DenseHead, recipe: Recipe, folder: Path) -> float:
@@ -214,7 +146,7 @@ def make_tiny_policy(out: str | Path, recipe: Recipe, *, work: str | Path, held_
     """
     out, work = Path(out), Path(work)
     RunFolder(work).begin({"recipe": asdict(recipe)})
-    policy = _start(recipe)
+    policy = load_policy(recipe.start, verbose=False) if recipe.start else _untrained(recipe.seed)
     torch.manual_seed(1)  # the head is not shipped: it starts alike in every recipe
     head = DenseHead()
     seconds = {"1-vision": pretrain_vision(policy, head, recipe, work)}
@@ -240,23 +172,9 @@ def make_tiny_policy(out: str | Path, recipe: Recipe, *, work: str | Path, held_
     write_atomically(out / "README.md", model_card(card))
 
 
-def _start(recipe: Recipe) -> Policy:
-    """What the recipe starts from, in float32, all of it to be trained."""
-    if not recipe.start:
-        processor = build_processor()
-        return Policy(build_model(processor, recipe.seed), processor, "tiny")
-    policy = load_policy(recipe.start, dtype="float32", verbose=False)
-    policy.model.train().requires_grad_(True)
-    return policy
-
-
-def save_in_half(policy: Policy, out: Path) -> Policy:
-    """Write the policy in half precision, to be loaded in float32, and return it as it is loaded."""
-    policy.model.half().save_pretrained(out)
-    policy.processor.save_pretrained(out)
-    config = json.loads((out / "config.json").read_text())
-    write_atomically(out / "config.json", json.dumps(config | {"dtype": "float32"}, indent=2) + "\n")
-    return load_policy(str(out), verbose=False)
+def _untrained(seed: int) -> Policy:
+    processor = build_processor()
+    return Policy(build_model(processor, seed), processor, "tiny")
 
 
 def model_card(card: dict) -> str:
@@ -271,7 +189,7 @@ def model_card(card: dict) -> str:
     )
     minutes = sum(card["seconds"].values()) / 60
     threads = f"{card['threads']} CPU thread{'s' * (card['threads'] > 1)}"
-    name, weights, flag = ("The tiny policy", "random weights", "")
+    name, weights, flag = "The tiny policy", "random weights", ""
     if recipe.get("start"):
         name, weights, flag = "The demo's policy, `tiny-demo`", f"`{recipe['start']}`", " --demo"
     return f"""---

@@ -205,7 +205,7 @@ def _experiments(arguments) -> int:
         grid = of_policy(GRIDS[name], arguments.policy)
         grid = fast(grid) if arguments.fast else full(grid) if arguments.full else grid
         if arguments.seeds:
-            grid = replace(grid, seeds=tuple(arguments.seeds))
+            grid = replace(grid, seeds=tuple(arguments.seeds), seeds_of={})
         run_grid(grid, out, work=work)
     print(f"Finished; the logs are in {out}.")
     return 0

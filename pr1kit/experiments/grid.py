@@ -29,7 +29,8 @@ class Grid:
     """An experiment: every combination of the levels of its `factors`, over `base`, for each seed.
 
     `factors`: name of a factor → name of a level → the fields of `Condition` that it sets; `claim` is what is tested;
-    `fixed` goes over all of them.
+    `fixed` goes over all of them. `seeds_of`: the seeds of cells that have others than `seeds`, by name, as a claim
+    may need more of the cells that it compares.
     """
 
     name: str
@@ -38,6 +39,15 @@ class Grid:
     base: Mapping = field(default_factory=dict)
     seeds: tuple[int, ...] = (0, 1, 2)
     fixed: Mapping = field(default_factory=dict)
+    seeds_of: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
+
+    def plan(self) -> list[tuple[str, int]]:
+        """Every run: the name of its cell, and its seed.
+
+        >>> Grid("g", "", {"task": levels("task", "ocr", "counting")}, seeds=(0,), seeds_of={"ocr": (0, 1)}).plan()
+        [('ocr', 0), ('ocr', 1), ('counting', 0)]
+        """
+        return [(cell, seed) for cell in self.cells() for seed in self.seeds_of.get(cell, self.seeds)]
 
     def cells(self) -> dict[str, dict]:
         """Cell name to the fields of its condition.
@@ -64,13 +74,13 @@ class Grid:
 def fast(grid: Grid) -> Grid:
     """The same grid, cut down to show that it runs: one seed, four steps, eight held-out scenes."""
     few = {"steps": 4, "held_out": 8, "preparation": 2, "prompts_per_step": 4}
-    return replace(grid, fixed={**grid.fixed, **few}, seeds=grid.seeds[:1])
+    return replace(grid, fixed={**grid.fixed, **few}, seeds=grid.seeds[:1], seeds_of={})
 
 
 def full(grid: Grid) -> Grid:
     """The same grid, larger, for a GPU: five seeds, 200 steps of 32 prompts, a thousand held-out scenes."""
     many = {"steps": 200, "held_out": 1000, "prompts_per_step": 32}
-    return replace(grid, fixed={**grid.fixed, **many}, seeds=tuple(range(5)))
+    return replace(grid, fixed={**grid.fixed, **many}, seeds=tuple(range(5)), seeds_of={})
 
 
 def of_policy(grid: Grid, policy: str) -> Grid:

@@ -27,6 +27,15 @@ def faults(*kinds: str) -> dict[str, dict]:
     return {f"{kind} {round(100 * size)} %": {"fault": kind, "fault_size": size} for kind, size in sizes}
 
 
+def enough(seeds: int, *cells: str) -> dict[str, tuple[int, ...]]:
+    """So many seeds for these cells: by the first seeds' variance as many as tell what is claimed of them to ± 0.02.
+
+    >>> enough(2, "RL", "SFT")
+    {'RL': (0, 1), 'SFT': (0, 1)}
+    """
+    return dict.fromkeys(cells, tuple(range(seeds)))
+
+
 GRIDS = {
     grid.name: grid
     for grid in (
@@ -43,6 +52,7 @@ GRIDS = {
                 }
             },
             {"task": "detection", "recipe": "paper"},
+            seeds_of={**enough(18, "+ class", "+ F1"), **enough(6, "+ missing")},
         ),
         Grid(
             "matching",
@@ -51,6 +61,7 @@ GRIDS = {
                 "task": levels("task", "counting", "detection"),
                 "matching": levels("matching", "optimal", "greedy", "sequential"),
             },
+            seeds_of=enough(8, "counting-optimal", "counting-sequential", "detection-optimal", "detection-sequential"),
         ),
         Grid(
             "thinking",
@@ -61,6 +72,7 @@ GRIDS = {
             "sft-and-rl",
             "RL beats SFT where perceptual perplexity is high, and matches it where it is low (Table 5).",
             {"task": TASKS, "method": levels("method", "sft", "rl", "sft+rl")},
+            seeds_of=enough(15, "counting-rl", "counting-sft"),
         ),
         Grid(
             "truth-order",
@@ -75,11 +87,16 @@ GRIDS = {
                     "SFT, any order": {"method": "sft", "truth_order": "any"},
                 },
             },
+            seeds_of={
+                **enough(6, "counting-RL", "counting-RL, sequential, any order", "detection-RL, sequential, any order"),
+                **enough(9, "detection-RL", "detection-SFT, any order"),
+            },
         ),
         Grid(
             "rollouts",
             "More rollouts to a prompt give a higher reward and score (Figure 2).",
             {"task": levels("task", "grounding", "counting"), "rollouts": levels("num_generations", 4, 8, 16)},
+            seeds=(0, 1, 2, 3),
         ),
         Grid(
             "rollouts-equal-completions",
@@ -92,7 +109,7 @@ GRIDS = {
                 },
             },
             {**FEW, "held_out": 400},
-            FIVE_SEEDS,
+            tuple(range(7)),
         ),
         Grid(
             "curriculum",
@@ -100,6 +117,7 @@ GRIDS = {
             {"order": levels("order", "shuffled", "easy to hard", "easy to hard, more rollouts")},
             {"task": "detection"},
             FIVE_SEEDS,
+            seeds_of={**enough(10, "shuffled", "easy to hard"), **enough(8, "easy to hard, more rollouts")},
         ),
         Grid(
             "algorithms",
@@ -135,6 +153,11 @@ GRIDS = {
                 }
             },
             {"task": "grounding"},
+            seeds_of={
+                **enough(14, "GRPO", "KL 0.04, k1 in the reward"),
+                **enough(8, "GSPO"),
+                **enough(6, "DAPO", "DAPO, drawn again"),
+            },
         ),
         Grid(
             "algorithm-rates",
@@ -165,6 +188,9 @@ GRIDS = {
                 },
             },
             FEW,
+            seeds_of=enough(
+                5, *(f"{task}-{how}" for task in ("grounding", "counting", "detection") for how in ("alone", "together"))
+            ),
         ),
         Grid(
             "annotation-faults",
@@ -177,6 +203,12 @@ GRIDS = {
             },
             {**FEW, "truth_order": "any"},
             FIVE_SEEDS,
+            seeds_of={
+                **enough(8, "detection-clean-RL", "detection-clean-SFT"),
+                **enough(11, "detection-loose 15 %-RL", "detection-loose 15 %-SFT"),
+                **enough(6, "detection-loose 30 %-RL", "detection-loose 30 %-SFT"),
+                **enough(19, "counting-missing 15 %-RL", "counting-missing 15 %-SFT"),
+            },
         ),
         Grid(
             "annotation-labels",
@@ -184,6 +216,7 @@ GRIDS = {
             {"task": levels("task", "detection"), "truth": faults("labels"), "method": RL_OR_SFT},
             {**FEW, "truth_order": "any"},
             FIVE_SEEDS,
+            seeds_of=enough(6, "detection-labels 15 %-RL", "detection-labels 15 %-SFT"),
         ),
         Grid(
             "annotation-amount",
@@ -204,6 +237,9 @@ GRIDS = {
             },
             {**FEW, "truth_order": "any"},
             FIVE_SEEDS,
+            seeds_of=enough(
+                7, "counting, missing 30 %-RL, 192 scenes", "counting, missing 30 %-SFT + RL, 192 scenes"
+            ),
         ),
         Grid(
             "annotation-order",
@@ -258,6 +294,7 @@ GRIDS = {
             },
             SHORT,
             FIVE_SEEDS,
+            seeds_of=enough(13, *(f"{task}-{method}" for task in SHORT_STEPS for method in ("PerPO", "DPO"))),
         ),
         Grid(
             "preference-variants",
@@ -274,6 +311,7 @@ GRIDS = {
             },
             {"task": "ocr", "steps": SHORT_STEPS["ocr"], "method": "perpo", **SHORT},
             FIVE_SEEDS,
+            seeds_of={**enough(9, "gamma 0.5, N 20", "N 5"), **enough(6, "gamma 1")},
         ),
         Grid(
             "preference-age",
@@ -281,6 +319,7 @@ GRIDS = {
             {"age": levels("age", 0, 12, 24)},
             {"task": "ocr", "steps": SHORT_STEPS["ocr"], "method": "perpo", "rl_start": 24, **SHORT},
             FIVE_SEEDS,
+            seeds_of=enough(9, "0", "12"),
         ),
     )
 }

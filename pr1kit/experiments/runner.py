@@ -27,7 +27,7 @@ def run_grid(grid: Grid, root: str | Path = ROOT, *, work: str | Path = "runs/ex
     from pr1kit.experiments.condition import Condition
 
     conditions = {cell: Condition.of(fields) for cell, fields in grid.cells().items()}
-    path, plan = logs.log_file(grid, root), [(cell, seed) for cell in conditions for seed in grid.seeds]
+    path, plan = logs.log_file(grid, root), grid.plan()
     left = [(cell, seed) for cell, seed in plan if not _finished(path, cell, conditions[cell], seed)]
     for cell, seed in tqdm(left, desc=grid.name, initial=len(plan) - len(left), total=len(plan)):
         folder = Path(work) / grid.name / cell / f"seed-{seed}"

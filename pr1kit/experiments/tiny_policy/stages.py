@@ -87,5 +87,6 @@ def save_in_half(policy: Policy, out: Path) -> Policy:
     policy.model.half().save_pretrained(out)
     policy.processor.save_pretrained(out)
     config = json.loads((out / "config.json").read_text())
+    config["vision_config"].pop("rope_parameters", None)  # the defaults, by names that old transformers warn of
     write_atomically(out / "config.json", json.dumps(config | {"dtype": "float32"}, indent=2) + "\n")
     return load_policy(str(out), verbose=False)

@@ -6,9 +6,10 @@
 FOLDER holds BCCD (github.com/Shenggan/BCCD_Dataset, MIT) as published, in VOC's layout, or as COCO files
 (`instances_train.json`, `instances_val.json`, `images/`); the environment variable PR1KIT_CELLS names it, too. The
 policy (`tiny-cells`; `--policy` takes another that `make-tiny-policy --data` wrote), supervised on four fifths of the
-training photographs, goes on by GRPO, or by as many seconds of supervision, on crops of the same photographs, and is
-measured on all tiles of the validation photographs: intervals are paired, over photographs. `--validate` measures on
-the fifth of the training photographs that was held out, to choose settings on, and logs that apart.
+training photographs, goes on by GRPO, by as many processor seconds of supervision, or by half of each, on crops of the
+same photographs, and is measured on all tiles of the validation photographs: intervals are paired, over photographs.
+`--validate` measures on the fifth of the training photographs that was held out, to choose settings on, and logs that
+apart.
 """
 
 from __future__ import annotations
@@ -31,9 +32,10 @@ from pr1kit.data.load import load_dataset
 from pr1kit.data.sample import Sample
 from pr1kit.data.shipped import policy_folder
 from pr1kit.evaluation.metrics import Metrics, evaluate
-from pr1kit.experiments.condition import Condition
+from pr1kit.experiments.condition import PHASES, Condition
 from pr1kit.experiments.run_condition import Measurement, measure
 from pr1kit.experiments.runs import FORMAT, ROOT, add_line, environment, read_lines, step_rows
+from pr1kit.experiments.statistics import mean_interval
 from pr1kit.experiments.tiny_policy.own_data import OwnRecipe, about, draw_pool, questions
 from pr1kit.models.backends import quiet
 from pr1kit.models.policy import Policy, load_policy
@@ -42,6 +44,7 @@ from pr1kit.training.grpo_settings import TINY
 from pr1kit.training.sft import TINY_SFT, train_sft
 
 SPLIT = "train"
+METHODS = ("rl", "sft", "sft+rl")
 METRICS = ("accuracy", "matched_iou")
 LOG, VALIDATION_LOG = "cells.jsonl.gz", "cells-held-out.jsonl.gz"
 RL = replace(TINY, steps=150, learning_rate=1e-4, recipe="kit", max_completion_length=160, save_steps=50)
@@ -92,14 +95,28 @@ def changes(before: Measurement, after: Measurement) -> dict[str, dict[str, list
     }
 
 
-def train(policy: Policy, method: str, samples: Sequence[Sample], seed: int, folder: Path, seconds: float) -> list:
-    """GRPO, or supervision for as many processor `seconds`, of which its first steps say the pace; a row a step."""
-    if method == "rl":
-        return train_grpo(policy, samples, folder, replace(RL, seed=seed))
-    started, first = time.process_time(), 5
-    train_sft(policy, samples, folder / "pace", replace(TINY_SFT, steps=first, seed=seed))
-    steps = round(seconds / (time.process_time() - started) * first) - first
-    return train_sft(policy, samples, folder / "run", replace(TINY_SFT, steps=max(1, steps), seed=seed))
+def supervised_steps(policy: str, samples: Sequence[Sample], seconds: float, folder: Path) -> int:
+    """How many steps of supervision take so many processor seconds here, by the pace of ten of a policy thrown away."""
+    learner = load_policy(policy, verbose=False)
+    for steps in (1, 10):  # the first alone, as it takes longer
+        started = time.process_time()
+        train_sft(learner, samples, folder / f"pace-{steps}", replace(TINY_SFT, steps=steps))
+    return max(1, round(seconds * steps / (time.process_time() - started)))
+
+
+def train(policy: Policy, method: str, samples: Sequence[Sample], seed: int, folder: Path, sft_steps: int) -> list:
+    """The phases of `method`: the share of RL's steps, and of `sft_steps`, that falls to each; a row a step."""
+    rows = []
+    for phase, share in PHASES[method].items():
+        if phase == "rl":
+            settings = replace(RL, steps=max(1, round(share * RL.steps)), seed=seed)
+            few = samples[: settings.steps * settings.prompts_per_step]
+            log = train_grpo(policy, few, folder / phase, settings)
+        else:
+            steps = max(1, round(share * sft_steps))
+            log = train_sft(policy, samples, folder / phase, replace(TINY_SFT, steps=steps, seed=seed))
+        rows += [{"phase": phase, **row} for row in log]
+    return rows
 
 
 def run(
@@ -117,30 +134,32 @@ def run(
 
     Raises ValueError for supervision where GRPO, whose seconds it is given, is not logged.
     """
-    started, recipe, seconds = time.time(), recipe_of(policy), 0.0
+    started, recipe, sft_steps = time.time(), recipe_of(policy), 0
     log = root / (VALIDATION_LOG if validate else LOG)
-    if method == "sft":
+    if method != "rl":
         known = {line["seed"]: line["results"] for line in read_lines(log) if line["cell"] == "rl"}
         if seed not in known:
             raise ValueError(f"Supervision takes the seconds of GRPO: run --methods rl with seed {seed} first.")
-        seconds = known[seed]["processor_seconds"]["rl"]
     held_out, learner = held_out_crops(data, recipe, validate), load_policy(policy, verbose=False)
     work = work / Path(policy).name / ("held-out" if validate else "val")
     folder = work / f"{method}-{seed}"
     folder.mkdir(parents=True, exist_ok=True)
     before = measure(learner, MEASURED, held_out, 0, work / "before.json")
     samples = training_crops(data, recipe, RL.steps * RL.prompts_per_step, seed)
+    if method != "rl":
+        with quiet():
+            sft_steps = supervised_steps(policy, samples, known[seed]["processor_seconds"]["rl"], folder)
     clock, cpu = time.perf_counter(), time.process_time()
     with quiet():
-        rows = train(learner, method, samples, seed, folder, seconds)
+        rows = train(learner, method, samples, seed, folder, sft_steps)
     clock, cpu = time.perf_counter() - clock, time.process_time() - cpu
     after = measure(learner, MEASURED, held_out, seed, folder / "after.json")
-    settings = RL if method == "rl" else TINY_SFT
+    settings = {phase: asdict(RL if phase == "rl" else TINY_SFT) for phase in PHASES[method]}
     line = {
         "format": FORMAT,
         "cell": method,
         "seed": seed,
-        "condition": {"data": "BCCD", "split": "held out" if validate else "val", "method": method, **asdict(settings)},
+        "condition": {"data": "BCCD", "split": "held out" if validate else "val", "method": method, **settings},
         "environment": environment(time.time() - started),
         "results": {
             "steps": len(rows),
@@ -152,7 +171,7 @@ def run(
             "train_seconds": {method: round(clock, 1)},
             "processor_seconds": {method: round(cpu, 1)},
         },
-        "steps": step_rows([{"phase": method, **row} for row in rows]),
+        "steps": step_rows(rows),
     }
     add_line(log, line)
     shutil.rmtree(folder)
@@ -167,19 +186,41 @@ def report(lines: Sequence[dict]) -> str:
         for mode in ("sampled", "greedy"):
             cells = []
             for name in METRICS:
-                change, low, high = results["change"][mode][name]
-                words = f"{change:+.3f} [{low:+.3f}, {high:+.3f}]"
-                words = f"**{words}**" if low > 0 or high < 0 else words
+                words = in_bold(*results["change"][mode][name])
                 cells.append(f"{results['before'][mode][name]:.3f} → {results['after'][mode][name]:.3f} ({words})")
             rows.append(f"| {line['cell']}, {line['seed']} | {mode} | {' | '.join(cells)} |")
     return "\n".join(rows)
 
 
+def comparison(lines: Sequence[dict]) -> str:
+    """Markdown: what one method gains above another on the same seeds, the mean over seeds with its t-interval."""
+    gains = {(line["cell"], line["seed"]): line["results"]["change"] for line in lines}
+    rows = ["| difference in gain | answers | accuracy | matched IoU | seeds |", "|---|---|---|---|---|"]
+    for one, other in (("rl", "sft"), ("sft+rl", "sft"), ("rl", "sft+rl")):
+        seeds = sorted(seed for cell, seed in gains if cell == one and (other, seed) in gains)
+        for mode in ("sampled", "greedy") if len(seeds) > 1 else ():
+            pairs = [(gains[one, seed][mode], gains[other, seed][mode]) for seed in seeds]
+            found = [mean_interval([a[name][0] - b[name][0] for a, b in pairs]) for name in METRICS]
+            words = " | ".join(in_bold(*interval) for interval in found)
+            rows.append(f"| {one} over {other} | {mode} | {words} | {len(seeds)} |")
+    return "\n".join(rows)
+
+
+def in_bold(value: float, low: float, high: float) -> str:
+    """A difference with its interval, bold where that excludes 0.
+
+    >>> in_bold(0.1, 0.05, 0.15), in_bold(0.1, -0.05, 0.25)
+    ('**+0.100 [+0.050, +0.150]**', '+0.100 [-0.050, +0.250]')
+    """
+    words = f"{value:+.3f} [{low:+.3f}, {high:+.3f}]"
+    return f"**{words}**" if low > 0 or high < 0 else words
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m pr1kit.experiments.cells", description=__doc__.split("\n")[0])
     parser.add_argument("--data", type=Path, default=os.environ.get("PR1KIT_CELLS"), help="the folder of BCCD")
-    parser.add_argument("--methods", nargs="+", choices=("rl", "sft"), default=["rl", "sft"])
-    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    parser.add_argument("--methods", nargs="+", choices=METHODS, default=METHODS)
+    parser.add_argument("--seeds", type=int, nargs="+", default=range(5))
     parser.add_argument("--policy", default="tiny-cells", help="or a folder that make-tiny-policy --data has written")
     parser.add_argument("--out", type=Path, default=ROOT, help="default: data/runs")
     parser.add_argument("--validate", action="store_true", help="measure on held-out training photographs instead")
@@ -197,7 +238,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except (ValueError, OSError) as error:
         print(f"cells: {error}", file=sys.stderr)
         return 2
-    print(report(read_lines(log)))
+    print(f"{report(read_lines(log))}\n\n{comparison(read_lines(log))}")
     return 0
 
 

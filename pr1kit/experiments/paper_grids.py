@@ -14,6 +14,7 @@ SHORT = {"prompts_per_step": 8, "held_out": 100, "probes": 0, "blind": True, "sa
 SHORT_STEPS = {"ocr": 40, "grounding": 26, "counting": 9, "detection": 11}
 FEW = {"steps": 24, "prompts_per_step": 8, "probes": 0, "save_steps": 50}
 RL_OR_SFT = {"RL": {}, "SFT": {"method": "sft"}}
+SEVERAL = ("grounding", "counting", "detection")  # tasks that one run learns together
 RUNGS = ("location", "class", "recall", "missing")  # of the paper's Table 6, each added to those before
 
 
@@ -188,9 +189,7 @@ GRIDS = {
                 },
             },
             FEW,
-            seeds_of=enough(
-                5, *(f"{task}-{how}" for task in ("grounding", "counting", "detection") for how in ("alone", "together"))
-            ),
+            seeds_of=enough(5, *(f"{task}-{how}" for task in SEVERAL for how in ("alone", "together"))),
         ),
         Grid(
             "annotation-faults",
@@ -237,9 +236,7 @@ GRIDS = {
             },
             {**FEW, "truth_order": "any"},
             FIVE_SEEDS,
-            seeds_of=enough(
-                7, "counting, missing 30 %-RL, 192 scenes", "counting, missing 30 %-SFT + RL, 192 scenes"
-            ),
+            seeds_of=enough(7, "counting, missing 30 %-RL, 192 scenes", "counting, missing 30 %-SFT + RL, 192 scenes"),
         ),
         Grid(
             "annotation-order",

@@ -205,7 +205,8 @@ def _after_rl(condition: Condition, steps: int, work: Path) -> Policy:
     policy = load_policy(condition.policy, profile=condition.profile)
     settings = replace(Condition(condition.task, steps=steps).rl_settings(PREPARATION_SEED), save_steps=steps)
     scenes = condition.scenes(MOST_RL * settings.prompts_per_step, PREPARATION_SEED)
-    with quiet():
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with FileLock(f"{folder}.lock"), quiet():
         train_grpo(policy, scenes, folder, settings)  # done once: the folder's checkpoint is then loaded
     return policy
 

@@ -67,7 +67,8 @@ def test_a_run_is_measured_trained_and_logged(data, policy, tmp_path, monkeypatc
     assert "takes the seconds of GRPO: run --methods rl with seed 0 first" in capsys.readouterr().err
     assert cells.main(arguments) == 0
     lines = read_lines(tmp_path / "runs" / cells.LOG)
-    assert [line["cell"] for line in lines] == ["rl", "sft"]
+    assert [line["cell"] for line in lines] == ["rl", "sft", "sft+rl"]
+    assert [{row["phase"] for row in line["steps"]} for line in lines] == [{"rl"}, {"sft"}, {"sft", "rl"}]
     for line in lines:
         results = line["results"]
         assert results["photographs"] == 2
@@ -78,6 +79,7 @@ def test_a_run_is_measured_trained_and_logged(data, policy, tmp_path, monkeypatc
                 assert change == pytest.approx(after - before, abs=2e-5)
                 assert low <= change <= high
     assert "| rl, 0 | sampled | " in capsys.readouterr().out
+    assert len(cells.comparison(lines).splitlines()) == 2, "one seed compares nothing"
     monkeypatch.setattr(cells, "run", None)
     assert cells.main(arguments) == 0, "what is logged is not run again"
     assert not list((tmp_path / "runs").glob("*.png")), "no photograph is kept"
@@ -88,6 +90,17 @@ def test_changes_beyond_their_intervals_stand_out():
     values = {m: {"accuracy": 0.3, "matched_iou": 0.4} for m in change}
     line = {"cell": "rl", "seed": 1, "results": {"before": values, "after": values, "change": change}}
     assert "(**+0.100 [+0.050, +0.150]**) | 0.400 → 0.400 (+0.100 [-0.050, +0.250])" in cells.report([line])
+
+
+def test_methods_are_compared_on_their_common_seeds():
+    def line(cell, seed, gain):
+        change = {mode: {name: [gain, 0, 0] for name in cells.METRICS} for mode in ("sampled", "greedy")}
+        return {"cell": cell, "seed": seed, "results": {"change": change}}
+
+    lines = [line("rl", seed, 0.3) for seed in range(3)] + [line("sft", 0, 0.2), line("sft", 2, 0.1)]
+    _, _, *rows = cells.comparison(lines).splitlines()
+    assert [row.split(" | ")[0] for row in rows] == ["| rl over sft"] * 2
+    assert "| +0.150 [-0.485, +0.785] | +0.150 [-0.485, +0.785] | 2 |" in rows[0]
 
 
 def test_without_a_folder_it_says_where_to_name_one(monkeypatch, capsys):

@@ -29,19 +29,20 @@ def _algorithms() -> list[Claim]:
 
 
 def _faults() -> list[Claim]:
+    name, rl_or_sft = "annotation-faults", ({"method": "RL"}, {"method": "SFT"})
     return [
-        _claim(f"RL beats SFT, truth {truth}, {task}", "–", name, {"method": "RL"}, {"method": "SFT"},
-               {"task": task, "truth": truth})
-        for name in ("annotation-faults", "annotation-labels")
-        for task, truth in product(GRIDS[name].factors["task"], GRIDS[name].factors["truth"])
-    ]  # fmt: skip
+        *(
+            _claim(f"RL beats SFT, truth {truth}, {task}", "–", name, *rl_or_sft, {"task": task, "truth": truth})
+            for task, truth in product(GRIDS[name].factors["task"], GRIDS[name].factors["truth"])
+        ),
+        _claim("RL beats SFT, truth labels 15 and 30 %, detection", "–", "annotation-labels", *rl_or_sft),
+    ]
 
 
 def _amount_and_order() -> list[Claim]:
     amounts = {  # what is said to be ahead of what
         "RL beats SFT, 64 scenes": ("RL, 64 scenes", "SFT, 64 scenes"),
         "RL on 192 scenes beats SFT on 2,000": ("RL, 192 scenes", "SFT, 2,000 scenes"),
-        "SFT on 2,000 scenes beats SFT on 192": ("SFT, 2,000 scenes", "SFT, 192 scenes"),
         "SFT then RL beats SFT": ("SFT + RL, 192 scenes", "SFT, 192 scenes"),
         "RL beats SFT then RL": ("RL, 192 scenes", "SFT + RL, 192 scenes"),
     }
@@ -52,6 +53,8 @@ def _amount_and_order() -> list[Claim]:
             for text, (one, other) in amounts.items()
             for case in GRIDS["annotation-amount"].factors["case"]
         ),
+        _claim("SFT on 2,000 scenes beats SFT on 192, mean of 2 cases", "–", "annotation-amount",
+               {"training": "SFT, 2,000 scenes"}, {"training": "SFT, 192 scenes"}),
         *(
             _claim(f"RL beats {how}, {task}", "–", "annotation-order", {"training": "RL"}, {"training": how},
                    {"task": task})

@@ -14,6 +14,10 @@ SHORT = {"prompts_per_step": 8, "held_out": 100, "probes": 0, "blind": True, "sa
 SHORT_STEPS = {"ocr": 40, "grounding": 26, "counting": 9, "detection": 11}
 FEW = {"steps": 24, "prompts_per_step": 8, "probes": 0, "save_steps": 50}
 RL_OR_SFT = {"RL": {}, "SFT": {"method": "sft"}}
+CASES = {  # where RL beats SFT
+    "counting, missing 30 %": {"task": "counting", "fault": "missing", "fault_size": 0.3},
+    "detection, jitter 30 %": {"task": "detection", "fault": "jitter", "fault_size": 0.3},
+}
 SEVERAL = ("grounding", "counting", "detection")  # tasks that one run learns together
 RUNGS = ("location", "class", "recall", "missing")  # of the paper's Table 6, each added to those before
 
@@ -162,10 +166,16 @@ GRIDS = {
         ),
         Grid(
             "algorithm-rates",
-            "Is one learning rate near the best with and without a group's spread in the advantage? On scenes of their "
-            "own, to choose settings on. (DAPO's and GSPO's gradients are GRPO's here, up to lengths of answers.)",
+            "Is one learning rate near the best for every algorithm whose gradient differs? On scenes of their own, to "
+            "choose settings on. (DAPO's and GSPO's gradients are GRPO's here, up to lengths of answers; RLOO's is "
+            "Dr. GRPO's, scaled, which Adam undoes.)",
             {
-                "variant": {"GRPO": {}, "Dr. GRPO": {"loss_type": "dr_grpo", "scale_rewards": "none"}},
+                "variant": {
+                    "GRPO": {},
+                    "Dr. GRPO": {"loss_type": "dr_grpo", "scale_rewards": "none"},
+                    "DAPO, drawn again": {"loss_type": "dapo", "dynamic_sampling": 3},
+                    "KL 0.04, k1 in the reward": {"beta": 0.04, "kl_estimator": "k1 in the reward"},
+                },
                 "rate": {"half": {"lr_scale": 0.5}, "common": {}, "double": {"lr_scale": 2.0}},
             },
             {"task": "grounding", "test_seed": 700, "held_out": 400, "probes": 0, "save_steps": 50},
@@ -214,17 +224,13 @@ GRIDS = {
             "Beyond the papers: the same of wrong labels.",
             {"task": levels("task", "detection"), "truth": faults("labels"), "method": RL_OR_SFT},
             {**FEW, "truth_order": "any"},
-            FIVE_SEEDS,
-            seeds_of=enough(6, "detection-labels 15 %-RL", "detection-labels 15 %-SFT"),
+            tuple(range(12)),
         ),
         Grid(
             "annotation-amount",
             "Beyond the papers, at equal seconds: does more truth mend what SFT learns of faults, does RL after SFT?",
             {
-                "case": {
-                    "counting, missing 30 %": {"task": "counting", "fault": "missing", "fault_size": 0.3},
-                    "detection, jitter 30 %": {"task": "detection", "fault": "jitter", "fault_size": 0.3},
-                },
+                "case": CASES,
                 "training": {
                     "RL, 64 scenes": {"distinct_scenes": 64},
                     "RL, 192 scenes": {},
@@ -236,7 +242,10 @@ GRIDS = {
             },
             {**FEW, "truth_order": "any"},
             FIVE_SEEDS,
-            seeds_of=enough(7, "counting, missing 30 %-RL, 192 scenes", "counting, missing 30 %-SFT + RL, 192 scenes"),
+            seeds_of={
+                **enough(7, "counting, missing 30 %-RL, 192 scenes", "counting, missing 30 %-SFT + RL, 192 scenes"),
+                **enough(11, *(f"{case}-SFT, {scenes} scenes" for case in CASES for scenes in ("192", "2,000"))),
+            },
         ),
         Grid(
             "annotation-order",

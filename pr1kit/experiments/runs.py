@@ -150,10 +150,15 @@ def environment(seconds: float) -> dict:
 
 def provenance(runs: Sequence[Run]) -> str:
     """One line that says what is replayed."""
-    seeds, devices = sorted({run.seed for run in runs}), sorted({run.environment["device"] for run in runs})
+    seeds_of: dict[str, set[int]] = {}
+    for run in runs:
+        seeds_of.setdefault(run.cell, set()).add(run.seed)
+    least, most = min(seeds_of.values(), key=len), max(seeds_of.values(), key=len)
+    seeds = f"× seeds {', '.join(map(str, sorted(most)))}" if least == most else f"× {len(least)} to {len(most)} seeds"
+    devices = sorted({run.environment["device"] for run in runs})
     dates = sorted({run.environment["finished"] for run in runs})
     minutes = sum(run.environment["seconds"] for run in runs) / 60
     return (
-        f"Replaying {len(runs)} logged runs, {len({run.cell for run in runs})} conditions × seeds "
-        f"{', '.join(map(str, seeds))}: {minutes:.0f} minutes on {', '.join(devices)}, {' and '.join(dates)}."
+        f"Replaying {len(runs)} logged runs, {len(seeds_of)} conditions {seeds}: "
+        f"{minutes:.0f} minutes on {', '.join(devices)}, {' and '.join(dates)}."
     )

@@ -5,6 +5,7 @@ import json
 import shutil
 import subprocess
 import sys
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -59,7 +60,9 @@ def test_a_run_leaves_its_condition_its_steps_and_its_results(finished):
         assert 0 <= run.results["headroom"]["no_signal"] <= 1
     assert runs[0].results["before"] == runs[1].results["before"]
     assert runs[0].results["after"] != runs[1].results["after"]
-    assert provenance(runs).startswith("Replaying 2 logged runs, 2 conditions × seeds 0")
+    assert provenance(runs).startswith("Replaying 2 logged runs, 2 conditions × seeds 0:")
+    more = [*runs, replace(runs[0], seed=1), replace(runs[0], seed=2)]
+    assert provenance(more).startswith("Replaying 4 logged runs, 2 conditions × 1 to 3 seeds:")
 
 
 def test_finished_runs_are_skipped(finished, never_run):

@@ -57,7 +57,7 @@ GRIDS = {
                 }
             },
             {"task": "detection", "recipe": "paper"},
-            seeds_of={**enough(18, "+ class", "+ F1"), **enough(6, "+ missing")},
+            seeds_of={**enough(8, "+ class", "+ missing"), **enough(6, "+ F1")},
         ),
         Grid(
             "matching",
@@ -159,8 +159,7 @@ GRIDS = {
             },
             {"task": "grounding"},
             seeds_of={
-                **enough(14, "GRPO", "KL 0.04, k1 in the reward"),
-                **enough(8, "GSPO"),
+                **enough(8, "GRPO", "GSPO"),
                 **enough(6, "DAPO", "DAPO, drawn again"),
             },
         ),
@@ -224,7 +223,7 @@ GRIDS = {
             "Beyond the papers: the same of wrong labels.",
             {"task": levels("task", "detection"), "truth": faults("labels"), "method": RL_OR_SFT},
             {**FEW, "truth_order": "any"},
-            tuple(range(12)),
+            FIVE_SEEDS,
         ),
         Grid(
             "annotation-amount",
@@ -242,10 +241,7 @@ GRIDS = {
             },
             {**FEW, "truth_order": "any"},
             FIVE_SEEDS,
-            seeds_of={
-                **enough(7, "counting, missing 30 %-RL, 192 scenes", "counting, missing 30 %-SFT + RL, 192 scenes"),
-                **enough(11, *(f"{case}-SFT, {scenes} scenes" for case in CASES for scenes in ("192", "2,000"))),
-            },
+            seeds_of=enough(7, "counting, missing 30 %-RL, 192 scenes", "counting, missing 30 %-SFT + RL, 192 scenes"),
         ),
         Grid(
             "annotation-order",

@@ -134,7 +134,7 @@ assert np.allclose(seen["insides"]["object in the box"], logged, atol=1e-4), "an
 assert set(paid) == {"start", "eight scenes", "fresh scenes", "insides"}
 """,
     "09_reward_ablations": """
-assert len(runs) == 15 and len(matched) == 18 and list(rungs) == ["format", "+ IoU", "+ class", "+ F1", "+ missing"]
+assert len(runs) == 28 and len(matched) == 38 and list(rungs) == ["format", "+ IoU", "+ class", "+ F1", "+ missing"]
 paid = {what: [score("detection", text, scene.target, recipe="paper", drop=d).total for d in rungs.values()]
         for what, text in answers.items()}
 assert {values[0] for values in paid.values()} == {1}
@@ -142,14 +142,14 @@ assert paid["the truth"][2] == paid["the truth and six guesses"][2]
 assert paid["the truth"][3] > paid["the truth and six guesses"][3]
 """,
     "10_sft_thinking_rl": """
-assert len(runs) == 36 and len(thought) == 24 and set(of) == set(of_thought) == set(points)
+assert len(runs) == 60 and len(thought) == 24 and set(of) == set(of_thought) == set(points)
 assert points["grounding"][0] == points["ocr"][0] == 0 < points["detection"][0] < points["counting"][0]
-assert len(faulty) == 160 and len(of_truth) == 16 and len(photographs) == 6
-assert [sum(len(v) for panel in panels.values() for v in panel.values()) for panels in gains.values()] == [60, 40]
+assert len(faulty) == 208 and len(of_truth) == 16 and len(photographs) == 15
+assert [sum(len(v) for panel in panels.values() for v in panel.values()) for panels in gains.values()] == [64, 40]
 """,
     "11_scaling_and_curriculum": """
-assert len(runs) == 18 and len(ordered) == 15 and len(variants) == 30 and len(more) == 15
-assert len(equal) == 20 and len(tasks) == 27 and len(rates) == 18
+assert len(runs) == 24 and len(ordered) == 28 and len(variants) == 30 and len(more) == 31
+assert len(equal) == 28 and len(tasks) == 39 and len(rates) == 36
 assert [stage.num_generations for stage in stages] == [4, 8, 16] and sum(stage.steps for stage in stages) == 40
 objects = [np.mean([len(sample.target.boxes) for sample in stage.samples]) for stage in stages]
 assert objects[0] < objects[-1]
@@ -180,7 +180,7 @@ assert set(logs) == set(trained) == set(change) == set(METHODS)
 assert all(abs(logs[m][0]["loss"] - np.log(2)) < 1e-4 for m in ("perpo", "lipo", "dpo"))
 assert all(np.diff(change[m][:, ::-1].mean(0)) > 0 for m in ("perpo", "lipo", "dpo"))
 assert len(runs) == 100 and set(of) == {"ocr", "grounding", "counting", "detection"}
-assert len(variants) == 25 and len(ages) == 15
+assert len(variants) == 34 and len(ages) == 23
 """,
     "15_reflection": """
 assert before.shape == after.shape == (8, 3) and 0 <= min(before.min(), after.min()) and after.max() <= 1

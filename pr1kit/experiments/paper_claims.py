@@ -200,7 +200,7 @@ IoU, accuracy, AP50 or 1 − edit distance. A claim *holds* where the interval o
 stands how many would give ± 0.02, if seeds vary on as they do. Comparisons that the first three or five seeds left open
 were given, once, as many as their variance asked for (`seeds_of` in the grids). What a paper claims of several tasks
 alike is one claim here, in the mean over its tasks (each alone is in the notebooks); where it says that tasks differ,
-each is one. F1 and the penalty for what is missed are one, as F1 alone would take 18 seeds. Dropped, with the seeds
+each is one. F1 and the penalty for what is missed are one, as F1 alone seemed to take 18 seeds. Dropped, with the seeds
 that they would take, are: a second round of candidates helps (32), wrong labels cost SFT more than RL (12), more truth
 helps SFT (11), KL taken off the reward helps (14). The first claims are Perception-R1's (arXiv 2504.07954), those on
 ranked answers PerPO's (arXiv 2502.04371: RefCOCO val, OCR edit distance, and the margin over a blank image on

@@ -206,7 +206,7 @@ helps SFT (11), KL taken off the reward helps (14). The first claims are Percept
 ranked answers PerPO's (arXiv 2502.04371: RefCOCO val, OCR edit distance, and the margin over a blank image on
 RefCOCOg), the last of neither. Runs of the earlier grids under the recipe `kit` were trained before its rule about
 near-duplicate boxes. GRPO's relatives take GRPO's learning rate: by the grid `algorithm-rates` (validation scenes)
-rates rank alike with and without a group's spread in the advantage, and double the rate gains a little more.
+rates rank alike for all whose gradient differs, and double the rate gains a little more.
 
 {claim_table(root=root)}
 {headroom}{photographs}{reflection}{video}"""

@@ -179,7 +179,7 @@ assert len(lists) == 16 and all(len(each.rewards) == 20 for each in lists)
 assert set(logs) == set(trained) == set(change) == set(METHODS)
 assert all(abs(logs[m][0]["loss"] - np.log(2)) < 1e-4 for m in ("perpo", "lipo", "dpo"))
 assert all(np.diff(change[m][:, ::-1].mean(0)) > 0 for m in ("perpo", "lipo", "dpo"))
-assert len(runs) == 100 and set(of) == {"ocr", "grounding", "counting", "detection"}
+assert len(runs) == 164 and set(of) == {"ocr", "grounding", "counting", "detection"}
 assert len(variants) == 34 and len(ages) == 23
 """,
     "15_reflection": """

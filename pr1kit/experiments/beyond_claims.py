@@ -5,8 +5,8 @@ from __future__ import annotations
 from functools import partial
 from itertools import product
 
+from pr1kit.experiments.beyond_grids import GRIDS
 from pr1kit.experiments.claim import BEYOND, Claim
-from pr1kit.experiments.paper_grids import GRIDS
 
 _claim = partial(Claim, source=BEYOND)
 

@@ -136,19 +136,18 @@ def run(
     """
     started, recipe, sft_steps = time.time(), recipe_of(policy), 0
     log = root / (VALIDATION_LOG if validate else LOG)
+    work = work / Path(policy).name / ("held-out" if validate else "val")
+    folder = work / f"{method}-{seed}"
+    samples = training_crops(data, recipe, RL.steps * RL.prompts_per_step, seed)
     if method != "rl":
         known = {line["seed"]: line["results"] for line in read_lines(log) if line["cell"] == "rl"}
         if seed not in known:
             raise ValueError(f"Supervision takes the seconds of GRPO: run --methods rl with seed {seed} first.")
-    held_out, learner = held_out_crops(data, recipe, validate), load_policy(policy, verbose=False)
-    work = work / Path(policy).name / ("held-out" if validate else "val")
-    folder = work / f"{method}-{seed}"
-    folder.mkdir(parents=True, exist_ok=True)
-    before = measure(learner, MEASURED, held_out, 0, work / "before.json")
-    samples = training_crops(data, recipe, RL.steps * RL.prompts_per_step, seed)
-    if method != "rl":
         with quiet():
             sft_steps = supervised_steps(policy, samples, known[seed]["processor_seconds"]["rl"], folder)
+    held_out, learner = held_out_crops(data, recipe, validate), load_policy(policy, verbose=False)
+    folder.mkdir(parents=True, exist_ok=True)
+    before = measure(learner, MEASURED, held_out, 0, work / "before.json")
     clock, cpu = time.perf_counter(), time.process_time()
     with quiet():
         rows = train(learner, method, samples, seed, folder, sft_steps)

@@ -6,6 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, fields, replace
 from itertools import product
 
+FIVE_SEEDS = (0, 1, 2, 3, 4)
+
 
 def levels(field_name: str, *values) -> dict[str, dict]:
     """Levels that set one field of `Condition`, each named by its value.
@@ -14,6 +16,18 @@ def levels(field_name: str, *values) -> dict[str, dict]:
     {'4': {'num_generations': 4}, '8': {'num_generations': 8}}
     """
     return {str(value): {field_name: value} for value in values}
+
+
+TASKS = levels("task", "grounding", "counting", "ocr", "detection")
+
+
+def first_seeds(seeds: int, *cells: str) -> dict[str, tuple[int, ...]]:
+    """The first seeds, so many, for each of these cells: as many as what is claimed of them takes.
+
+    >>> first_seeds(2, "RL", "SFT")
+    {'RL': (0, 1), 'SFT': (0, 1)}
+    """
+    return dict.fromkeys(cells, tuple(range(seeds)))
 
 
 def from_factors(condition: type, values: Mapping):

@@ -99,6 +99,23 @@ CLAIMS = (
 )  # fmt: skip
 
 
+DROPPED = (  # as they would take too many seeds
+    Claim("a second round of candidates helps", "–", "preference-variants", {"variant": "two rounds"}, VARIANT),
+    Claim("wrong labels cost SFT more than RL", "–", "annotation-labels", {"method": "RL"}, {"method": "SFT"}),
+    Claim("SFT on 2,000 scenes beats SFT on 192", "–", "annotation-amount",
+          {"training": "SFT, 2,000 scenes"}, {"training": "SFT, 192 scenes"}),
+    Claim("KL taken off the reward helps", "–", "algorithms-more",
+          {"variant": "KL 0.04, k1 in the reward"}, {"variant": "GRPO"}),
+)  # fmt: skip
+
+
+def dropped_claims(root=ROOT) -> str:
+    """The claims that are not asked, each with the number of seeds that would tell it to ± 0.02, by what is logged."""
+    logged = [claim for claim in DROPPED if log_file(GRIDS[claim.grid], root).is_file()]
+    needed = {c.text: seeds_needed(c.differences(load_runs(GRIDS[c.grid], root), "sampled")) for c in logged}
+    return ", ".join(f"{text} ({seeds})" for text, seeds in needed.items()) or "none"
+
+
 def claim_table(*grids: str, root=ROOT) -> str:
     """Markdown: every claim about these grids (where none is named: about all that were run), the paper's numbers,
     ours, p, and the verdict.
@@ -189,7 +206,7 @@ greedy answers to held-out clips, nats a token, rank correlations; p is correcte
 """ if any(log_file(grid, root).is_file() for grid in VIDEO_GRIDS.values()) else ""  # fmt: skip
     return f"""# Logged runs, and what they say of the papers' claims
 
-One compressed JSON Lines file for each grid of `pr1kit/experiments/paper_grids.py`, one line for each finished run: its
+One compressed JSON Lines file for each grid of `paper_grids.py` and `beyond_grids.py`, one line for each run: its
 `cell` and `seed`, `condition`, `environment`, `results` (metrics before and after, headroom before), training `steps`.
 `pr1kit.experiments.runs.load_runs(grid)` reads them, notebooks replay them, `python -m pr1kit experiments` runs what is
 missing; several processes may share the work.
@@ -200,13 +217,13 @@ IoU, accuracy, AP50 or 1 − edit distance. A claim *holds* where the interval o
 stands how many would give ± 0.02, if seeds vary on as they do. Comparisons that the first three or five seeds left open
 were given, once, as many as their variance asked for (`seeds_of` in the grids). What a paper claims of several tasks
 alike is one claim here, in the mean over its tasks (each alone is in the notebooks); where it says that tasks differ,
-each is one. F1 and the penalty for what is missed are one, as F1 alone seemed to take 18 seeds. Dropped, with the seeds
-that they would take, are: a second round of candidates helps (32), wrong labels cost SFT more than RL (12), more truth
-helps SFT (11), KL taken off the reward helps (14). The first claims are Perception-R1's (arXiv 2504.07954), those on
-ranked answers PerPO's (arXiv 2502.04371: RefCOCO val, OCR edit distance, and the margin over a blank image on
+each is one. F1 and the penalty for what is missed are one. The first claims are Perception-R1's (arXiv 2504.07954),
+those on ranked answers PerPO's (arXiv 2502.04371: RefCOCO val, OCR edit distance, and the margin over a blank image on
 RefCOCOg), the last of neither. Runs of the earlier grids under the recipe `kit` were trained before its rule about
 near-duplicate boxes. GRPO's relatives take GRPO's learning rate: by the grid `algorithm-rates` (validation scenes)
 rates rank alike for all whose gradient differs, and double the rate gains a little more.
+
+Dropped, with the seeds that they would take to ± 0.02: {dropped_claims(root)}.
 
 {claim_table(root=root)}
 {headroom}{photographs}{reflection}{video}"""

@@ -170,6 +170,12 @@ def _headroom(policy: Policy, condition: Condition, seed: int) -> dict[str, floa
     return {name: value for name, value in values.items() if name != "by_prompt"}
 
 
+def _alone(folder: Path) -> FileLock:
+    """What several runs start from is made in `folder` by one of them; other processes wait here."""
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    return FileLock(f"{folder}.lock")
+
+
 def prepared(condition: Condition, work: Path) -> Policy:
     """The policy from which training starts: as loaded, or after supervised steps on faulty answers or thoughts.
 
@@ -179,8 +185,7 @@ def prepared(condition: Condition, work: Path) -> Policy:
         return _after_rl(condition, condition.rl_start, work)
     key = f"{condition.task}-{condition.start}-{condition.level}-{condition.preparation}"
     folder = work / "prepared" / Path(condition.policy).name / key
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    with FileLock(f"{folder}.lock"):
+    with _alone(folder):
         if folder.exists():
             return load_policy(str(folder), profile=condition.profile, verbose=False)
         policy = load_policy(condition.policy, profile=condition.profile)
@@ -205,8 +210,7 @@ def _after_rl(condition: Condition, steps: int, work: Path) -> Policy:
     policy = load_policy(condition.policy, profile=condition.profile)
     settings = replace(Condition(condition.task, steps=steps).rl_settings(PREPARATION_SEED), save_steps=steps)
     scenes = condition.scenes(MOST_RL * settings.prompts_per_step, PREPARATION_SEED)
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    with FileLock(f"{folder}.lock"), quiet():
+    with _alone(folder), quiet():
         train_grpo(policy, scenes, folder, settings)  # done once: the folder's checkpoint is then loaded
     return policy
 
@@ -271,6 +275,5 @@ def _together(policy: Policy, condition: Condition, settings: GRPOSettings, work
     names = ("level", "truth_order", "fault", "fault_size", "distinct_scenes")
     decides = [tasks, *(getattr(condition, name) for name in names), asdict(settings)]
     folder = work / "together" / hashlib.sha256(json.dumps(decides).encode()).hexdigest()[:16]
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    with FileLock(f"{folder}.lock"):
+    with _alone(folder):
         return train_grpo(policy, scenes, folder, settings, bar=bar)

@@ -9,7 +9,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from filelock import FileLock
+from filelock import FileLock, Timeout
 
 from pr1kit import load_policy
 from pr1kit.data.run_folder import RunFolder
@@ -281,3 +281,13 @@ def test_equal_seconds_are_more_prompts_where_less_is_done_for_each():
     assert Condition("ocr", method="perpo", num_candidates=5).ranked_prompts > (
         Condition("ocr", method="perpo").ranked_prompts
     )
+
+
+def test_a_start_after_rl_is_made_by_one_process_while_others_wait(tmp_path, monkeypatch):
+    def made(policy, scenes, folder, settings):
+        with pytest.raises(Timeout):
+            FileLock(f"{folder}.lock").acquire(blocking=False)
+
+    monkeypatch.setattr(mechanism, "train_grpo", made)
+    mechanism.prepared(Condition("ocr", rl_start=2, **SMALL), tmp_path)
+    assert list((tmp_path / "prepared" / "tiny").glob("ocr-rl-*.lock"))
